@@ -1,0 +1,3 @@
+from prune_realloc.cli import main
+
+main()

@@ -1,0 +1,142 @@
+"""Analysis: the scores of all sites with everything needed to read them later, on disk and back. No torch here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from prune_realloc.cost import Cost, Term, Widths, component_costs, total_cost
+from prune_realloc.errors import InputError
+
+FORMAT_VERSION = 1
+SCORES_FILE, META_FILE = "analysis.safetensors", "analysis.json"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Analysis:
+    """What one run of a scorer says about one model."""
+
+    scores: Mapping[str, np.ndarray]
+    """Site name -> one float64 score per unit; larger = keep. In nats per image for gradient scorers."""
+    widths: Widths
+    groups: Mapping[str, int]
+    """Site name -> in how many equal runs (heads) its units lie."""
+    terms: tuple[Term, ...]
+    """The cost model: params and MACs as a formula of the widths."""
+    scorer: str
+    unit: str
+    """Of the scores: `nats` where sites can be compared, else the scorer's own."""
+    samples: int
+    seed: int
+    model: Mapping[str, Any]
+    """Architecture, arguments and a checksum of the weights, so that the model can be found again."""
+    data: Mapping[str, Any] | None
+    """Name, split, preprocessing and a checksum of the images; None for weight-only scorers."""
+    stability: Mapping[str, float]
+    """Axis -> rank correlation of the scores between two halves of the images."""
+    loss: float | None = None
+    """Mean calibration loss in nats per image."""
+    top1: float | None = None
+    """Share of calibration images that the model gets right; None without labels."""
+    notes: tuple[str, ...] = ()
+    """What the reader must know: skipped images, dead sites, an untrained network."""
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Analysis):
+            return NotImplemented
+        plain = [f.name for f in dataclasses.fields(self) if f.name != "scores"]
+        return (
+            all(getattr(self, name) == getattr(other, name) for name in plain)
+            and self.scores.keys() == other.scores.keys()
+            and all(np.array_equal(self.scores[name], other.scores[name]) for name in self.scores)
+        )
+
+    def cost(self) -> Cost:
+        return total_cost(self.terms, self.widths)
+
+    def component_costs(self) -> dict[str, Cost]:
+        return component_costs(self.terms, self.widths)
+
+    def save(self, folder: str | Path) -> None:
+        """Write `analysis.safetensors` and `analysis.json`, each whole or not at all."""
+        folder = Path(folder)
+        make_folder(folder)
+        meta = {"format_version": FORMAT_VERSION} | {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "scores"
+        }
+        meta["terms"] = [dataclasses.asdict(term) for term in self.terms]
+        scores = {name: np.ascontiguousarray(values, dtype=np.float64) for name, values in self.scores.items()}
+        write_file(folder / SCORES_FILE, save(scores))
+        write_file(folder / META_FILE, (json.dumps(meta, indent=1, allow_nan=False) + "\n").encode())
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Analysis:
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: a file is missing, damaged, or of another format version.
+        """
+        folder = Path(folder)
+        try:
+            meta = json.loads((folder / META_FILE).read_text())
+            scores = load_file(folder / SCORES_FILE)
+        except FileNotFoundError as error:
+            raise InputError(
+                f"{folder} has no {Path(error.filename or SCORES_FILE).name}; run `analyze -o {folder}`"
+            ) from error
+        except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+            raise InputError(f"{folder}: the analysis is damaged ({error}); run `analyze` again") from error
+        version = meta.pop("format_version", None)
+        if version != FORMAT_VERSION:
+            raise InputError(f"{folder}: format_version {version!r}, this program reads {FORMAT_VERSION}")
+        meta["terms"] = tuple(Term(**(term | {"sites": tuple(term["sites"])})) for term in meta["terms"])
+        meta["notes"] = tuple(meta["notes"])
+        return cls(scores={name: scores[name] for name in meta["widths"]}, **meta)
+
+
+def make_folder(folder: Path) -> None:
+    """Create an output folder.
+
+    Raises:
+        InputError: something that is no folder is in the way, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(f"output {str(folder)!r}: a file is in the way; choose another folder") from error
+    except OSError as error:
+        raise InputError(f"output {str(folder)!r} cannot be created: {error.strerror}") from error
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write under a temporary name and rename, so that nobody ever sees half a file.
+
+    Raises:
+        InputError: the folder is read-only or full.
+    """
+    try:
+        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise InputError(f"output {str(path)!r} cannot be written: {error.strerror}") from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        Path(partial).chmod(0o644)
+        Path(partial).replace(path)
+    except OSError as error:
+        Path(partial).unlink(missing_ok=True)
+        raise InputError(f"output {str(path)!r} cannot be written: {error.strerror}") from error
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,8 @@
+"""The one exception for mistakes that only the user can mend."""
+
+
+class InputError(ValueError):
+    """The user's input is wrong; the message is one line that names the field, the value and the remedy.
+
+    The command line prints it and exits with code 2. Our own bugs raise other exceptions.
+    """

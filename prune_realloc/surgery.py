@@ -1,0 +1,92 @@
+"""A model and the units it keeps -> a physically smaller copy."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from prune_realloc.errors import InputError
+from prune_realloc.families import family_of
+from prune_realloc.sites import Site
+
+Keep = Mapping[str, np.ndarray]
+"""Site name -> the units that stay, sorted. A site that is not named keeps all."""
+
+
+def cut(model: nn.Module, sites: Iterable[Site], keep: Keep) -> nn.Module:
+    """A copy of `model` without the units that `keep` leaves out; the source is untouched.
+
+    Inside a block the copy computes what the source computes with those units masked. The softmax scale stays
+    the source's.
+
+    Raises:
+        InputError: an unknown site, a unit out of range, a site that would be empty, or heads of unequal width.
+    """
+    by_name = {site.name: site for site in sites}
+    for name, units in keep.items():
+        _check(by_name, name, np.asarray(units))
+        _check_groups(by_name[name], units, keep)
+    smaller = copy.deepcopy(model)
+    gone = _removed_positions(by_name, keep)
+    parameters = dict(smaller.named_parameters())
+    for name, by_dim in gone.items():
+        tensor = parameters[name].detach()
+        for dim, positions in by_dim.items():
+            stays = torch.ones(tensor.shape[dim], dtype=torch.bool, device=tensor.device)
+            stays[torch.as_tensor(positions, device=tensor.device)] = False
+            tensor = tensor.index_select(dim, stays.nonzero().squeeze(1))
+        owner, _, attribute = name.rpartition(".")
+        replacement = nn.Parameter(tensor.contiguous(), requires_grad=parameters[name].requires_grad)
+        setattr(smaller.get_submodule(owner), attribute, replacement)
+    family_of(model).sync_(smaller, keep)
+    for module in smaller.modules():
+        _sync_layer_(module)
+    return smaller
+
+
+def _check(by_name: Mapping[str, Site], name: str, units: np.ndarray) -> None:
+    if name not in by_name:
+        raise InputError(f"site {name!r} is not in this model; it has {', '.join(list(by_name)[:5])}, ...")
+    site = by_name[name]
+    if len(units) == 0:
+        raise InputError(f"{name}: no unit is kept; keep at least one")
+    if units.min() < 0 or units.max() >= site.units or (np.diff(units) <= 0).any():
+        raise InputError(f"{name}: units must be increasing and below {site.units}")
+
+
+def _check_groups(site: Site, units: np.ndarray, keep: Keep) -> None:
+    heads = keep.get(f"blocks.{site.block}.heads", np.arange(site.groups))
+    if site.groups == 1:
+        return
+    counts = np.bincount(np.asarray(units) // site.width, minlength=site.groups)[heads]
+    if counts.min() != counts.max():
+        raise InputError(
+            f"{site.name}: the kept heads differ in width ({counts.tolist()}); keep the same number in each"
+        )
+
+
+def _removed_positions(by_name: Mapping[str, Site], keep: Keep) -> dict[str, dict[int, np.ndarray]]:
+    """Parameter -> dimension -> positions that go; sites that share a dimension add up."""
+    gone: dict[str, dict[int, np.ndarray]] = {}
+    for name, units in keep.items():
+        site = by_name[name]
+        removed = np.setdiff1d(np.arange(site.units), units)
+        for part in site.slices:
+            by_dim = gone.setdefault(part.parameter, {})
+            positions = part.index[removed].ravel()
+            by_dim[part.dim] = np.union1d(by_dim.get(part.dim, positions), positions)
+    return gone
+
+
+def _sync_layer_(module: nn.Module) -> None:
+    """The numbers that torch's layers keep beside their weights."""
+    if isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.Conv2d) and module.groups == 1:
+        module.out_channels, module.in_channels = module.weight.shape[:2]
+    elif isinstance(module, nn.LayerNorm | nn.RMSNorm) and module.weight is not None:
+        module.normalized_shape = tuple(module.weight.shape)
