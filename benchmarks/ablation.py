@@ -8,6 +8,7 @@ Two rank correlations (Spearman) for each scorer and axis, over units drawn from
 
 import argparse
 import json
+import platform
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -30,13 +31,13 @@ from prune_realloc.importance import (
     rank_correlation,
     weight_scores,
 )  # fmt: skip
-from prune_realloc.sites import Site, find_sites
+from prune_realloc.sites import AXES, Site, find_sites
 
 
 def loss_changes(model: nn.Module, site: Site, units: list[int], images: Tensor, labels: Tensor) -> np.ndarray:
     """Change of the mean loss (nats per image) when each unit alone is masked, shape (units,)."""
     with torch.inference_mode():
-        x = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(images))))
+        x = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(images.double()))))
         first = site.block or 0
         for block in model.blocks[:first]:  # these do not see the mask, so they run once
             x = block(x)
@@ -45,7 +46,7 @@ def loss_changes(model: nn.Module, site: Site, units: list[int], images: Tensor,
             y = x
             for block in model.blocks[first:]:
                 y = block(y)
-            return float(F.cross_entropy(model.forward_head(model.norm(y)).double(), labels))
+            return float(F.cross_entropy(model.forward_head(model.norm(y)), labels))
 
         whole = loss()
         changes = []
@@ -62,7 +63,9 @@ def all_scores(model: nn.Module, sites: tuple[Site, ...], batches: list[Batch]) 
     return scores | {name: weight_scores(name, model, sites) for name in WEIGHT_SCORERS}
 
 
-def measure(images: int, units: int, blocks: list[int] | None = None, held_out: bool = True) -> dict[str, dict]:
+def measure(
+    images: int, units: int, blocks: list[int] | None = None, axes: tuple[str, ...] = AXES, held_out: bool = True
+) -> dict[str, dict]:
     """Axis -> scorer -> the four correlations, on the shipped model and images."""
     model = load_model()
     sites = find_sites(model)
@@ -72,13 +75,14 @@ def measure(images: int, units: int, blocks: list[int] | None = None, held_out: 
     scored = [b for b in batches if b.positions.max() < images]
     assert sum(len(b.labels) for b in scored) == images, "images must be a multiple of 128"
     scores = all_scores(model, sites, scored)
+    model.double()  # a dead unit changes the loss by less than single precision can tell
     halves = [(every[0][:images], every[1][:images])]
     if held_out:
         halves.append((every[0][images:], every[1][images:]))
     rng = np.random.default_rng(0)
     pairs: dict[str, dict[str, list]] = {}
     for site in sites:
-        if blocks is not None and site.block not in blocks:
+        if site.axis not in axes or (blocks is not None and site.block not in blocks):
             continue
         chosen = sorted(rng.choice(site.units, size=min(units, site.units), replace=False).tolist())
         kept = pairs.setdefault(site.axis, {"chosen": [], "changes": [[] for _ in halves]})
@@ -110,6 +114,9 @@ def main() -> None:
     record = {
         "command": f"python benchmarks/ablation.py --images {args.images} --units {args.units}",
         "model": model_identity(load_model()),
+        "images": args.images,
+        "units": args.units,
+        "machine": f"{platform.machine()}, {args.threads} threads",
         "date": time.strftime("%Y-%m-%d"),
         "seconds": round(time.perf_counter() - started),
         "versions": {name: version(name) for name in ("torch", "timm", "numpy")},

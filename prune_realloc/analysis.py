@@ -90,19 +90,25 @@ class Analysis:
         folder = Path(folder)
         try:
             meta = json.loads((folder / META_FILE).read_text())
+            version = meta.pop("format_version", None)
+            if version != FORMAT_VERSION:
+                raise InputError(f"{folder}: format_version {version!r}, this program reads {FORMAT_VERSION}")
             scores = load_file(folder / SCORES_FILE)
+            meta["terms"] = tuple(Term(**(term | {"sites": tuple(term["sites"])})) for term in meta["terms"])
+            meta["notes"] = tuple(meta["notes"])
+            return cls(scores={name: scores[name] for name in meta["widths"]}, **meta)
         except FileNotFoundError as error:
-            raise InputError(
-                f"{folder} has no {Path(error.filename or SCORES_FILE).name}; run `analyze -o {folder}`"
-            ) from error
-        except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+            missing = META_FILE if not (folder / META_FILE).exists() else SCORES_FILE
+            raise InputError(f"{folder} has no {missing}; run `analyze -o {folder}`") from error
+        except (
+            json.JSONDecodeError,
+            UnicodeDecodeError,
+            SafetensorError,
+            KeyError,
+            TypeError,
+            AttributeError,
+        ) as error:
             raise InputError(f"{folder}: the analysis is damaged ({error}); run `analyze` again") from error
-        version = meta.pop("format_version", None)
-        if version != FORMAT_VERSION:
-            raise InputError(f"{folder}: format_version {version!r}, this program reads {FORMAT_VERSION}")
-        meta["terms"] = tuple(Term(**(term | {"sites": tuple(term["sites"])})) for term in meta["terms"])
-        meta["notes"] = tuple(meta["notes"])
-        return cls(scores={name: scores[name] for name in meta["widths"]}, **meta)
 
 
 def make_folder(folder: Path) -> None:

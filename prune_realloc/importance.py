@@ -234,9 +234,10 @@ def _add_gate_gradients(
     """Once the gradient of `x` is known, adds activation x gradient of each image to the gates' sites."""
     if not x.requires_grad:
         x.requires_grad_()  # no weight asks for gradients, so the first gate is where the graph begins
-    kept = x.detach()
+    held = [x.detach()]
 
     def on_gradient(grad: Tensor) -> None:
+        kept = held.pop()  # the graph keeps this function until the next batch; the activation must go now
         runs: dict[tuple[int, int], Tensor] = {}  # sites that read the same channels share one product
         for site, gate in gates:
             start, stop = int(gate.index.min()), int(gate.index.max()) + 1

@@ -168,7 +168,7 @@ def test_hostile_pickles_are_refused_and_do_not_run(tmp_path, protocol):
         path.write_bytes(pickle.dumps(content))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=protocol == "torch")
-    with pytest.raises(InputError, match="refused|damaged") as error:
+    with pytest.raises(InputError, match=r"refused|damaged") as error:
         load_model(NAME, ckpt=path)
     assert "\n" not in str(error.value)
     assert not marker.exists()
@@ -231,7 +231,7 @@ def test_a_checkpoint_that_does_not_fit_the_model(tmp_path, deit):
 
 
 def test_folders_that_are_no_model(tmp_path):
-    with pytest.raises(InputError, match="without config.json"):
+    with pytest.raises(InputError, match=r"without config\.json"):
         load_model(ckpt=tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(InputError, match="not a model configuration"):
