@@ -1,0 +1,304 @@
+"""How well a network predicts, and how far it is from the network it was made from."""
+
+# B images, C classes
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from prune_realloc.checkpoint import load_model, model_identity
+from prune_realloc.data import Batch, ImageSource, Preprocessing, iterate, open_images, preprocessing
+from prune_realloc.errors import InputError
+from prune_realloc.families import FAMILIES
+from prune_realloc.importance import Progress, _classes, _device, _out_of_memory_named, _use_labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Means over images. What could not be measured is None."""
+
+    samples: int
+    top1: float | None = None
+    """Share of images whose label has the largest logit."""
+    top5: float | None = None
+    """Share of images whose label is among the five largest logits; None with five classes or fewer."""
+    loss: float | None = None
+    """Cross-entropy, nats per image."""
+    source_top1: float | None = None
+    agreement: float | None = None
+    """Share of images on which the model and its source have the same top-1."""
+    kl: float | None = None
+    """KL(source || model), nats per image."""
+    model: Mapping[str, Any] | None = None
+    source: Mapping[str, Any] | None = None
+    data: Mapping[str, Any] | None = None
+    """Name, split, preprocessing and a checksum of the images."""
+    notes: tuple[str, ...] = ()
+
+
+# -- the core -------------------------------------------------------------------------------------------------
+
+
+def measure(
+    model: nn.Module, batches: Iterable[Batch], *, labelled: bool, source: nn.Module | None = None
+) -> Evaluation:
+    """Streams `batches` through `model`, and through `source` where there is one, without gradients.
+
+    Args:
+        model: a classifier; runs where its parameters lie, in evaluation mode, and is put back.
+        batches: at least one image in all.
+        labelled: the batches' labels are the model's classes; without it there is no top-1, top-5 and loss.
+        source: a classifier of the same classes, on the same device.
+
+    Raises:
+        InputError: logits are not finite.
+    """
+    device = next(model.parameters()).device
+    values: dict[str, list[Tensor]] = defaultdict(list)
+    samples = 0
+    models = (model,) if source is None else (model, source)
+    with evaluation_mode(*models), torch.inference_mode():
+        for batch in batches:
+            images, labels = batch.images.to(device), batch.labels.to(device)
+            log_ps = [_log_probabilities(net, images) for net in models]
+            for name, value in _per_image(log_ps, labels if labelled else None).items():
+                values[name].append(value.double())
+            samples += len(images)
+    means: dict[str, Any] = {name: float(torch.cat(parts).mean()) for name, parts in values.items()}
+    return Evaluation(samples=samples, **means)
+
+
+def _log_probabilities(model: nn.Module, images: Tensor) -> Tensor:
+    """(B, C), float64."""
+    logits = model(images)
+    if not torch.isfinite(logits).all():
+        raise InputError("the model's predictions are not finite: its activations overflow on these images")
+    return F.log_softmax(logits.double(), dim=1)
+
+
+def _per_image(log_ps: list[Tensor], labels: Tensor | None) -> dict[str, Tensor]:
+    """The fields of Evaluation, one value per image; `log_ps` of the model and, where there is one, its source."""
+    log_p = log_ps[0]
+    best = [_five_best(log_p) for log_p in log_ps]
+    found = {}
+    if labels is not None:
+        hits = best[0] == labels[:, None]
+        found["top1"] = hits[:, 0]
+        found["loss"] = F.nll_loss(log_p, labels, reduction="none")
+        if log_p.shape[1] > 5:
+            found["top5"] = hits.any(1)
+    if len(log_ps) == 2:
+        log_q = log_ps[1]
+        found["agreement"] = best[0][:, 0] == best[1][:, 0]
+        found["kl"] = (log_q.exp() * (log_q - log_p)).sum(1)
+        if labels is not None:
+            found["source_top1"] = best[1][:, 0] == labels
+    return found
+
+
+def _five_best(log_p: Tensor) -> Tensor:
+    """(B, up to 5) classes, best first; of equal ones the first, so that a tie is decided alike everywhere."""
+    return log_p.argsort(dim=1, descending=True, stable=True)[:, :5]
+
+
+@contextmanager
+def evaluation_mode(*models: nn.Module, device: torch.device | None = None) -> Iterator[None]:
+    """Inside the block the models are in evaluation mode, on `device` if given; every module is put back."""
+    modes = [(module, module.training) for net in models for module in net.modules()]
+    homes = [(net, next(net.parameters()).device) for net in models]
+    try:
+        for net in models:
+            net.eval().to(device)
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for net, home in homes:
+            net.to(home)
+
+
+# -- the verb -------------------------------------------------------------------------------------------------
+
+
+def evaluate(
+    model: nn.Module | str | None = None,
+    *,
+    ckpt: str | Path | None = None,
+    pretrained: bool = False,
+    ema: bool = False,
+    img_size: int | tuple[int, int] | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    source: nn.Module | str | Path | None = None,
+    data: str | None = None,
+    split: str = "validation",
+    data_dir: str | None = None,
+    labels: bool = True,
+    preprocess: Mapping[str, Any] | None = None,
+    samples: int | None = None,
+    batch_size: int = 64,
+    workers: int = 0,
+    device: str = "auto",
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Top-1, top-5 and loss of a network on labelled images, and its distance to its source.
+
+    Args:
+        model, ckpt, pretrained, ema, img_size, model_args: as in `load_model`; `model` may also be a network. With
+            neither `model` nor `ckpt`, the shipped network is evaluated on the shipped images.
+        source: the network that this one was made from, or its checkpoint, or `demo`: the shipped network. Sees the
+            same images in the same preprocessing.
+        data, split, data_dir: as in `open_images`.
+        labels: False leaves the data's labels unread; then a source is needed.
+        preprocess: overrides of the model's own preprocessing: mean, std, interpolation, crop_pct, crop_mode.
+        samples: how many images, chosen by `seed`; None: all.
+        device: `auto`, `cpu` or `cuda`.
+
+    Raises:
+        InputError: the model, the source, the data or an option cannot be used; the message says what to change.
+    """
+    for name, value, least in (("samples", samples, 1), ("batch_size", batch_size, 1), ("workers", workers, 0)):
+        require_at_least(name, value, least)
+    target = _device(device)
+    shipped = model is None and ckpt is None
+    net = model if isinstance(model, nn.Module) else load_model(
+        model, ckpt=ckpt, pretrained=pretrained, ema=ema, img_size=img_size, model_args=model_args
+    )  # fmt: skip
+    origin = None if source is None else load_source(source, img_size=img_size)
+    if origin is not None:
+        _check_comparable(net, origin)
+    images = _open(data, net, origin, shipped, split, data_dir, samples)
+    labelled = _use_labels(net, images, labels)
+    if not labelled and origin is None:
+        raise InputError(f"data {images.name!r} gives no labels; give labelled images, or --source to compare with")
+    prepare = preprocessing(net, input_shape(net), preprocess or {})
+    stream = _Stream(images, prepare, _classes(net) if labelled else None, samples, batch_size, seed, workers, progress)
+    nets = (net,) if origin is None else (net, origin)
+    with evaluation_mode(*nets, device=target), _out_of_memory_named(batch_size):
+        measured = measure(net, stream, labelled=labelled, source=origin)
+    notes = stream.notes()
+    if origin is not None and preprocessing(origin, input_shape(origin), preprocess or {}) != prepare:
+        notes.append("the source's own preprocessing is another; both saw the images in the model's")
+    return dataclasses.replace(
+        measured,
+        model=model_identity(net) | {"ckpt": None if ckpt is None else str(ckpt)},
+        source=None if origin is None else model_identity(origin),
+        data={"split": split} | stream.facts(),
+        notes=tuple(notes),
+    )
+
+
+def require_at_least(name: str, value: float | None, least: float) -> None:
+    """Raises InputError where `value` is given and smaller."""
+    if value is not None and value < least:
+        raise InputError(f"{name} must be at least {least}, got {value}")
+
+
+def load_source(source: nn.Module | str | Path, img_size: int | tuple[int, int] | None = None) -> nn.Module:
+    """The network to compare with: itself, from its checkpoint, or for `demo` the shipped one."""
+    if isinstance(source, nn.Module):
+        return source
+    return load_model(ckpt=None if str(source) == "demo" else source, img_size=img_size)
+
+
+def input_shape(model: nn.Module) -> tuple[int, int, int]:
+    """(C, H, W) that the network takes: from its family, else from timm's configuration and its first convolution.
+
+    Raises:
+        InputError: nothing tells it.
+    """
+    for family in FAMILIES.values():
+        if family.owns(model):
+            return tuple(family.example_input(model)[1:])
+    config = getattr(model, "pretrained_cfg", None) or {}
+    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    if "input_size" not in config or first is None:
+        raise InputError(f"model {type(model).__name__} does not tell its input size; use a timm model")
+    return (first.in_channels, *config["input_size"][1:])
+
+
+def require_same_input(net: nn.Module, source: nn.Module) -> None:
+    """Raises InputError where the two take images of different shapes."""
+    if input_shape(net) != input_shape(source):
+        raise InputError(
+            f"source takes images of shape {input_shape(source)}, the model {input_shape(net)}; they must be equal, "
+            "see --img-size"
+        )
+
+
+def _check_comparable(net: nn.Module, source: nn.Module) -> None:
+    require_same_input(net, source)
+    if _classes(net) != _classes(source):
+        raise InputError(
+            f"source has {_classes(source)} classes, the model {_classes(net)}; give the model's own source"
+        )
+
+
+def _open(
+    data: str | None, net: nn.Module, source: nn.Module | None, shipped: bool, split: str, data_dir: str | None,
+    samples: int | None,
+) -> ImageSource:  # fmt: skip
+    if not _classes(net):
+        raise InputError("the model has no classifier, so there is no prediction to evaluate")
+    if data is None and not shipped:
+        raise InputError("data is missing; name images with --data")
+    return open_images(data or "demo", split=split, data_dir=data_dir, samples=samples or sys.maxsize)
+
+
+class _Stream:
+    """Batches of the chosen images, and afterwards what they were."""
+
+    def __init__(
+        self, images: ImageSource, prepare: Preprocessing, classes: int | None, samples: int | None, batch_size: int,
+        seed: int, workers: int, progress: Progress | None,
+    ) -> None:  # fmt: skip
+        self.images, self.prepare, self.classes, self.progress = images, prepare, classes, progress
+        self.asked, self.wanted = samples, min(samples or images.count, images.count)
+        self.loading: dict[str, int] = {"batch_size": batch_size, "seed": seed, "workers": workers}
+        self.unreadable: list[str] = []
+        self.checksums: list[int] = []
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in iterate(
+            self.images, self.prepare, samples=self.wanted, unreadable=self.unreadable, **self.loading
+        ):  # fmt: skip
+            low, high = int(batch.labels.min()), int(batch.labels.max())
+            if self.classes is not None and not 0 <= low <= high < self.classes:
+                wrong = low if low < 0 else high
+                raise InputError(
+                    f"data {self.images.name!r} has the label {wrong}, the model {self.classes} classes; give the data "
+                    "it was trained on and a --split with labels"
+                )
+            yield batch
+            self.checksums += batch.checksums
+            if self.progress is not None:
+                self.progress(len(self.checksums), self.wanted)
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "name": self.images.name,
+            "labels": "unread" if self.classes is None else "given",
+            "checksum": hashlib.sha256(np.asarray(self.checksums, dtype=np.uint32).tobytes()).hexdigest(),
+        } | dataclasses.asdict(self.prepare)
+
+    def notes(self) -> list[str]:
+        notes = []
+        if self.unreadable:
+            notes.append(f"{len(self.unreadable)} of {self.wanted} images could not be read and were left out: "
+                         + "; ".join(self.unreadable[:5]) + ("; ..." if len(self.unreadable) > 5 else ""))  # fmt: skip
+        if self.asked is not None and self.wanted < self.asked:
+            notes.append(f"the data has {self.images.count} images, {self.asked} were asked for")
+        return notes
