@@ -2,28 +2,57 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prune_realloc.analysis import Analysis
-    from prune_realloc.checkpoint import load_model
+    from prune_realloc.checkpoint import load_model, load_pruned, save_pruned
     from prune_realloc.errors import InputError
-    from prune_realloc.importance import analyze
+    from prune_realloc.examine import analyze
+    from prune_realloc.planner import plan
+    from prune_realloc.prune import apply
+    from prune_realloc.recipe import Recipe, build_recipe, load_recipe
     from prune_realloc.report import write_report
     from prune_realloc.sites import find_sites
 
 __version__ = "0.1.0"
-__all__ = ["Analysis", "InputError", "analyze", "find_sites", "load_model", "write_report"]
-
 _HOMES = {
     "Analysis": "analysis",
     "InputError": "errors",
-    "analyze": "importance",
+    "Recipe": "recipe",
+    "analyze": "examine",
+    "apply": "prune",
+    "build_recipe": "recipe",
     "find_sites": "sites",
     "load_model": "checkpoint",
+    "load_pruned": "checkpoint",
+    "load_recipe": "recipe",
+    "plan": "planner",
+    "save_pruned": "checkpoint",
     "write_report": "report",
 }
+__all__ = [
+    "Analysis",
+    "InputError",
+    "Recipe",
+    "analyze",
+    "apply",
+    "build_recipe",
+    "find_sites",
+    "load_model",
+    "load_pruned",
+    "load_recipe",
+    "plan",
+    "save_pruned",
+    "write_report",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -31,3 +60,30 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'prune_realloc' has no attribute {name!r}")
     return getattr(import_module(f"prune_realloc.{_HOMES[name]}"), name)
+
+
+class _OnceTimmIsThere(MetaPathFinder):
+    """timm must know pruned networks as soon as both packages are imported, without this one importing timm."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != "timm":
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec("timm")
+        if spec is not None and spec.loader is not None:
+            run = spec.loader.exec_module
+
+            def run_and_register(module: ModuleType) -> None:
+                run(module)
+                import_module("prune_realloc.pruned")
+
+            spec.loader.exec_module = run_and_register  # type: ignore[method-assign]
+        return spec
+
+
+if "timm" in sys.modules:
+    import_module("prune_realloc.pruned")
+else:
+    sys.meta_path.insert(0, _OnceTimmIsThere())

@@ -18,8 +18,9 @@ from safetensors.numpy import load_file, save
 from prune_realloc.cost import Cost, Term, Widths, component_costs, total_cost
 from prune_realloc.errors import InputError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SCORES_FILE, META_FILE = "analysis.safetensors", "analysis.json"
+_ARRAYS = ("scores", "damage")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,6 +29,9 @@ class Analysis:
 
     scores: Mapping[str, np.ndarray]
     """Site name -> one float64 score per unit; larger = keep. In nats per image for gradient scorers."""
+    damage: Mapping[str, np.ndarray]
+    """Site name -> what is lost when only w units (of each head) are left, w = 0 .. width: in nats per image after
+    rotation and refit for gradient scorers, else sums of scores."""
     widths: Widths
     groups: Mapping[str, int]
     """Site name -> in how many equal runs (heads) its units lie."""
@@ -55,11 +59,10 @@ class Analysis:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Analysis):
             return NotImplemented
-        plain = [f.name for f in dataclasses.fields(self) if f.name != "scores"]
-        return (
-            all(getattr(self, name) == getattr(other, name) for name in plain)
-            and self.scores.keys() == other.scores.keys()
-            and all(np.array_equal(self.scores[name], other.scores[name]) for name in self.scores)
+        plain = [f.name for f in dataclasses.fields(self) if f.name not in _ARRAYS]
+        pairs = [(getattr(self, name), getattr(other, name)) for name in _ARRAYS]
+        return all(getattr(self, name) == getattr(other, name) for name in plain) and all(
+            a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a) for a, b in pairs
         )
 
     def cost(self) -> Cost:
@@ -68,17 +71,29 @@ class Analysis:
     def component_costs(self) -> dict[str, Cost]:
         return component_costs(self.terms, self.widths)
 
+    def as_recipe(self) -> dict[str, Any]:
+        """What a recipe says of the network, the images and the scorer, so that `apply` finds them again."""
+        known = ("model", "ckpt", "pretrained", "ema", "img_size", "model_args", "architecture", "weights_sha256")
+        source = {key: self.model[key] for key in known if self.model.get(key)}
+        images = {"samples": self.samples or 1024, "seed": self.seed}
+        if self.data is not None:
+            kept = ("name", "split", "data_dir", "preprocess")
+            images |= {key: self.data[key] for key in kept if self.data.get(key)}
+            images["labels"] = self.data["labels"] == "given"
+        return {"source": source, "data": images, "scorer": self.scorer}
+
     def save(self, folder: str | Path) -> None:
         """Write `analysis.safetensors` and `analysis.json`, each whole or not at all."""
         folder = Path(folder)
         make_folder(folder)
         meta = {"format_version": FORMAT_VERSION} | {
-            field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "scores"
+            field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in _ARRAYS
         }
         meta["terms"] = [dataclasses.asdict(term) for term in self.terms]
-        scores = {name: np.ascontiguousarray(values, dtype=np.float64) for name, values in self.scores.items()}
-        write_file(folder / SCORES_FILE, save(scores))
-        write_file(folder / META_FILE, (json.dumps(meta, indent=1, allow_nan=False) + "\n").encode())
+        arrays = {f"{kind}/{name}": np.ascontiguousarray(values, dtype=np.float64)
+                  for kind in _ARRAYS for name, values in getattr(self, kind).items()}  # fmt: skip
+        text = json.dumps(meta, indent=1, allow_nan=False) + "\n"
+        write_files(folder, {SCORES_FILE: save(arrays), META_FILE: text.encode()})
 
     @classmethod
     def load(cls, folder: str | Path) -> Analysis:
@@ -93,10 +108,11 @@ class Analysis:
             version = meta.pop("format_version", None)
             if version != FORMAT_VERSION:
                 raise InputError(f"{folder}: format_version {version!r}, this program reads {FORMAT_VERSION}")
-            scores = load_file(folder / SCORES_FILE)
+            arrays = load_file(folder / SCORES_FILE)
             meta["terms"] = tuple(Term(**(term | {"sites": tuple(term["sites"])})) for term in meta["terms"])
             meta["notes"] = tuple(meta["notes"])
-            return cls(scores={name: scores[name] for name in meta["widths"]}, **meta)
+            scores, damage = ({name: arrays[f"{kind}/{name}"] for name in meta["widths"]} for kind in _ARRAYS)
+            return cls(scores=scores, damage=damage, **meta)
         except FileNotFoundError as error:
             missing = META_FILE if not (folder / META_FILE).exists() else SCORES_FILE
             raise InputError(f"{folder} has no {missing}; run `analyze -o {folder}`") from error
@@ -126,23 +142,28 @@ def make_folder(folder: Path) -> None:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write under a temporary name and rename, so that nobody ever sees half a file.
+    """`write_files` for one file."""
+    write_files(path.parent, {path.name: content})
+
+
+def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Write all under temporary names, then rename all, so that nobody ever sees half a file or half a set.
 
     Raises:
         InputError: the folder is read-only or full.
     """
+    partial: dict[str, Path] = {}
     try:
-        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        for name, content in contents.items():
+            handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.")
+            partial[name] = Path(temporary)
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            partial[name].chmod(0o644)
+        for name, written in partial.items():
+            written.replace(folder / name)
     except OSError as error:
-        raise InputError(f"output {str(path)!r} cannot be written: {error.strerror}") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        Path(partial).chmod(0o644)
-        Path(partial).replace(path)
-    except OSError as error:
-        Path(partial).unlink(missing_ok=True)
-        raise InputError(f"output {str(path)!r} cannot be written: {error.strerror}") from error
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+        raise InputError(f"output {str(folder / name)!r} cannot be written: {error.strerror}") from error
+    finally:
+        for written in partial.values():
+            written.unlink(missing_ok=True)

@@ -20,9 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from prune_realloc.errors import InputError
-from prune_realloc.evaluate import evaluation_mode, require_at_least
 from prune_realloc.export import export_onnx, onnx_session
-from prune_realloc.importance import _device, _out_of_memory_named
+from prune_realloc.session import evaluation_mode, out_of_memory_named, pick_device, require_at_least
 
 Run = Callable[[Tensor], Any]
 """One pass over a batch; returns when the result is there."""
@@ -113,7 +112,7 @@ def bench(
         ExportError: a network has no ONNX form.
     """
     _check(models, batch_sizes, backends, threads, warmup, rounds, seconds)
-    target = _device(device)
+    target = pick_device(device)
     timings: list[Timing] = []
     with torch_threads(threads) as used, evaluation_mode(*models.values(), device=target):
         for backend in backends:
@@ -123,7 +122,7 @@ def bench(
                     progress(f"{backend}, batch {batch_size}")
                 images = torch.randn(batch_size, *input_shape, generator=torch.Generator().manual_seed(seed)).to(target)
                 calls = {name: partial(run, images) for name, run in runs.items()}
-                with _out_of_memory_named(batch_size), _compiler(backend), torch.inference_mode():
+                with out_of_memory_named(batch_size), _compiler(backend), torch.inference_mode():
                     times = interleave(calls, warmup=warmup, rounds=rounds, seconds=seconds, seed=seed)
                 timings += timings_of(times, backend, batch_size)
     packages = ("prune-realloc", "torch", "timm", *(["onnxruntime"] if "onnx" in backends else []))

@@ -19,13 +19,20 @@ from safetensors import SafetensorError
 from timm.models import is_model
 from torch import Tensor, nn
 
+from prune_realloc.analysis import make_folder, write_files
 from prune_realloc.errors import InputError
-from prune_realloc.families import FAMILIES
+from prune_realloc.families import FAMILIES, family_of
+from prune_realloc.pruned import ARCHITECTURE, build_pruned
+from prune_realloc.sites import find_sites, widths
 
 DEMO = Path(__file__).parent / "assets" / "demo_vit"
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 _WEIGHT_KEYS = ("state_dict", "model", "model_state_dict")
 _EMA_KEYS = ("state_dict_ema", "model_ema", "ema")
+FORMAT_VERSION = 1
+_KEPT_CONFIG = ("fixed_input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std", "pool_size", "first_conv",
+                "classifier", "license", "label_names", "label_descriptions", "tag")  # fmt: skip
+"""What of timm's pretrained_cfg is true of the pruned network too."""
 _DATA_KEYS = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
 
 
@@ -75,6 +82,70 @@ def load_model(
         _resize_(net, img_size)
     _check_finite(net)
     return net.float().eval()
+
+
+def load_pruned(folder: str | Path) -> nn.Module:
+    """The network that `save_pruned` wrote, in evaluation mode; the source is not needed.
+
+    Raises:
+        InputError: the folder is missing, damaged, or holds another kind of network.
+    """
+    found = _read(Path(folder), ema=False)
+    if found.architecture != ARCHITECTURE:
+        raise InputError(f"{str(folder)!r} is no pruned network (architecture {found.architecture}); use load_model")
+    return load_model(ckpt=folder)
+
+
+def save_pruned(net: Any, folder: str | Path, more: Mapping[str, bytes] | None = None) -> None:
+    """Write a network, cut or not, as a folder that `timm.create_model("local-dir:FOLDER")` loads.
+
+    Args:
+        net: of a supported family, loaded here or created by timm.
+        more: files to write beside it, name -> content.
+
+    Raises:
+        InputError: the folder cannot be written, or the network cannot be rebuilt from its name and widths.
+    """
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
+    family = family_of(net)
+    config = getattr(net, "pretrained_cfg", None) or {}
+    origin = getattr(net, "origin", None) or {
+        "source": config.get("architecture"), "source_args": dict(getattr(net, "_model_args", {}))
+    }  # fmt: skip
+    size = family.example_input(net)[2:]
+    args = {
+        "source": origin["source"],
+        "source_args": origin["source_args"] | family.inferred_args(state, size) | {"img_size": list(size)},
+        "widths": widths(find_sites(net)),
+    }
+    _check_rebuild(args, state)
+    content = {
+        "architecture": ARCHITECTURE,
+        "num_classes": int(net.num_classes),
+        "num_features": int(net.num_features),
+        "format_version": FORMAT_VERSION,
+        "model_args": args,
+        "pretrained_cfg": {key: value for key, value in config.items() if key in _KEPT_CONFIG and value is not None}
+        | {"input_size": list(family.example_input(net)[1:]), "num_classes": int(net.num_classes)},
+    }
+    folder = Path(folder)
+    make_folder(folder)
+    text = json.dumps(content, indent=1) + "\n"
+    weights = safetensors.torch.save(state, metadata={"format": "pt"})
+    write_files(folder, {**(more or {}), "model.safetensors": weights, "config.json": text.encode()})
+
+
+def _check_rebuild(args: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    try:
+        with torch.device("meta"):
+            again = build_pruned(**args)
+    except Exception as error:  # timm's constructors raise many kinds
+        raise InputError(f"model {args['source']!r} cannot be rebuilt with {args['source_args']} ({error}); "
+                         "load it with prune_realloc.load_model") from error  # fmt: skip
+    have = {name: tuple(tensor.shape) for name, tensor in again.state_dict().items()}
+    if have != {name: tuple(tensor.shape) for name, tensor in state.items()}:
+        raise InputError(f"model {args['source']!r} with {args['source_args']} has other shapes than this network; "
+                         "load it with prune_realloc.load_model")  # fmt: skip
 
 
 def model_identity(net: nn.Module) -> dict[str, Any]:
@@ -194,7 +265,7 @@ def _create_by_name(name: str, pretrained: bool, model_args: dict[str, Any]) -> 
         hint = f"; did you mean {', '.join(close)}?" if close else "; see timm.list_models()"
         raise InputError(f"model {name!r} is unknown to timm{hint}")
     try:
-        return timm.create_model(name, pretrained=pretrained or local, **model_args)
+        return _with_origin(timm.create_model(name, pretrained=pretrained or local, **model_args), name, model_args)
     except Exception as error:  # the hub's client raises many kinds; each means that the weights cannot be had
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"model {name!r} cannot be created ({reason}); with a local file use --ckpt") from error
@@ -226,10 +297,17 @@ def _build(
 
 def _skeleton(name: str, args: Mapping[str, Any], path: Path) -> nn.Module:
     try:
-        return timm.create_model(name, pretrained=False, **args)
+        return _with_origin(timm.create_model(name, pretrained=False, **args), name, args)
     except (TypeError, AssertionError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"ckpt {str(path)!r}: model {name} cannot be built with {dict(args)} ({reason})") from error
+
+
+def _with_origin(net: Any, name: str, args: Mapping[str, Any]) -> nn.Module:
+    """Note what the network was built from, so that what is cut from it can be built again."""
+    if not hasattr(net, "origin"):  # a pruned network has that of its own source
+        net.origin = {"source": name.split(".")[0], "source_args": dict(args)}
+    return net
 
 
 def _other_model(found: _Checkpoint, path: Path, name: str | None, args: dict[str, Any]) -> nn.Module:

@@ -31,11 +31,56 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
 )  # fmt: skip
 
-_MODEL, _DATA, _RUN = "Model", "Data", "Run"
+_MODEL, _DATA, _PLAN, _RUN = "Model", "Data", "Plan", "Run"
 
 
 def _option(panel: str, *names: str, help: str, **more: Any) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=panel, **more)
+
+
+def _per_axis(flag: str, help: str) -> Any:
+    return typer.Option(flag, help=f"{help} May be repeated.", rich_help_panel=_PLAN, metavar="AXIS=VALUE")
+
+
+_Path = Annotated[
+    str | None,
+    typer.Argument(metavar="[PATH]", help="Checkpoint file, or folder with config.json. Default: the shipped ViT."),
+]
+_Ckpt = Annotated[str | None, _option(_MODEL, "--ckpt", help="Checkpoint file, or folder with config.json.")]
+_Model = Annotated[
+    str | None,
+    _option(_MODEL, "--model", help="timm name, where the checkpoint does not tell it; or hf-hub:NAME."),
+]
+_Pretrained = Annotated[bool, _option(_MODEL, "--pretrained", help="Fetch the published weights of --model.")]
+_Ema = Annotated[bool, _option(_MODEL, "--ema", help="Take the averaged weights of a training checkpoint.")]
+_ImgSize = Annotated[int | None, _option(_MODEL, "--img-size", help="Run at another input size.")]
+_ModelArg = Annotated[
+    list[str] | None, _option(_MODEL, "--model-arg", help="KEY=VALUE for timm.create_model; may be repeated.")
+]
+_Source = Annotated[
+    str | None,
+    _option(_MODEL, "--source", help="Checkpoint of the network it was made from; 'demo' is the shipped ViT."),
+]
+_Data = Annotated[
+    str | None,
+    _option(_DATA, "--data", help="Folder of images, 'demo', or a timm data set (torch/..., hfds/..., wds/...)."),
+]
+_Split = Annotated[str, _option(_DATA, "--split", help="Part of the data set.")]
+_DataDir = Annotated[str | None, _option(_DATA, "--data-dir", help="Where a named data set lies.")]
+_Labels = Annotated[bool, _option(_DATA, "--labels/--no-labels", help="Use the data's labels, or do without.")]
+_Mean = Annotated[str | None, _option(_DATA, "--mean", help="Override, comma separated.")]
+_Std = Annotated[str | None, _option(_DATA, "--std", help="Override, comma separated.")]
+_Interpolation = Annotated[str | None, _option(_DATA, "--interpolation", help="Override: bilinear, bicubic, ...")]
+_CropPct = Annotated[float | None, _option(_DATA, "--crop-pct", help="Override.")]
+_BatchSize = Annotated[int, _option(_RUN, "--batch-size", help="Images at a time.")]
+_Workers = Annotated[int, _option(_RUN, "--workers", help="Processes that read images.")]
+_Device = Annotated[str, _option(_RUN, "--device", help="auto, cpu or cuda.")]
+_Amp = Annotated[bool, _option(_RUN, "--amp", help="Score in bfloat16 autocast.")]
+_Seed = Annotated[int, _option(_RUN, "--seed", help="Chooses the images and every draw.")]
+_Json = Annotated[bool, _option(_RUN, "--json", help="Print the numbers as JSON instead of tables.")]
+_Scorer = Annotated[
+    str, _option(_RUN, "--scorer", help="fisher, taylor, loss, activation, magnitude, magnitude-l1 or random.")
+]
 
 
 @app.callback()
@@ -49,65 +94,38 @@ def _root(
 
 @app.command()
 def analyze(
-    ckpt: Annotated[
-        str | None,
-        _option(_MODEL, "--ckpt", help="Checkpoint file, or folder with config.json. Default: the shipped ViT."),
-    ] = None,
-    model: Annotated[
-        str | None,
-        _option(_MODEL, "--model", help="timm name, where the checkpoint does not tell it; or hf-hub:NAME."),
-    ] = None,
-    pretrained: Annotated[
-        bool, _option(_MODEL, "--pretrained", help="Fetch the published weights of --model.")
-    ] = False,
-    ema: Annotated[bool, _option(_MODEL, "--ema", help="Take the averaged weights of a training checkpoint.")] = False,
-    img_size: Annotated[int | None, _option(_MODEL, "--img-size", help="Run at another input size.")] = None,
-    model_arg: Annotated[
-        list[str] | None,
-        _option(_MODEL, "--model-arg", help="KEY=VALUE for timm.create_model; may be repeated."),
-    ] = None,
-    data: Annotated[
-        str | None,
-        _option(
-            _DATA,
-            "--data",
-            help="Folder of images, 'demo', or a timm data set (torch/..., hfds/..., wds/...).",
-        ),
-    ] = None,
-    split: Annotated[str, _option(_DATA, "--split", help="Part of the data set.")] = "train",
-    data_dir: Annotated[str | None, _option(_DATA, "--data-dir", help="Where a named data set lies.")] = None,
-    labels: Annotated[
-        bool,
-        _option(_DATA, "--labels/--no-labels", help="Use the data's labels, or draw them from the model."),
-    ] = True,
-    mean: Annotated[str | None, _option(_DATA, "--mean", help="Override, comma separated.")] = None,
-    std: Annotated[str | None, _option(_DATA, "--std", help="Override, comma separated.")] = None,
-    interpolation: Annotated[
-        str | None, _option(_DATA, "--interpolation", help="Override: bilinear, bicubic, ...")
-    ] = None,
-    crop_pct: Annotated[float | None, _option(_DATA, "--crop-pct", help="Override.")] = None,
-    scorer: Annotated[
-        str,
-        _option(_RUN, "--scorer", help="fisher, taylor, loss, activation, magnitude, magnitude-l1 or random."),
-    ] = "fisher",
+    ckpt: _Ckpt = None,
+    model: _Model = None,
+    pretrained: _Pretrained = False,
+    ema: _Ema = False,
+    img_size: _ImgSize = None,
+    model_arg: _ModelArg = None,
+    data: _Data = None,
+    split: _Split = "train",
+    data_dir: _DataDir = None,
+    labels: _Labels = True,
+    mean: _Mean = None,
+    std: _Std = None,
+    interpolation: _Interpolation = None,
+    crop_pct: _CropPct = None,
+    scorer: _Scorer = "fisher",
     samples: Annotated[int, _option(_RUN, "--samples", help="How many images.")] = 1024,
-    batch_size: Annotated[int, _option(_RUN, "--batch-size", help="Images at a time.")] = 32,
-    workers: Annotated[int, _option(_RUN, "--workers", help="Processes that read images.")] = 0,
-    device: Annotated[str, _option(_RUN, "--device", help="auto, cpu or cuda.")] = "auto",
-    amp: Annotated[bool, _option(_RUN, "--amp", help="Run in bfloat16 autocast.")] = False,
-    seed: Annotated[int, _option(_RUN, "--seed", help="Chooses the images and every draw.")] = 0,
+    batch_size: _BatchSize = 32,
+    workers: _Workers = 0,
+    device: _Device = "auto",
+    amp: _Amp = False,
+    seed: _Seed = 0,
     out: Annotated[Path | None, _option(_RUN, "-o", "--out", help="Folder for analysis, picture and report.")] = None,
-    as_json: Annotated[bool, _option(_RUN, "--json", help="Print the numbers as JSON instead of tables.")] = False,
+    as_json: _Json = False,
 ) -> None:
     """Score every unit of a trained ViT on real images, and show per block and component what matters.
 
     Without --ckpt and --model: the ViT and the images that the package ships.
     """
     with _quiet_libraries():
-        from prune_realloc.importance import analyze as run
+        from prune_realloc.examine import analyze as run
 
-        preprocess = {"mean": _numbers("mean", mean), "std": _numbers("std", std),
-                      "interpolation": interpolation, "crop_pct": crop_pct}  # fmt: skip
+        preprocess = _preprocess(mean, std, interpolation, crop_pct)
         if out is not None:
             _check_folder(out)
         with _progress("scoring") as progress:
@@ -118,6 +136,137 @@ def analyze(
                 device=device, amp=amp, seed=seed, progress=progress,
             )  # fmt: skip
         _deliver(found, out, as_json)
+
+
+@app.command()
+def plan(
+    analysis: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `analyze -o` wrote.")],
+    keep_macs: Annotated[float | None, _option(_PLAN, "--keep-macs", help="Share of the multiply-adds.")] = None,
+    keep_params: Annotated[float | None, _option(_PLAN, "--keep-params", help="Share of the parameters.")] = None,
+    macs: Annotated[str | None, _option(_PLAN, "--macs", help="Multiply-adds, such as 600M.")] = None,
+    params: Annotated[str | None, _option(_PLAN, "--params", help="Parameters, such as 10M.")] = None,
+    recipe: Annotated[
+        Path | None, _option(_PLAN, "--recipe", help="Recipe to start from: its rules, axes and budget.")
+    ] = None,
+    allocation: Annotated[
+        str | None, _option(_PLAN, "--allocation", help="damage (default), uniform or per-axis.")
+    ] = None,
+    axes: Annotated[
+        str | None,
+        _option(_PLAN, "--axes", help="What may go: some of qk,v,ffn,heads,embed,block. Default: qk,v,ffn."),
+    ] = None,
+    round_to: Annotated[list[str] | None, _per_axis("--round-to", "Multiples, such as ffn=32.")] = None,
+    floor: Annotated[
+        list[str] | None, _per_axis("--floor", "Never fewer, such as qk=16; per head for qk and v.")
+    ] = None,
+    ceiling: Annotated[list[str] | None, _per_axis("--ceiling", "Never more, such as ffn=768.")] = None,
+    freeze: Annotated[
+        list[str] | None, _per_axis("--freeze", "AXIS or AXIS=BLOCKS that stay, such as v or ffn=0-3.")
+    ] = None,
+    out: Annotated[Path | None, _option(_RUN, "-o", "--out", help="Recipe file to write.")] = None,
+    as_json: _Json = False,
+) -> None:
+    """Widths of every site at a budget, each with its reason: a recipe for `apply`."""
+    from prune_realloc.analysis import Analysis, write_file
+    from prune_realloc.planner import plan as run
+    from prune_realloc.recipe import build_recipe, dump_recipe, load_recipe
+    from prune_realloc.report import plan_facts, plan_table
+
+    found = Analysis.load(analysis)
+    base = load_recipe(recipe).model_dump(exclude_defaults=True, exclude={"plan"}) if recipe is not None else {}
+    given = {"keep_macs": keep_macs, "keep_params": keep_params, "macs": macs, "params": params}
+    budget = {key: value for key, value in given.items() if value is not None}
+    changes: dict[str, Any] = {"budget": budget} if budget else {}
+    changes |= {"allocation": allocation} if allocation is not None else {}
+    changes |= {"axes": [axis.strip() for axis in axes.split(",")]} if axes is not None else {}
+    rules = {axis: list(rs) if isinstance(rs, list) else [rs] for axis, rs in base.get("rules", {}).items()}
+    for field, items in (("round_to", round_to), ("floor", floor), ("ceiling", ceiling)):
+        for axis, value in _pairs(items or []).items():
+            rules.setdefault(axis, []).append({field: value})
+    for item in freeze or []:
+        axis, _, blocks = item.partition("=")
+        rules.setdefault(axis, []).append({"freeze": True} | ({"blocks": blocks} if blocks else {}))
+    done = build_recipe(found.as_recipe() | base | changes | ({"rules": rules} if rules else {}))
+    done = done.model_copy(update={"plan": run(found, done)})
+    if out is not None:
+        write_file(out, dump_recipe(done, f"prune-realloc apply {out.name} -o pruned").encode())
+    if as_json:
+        print(json.dumps(done.model_dump(exclude_none=True), indent=1))
+        return
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
+    console.print(plan_table(done))
+    for line in plan_facts(done):
+        console.print(line, soft_wrap=True, markup=False)
+    if out is not None:
+        print(f"wrote {out}", file=sys.stderr)
+
+
+@app.command()
+def apply(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, planned or not.")],
+    ckpt: _Ckpt = None,
+    model: _Model = None,
+    pretrained: _Pretrained = False,
+    ema: _Ema = False,
+    img_size: _ImgSize = None,
+    model_arg: _ModelArg = None,
+    data: _Data = None,
+    split: Annotated[str | None, _option(_DATA, "--split", help="Part that layers are refitted on.")] = None,
+    data_dir: _DataDir = None,
+    labels: Annotated[bool | None, _option(_DATA, "--labels/--no-labels", help="Use the data's labels or not.")] = None,
+    mean: _Mean = None,
+    std: _Std = None,
+    interpolation: _Interpolation = None,
+    crop_pct: _CropPct = None,
+    eval_split: Annotated[str, _option(_DATA, "--eval-split", help="Part that is measured on.")] = "validation",
+    eval_samples: Annotated[int, _option(_DATA, "--eval-samples", help="How many images of it.")] = 5000,
+    samples: Annotated[int | None, _option(_RUN, "--samples", help="How many images to refit on.")] = None,
+    batch_size: _BatchSize = 32,
+    workers: _Workers = 0,
+    device: _Device = "auto",
+    amp: _Amp = False,
+    seed: Annotated[int | None, _option(_RUN, "--seed", help="Chooses the images and every draw.")] = None,
+    timed: Annotated[bool, _option(_RUN, "--bench/--no-bench", help="Measure latency before and after.")] = True,
+    out: Annotated[Path | None, _option(_RUN, "-o", "--out", help="Folder for the pruned network.")] = None,
+    as_json: _Json = False,
+) -> None:
+    """Cut a network as a recipe says, refit what is left, and show before and after.
+
+    Without --ckpt: the recipe's own source. What is given here overrides the recipe.
+    """
+    with _quiet_libraries():
+        from prune_realloc.prune import apply as run
+        from prune_realloc.recipe import build_recipe, load_recipe
+        from prune_realloc.report import outcome_facts, outcome_table, plan_table
+
+        values = load_recipe(recipe).model_dump(exclude_none=True)
+        source = {"ckpt": ckpt, "model": model, "pretrained": pretrained or None, "ema": ema or None,
+                  "img_size": img_size, "model_args": _pairs(model_arg or []) or None}  # fmt: skip
+        images = {"name": data, "split": split, "data_dir": data_dir, "labels": labels, "samples": samples,
+                  "seed": seed, "preprocess": _preprocess(mean, std, interpolation, crop_pct) or None}  # fmt: skip
+        for section, given in (("source", source), ("data", images)):
+            values[section] |= {key: value for key, value in given.items() if value is not None}
+        if out is not None:
+            _check_folder(out)
+        with _progress("images") as progress:
+            done = run(
+                build_recipe(values), out=out, eval_split=eval_split, eval_samples=eval_samples,
+                batch_size=batch_size, workers=workers, device=device, amp=amp, timed=timed, progress=progress,
+            )  # fmt: skip
+    numbers = done.summary()
+    if as_json:
+        print(json.dumps(numbers, indent=1))
+    else:
+        console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
+        console.print(plan_table(done.recipe))
+        console.print()
+        console.print(outcome_table(numbers))
+        for line in outcome_facts(numbers):
+            console.print(line, soft_wrap=True, markup=False)
+    for note in done.notes:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"note: {note}", markup=False)
+    if out is not None:
+        print(f"wrote {out}: timm.create_model('local-dir:{out}', pretrained=True) loads it", file=sys.stderr)
 
 
 @app.command()
@@ -144,51 +293,25 @@ def validate(
         raise typer.Exit(2)
 
 
-_Ckpt = Annotated[
-    str | None,
-    typer.Argument(metavar="[PATH]", help="Checkpoint file, or folder with config.json. Default: the shipped ViT."),
-]
-_Model = Annotated[str | None, _option(_MODEL, "--model", help="timm name, where the checkpoint does not tell it.")]
-_Ema = Annotated[bool, _option(_MODEL, "--ema", help="Take the averaged weights of a training checkpoint.")]
-_ImgSize = Annotated[int | None, _option(_MODEL, "--img-size", help="Run at another input size.")]
-_ModelArg = Annotated[
-    list[str] | None, _option(_MODEL, "--model-arg", help="KEY=VALUE for timm.create_model; may be repeated.")
-]
-_Source = Annotated[
-    str | None,
-    _option(_MODEL, "--source", help="Checkpoint of the network it was made from; 'demo' is the shipped ViT."),
-]
-_Device = Annotated[str, _option(_RUN, "--device", help="auto, cpu or cuda.")]
-_Seed = Annotated[int, _option(_RUN, "--seed", help="Chooses the images.")]
-_Json = Annotated[bool, _option(_RUN, "--json", help="Print the numbers as JSON instead of a table.")]
-
-
 @app.command(name="eval")
 def evaluate(
-    ckpt: _Ckpt = None,
+    ckpt: _Path = None,
     model: _Model = None,
     ema: _Ema = False,
     img_size: _ImgSize = None,
     model_arg: _ModelArg = None,
     source: _Source = None,
-    data: Annotated[
-        str | None,
-        _option(_DATA, "--data", help="Folder of images, 'demo', or a timm data set (torch/..., hfds/..., wds/...)."),
-    ] = None,
-    split: Annotated[str, _option(_DATA, "--split", help="Part of the data set.")] = "validation",
-    data_dir: Annotated[str | None, _option(_DATA, "--data-dir", help="Where a named data set lies.")] = None,
-    labels: Annotated[
-        bool, _option(_DATA, "--labels/--no-labels", help="Use the data's labels, or only compare with --source.")
-    ] = True,
-    mean: Annotated[str | None, _option(_DATA, "--mean", help="Override, comma separated.")] = None,
-    std: Annotated[str | None, _option(_DATA, "--std", help="Override, comma separated.")] = None,
-    interpolation: Annotated[
-        str | None, _option(_DATA, "--interpolation", help="Override: bilinear, bicubic, ...")
-    ] = None,
-    crop_pct: Annotated[float | None, _option(_DATA, "--crop-pct", help="Override.")] = None,
+    data: _Data = None,
+    split: _Split = "validation",
+    data_dir: _DataDir = None,
+    labels: _Labels = True,
+    mean: _Mean = None,
+    std: _Std = None,
+    interpolation: _Interpolation = None,
+    crop_pct: _CropPct = None,
     samples: Annotated[int | None, _option(_RUN, "--samples", help="How many images. Default: all.")] = None,
-    batch_size: Annotated[int, _option(_RUN, "--batch-size", help="Images at a time.")] = 64,
-    workers: Annotated[int, _option(_RUN, "--workers", help="Processes that read images.")] = 0,
+    batch_size: _BatchSize = 64,
+    workers: _Workers = 0,
     device: _Device = "auto",
     seed: _Seed = 0,
     as_json: _Json = False,
@@ -197,8 +320,7 @@ def evaluate(
     with _quiet_libraries():
         from prune_realloc.evaluate import evaluate as run
 
-        preprocess = {"mean": _numbers("mean", mean), "std": _numbers("std", std),
-                      "interpolation": interpolation, "crop_pct": crop_pct}  # fmt: skip
+        preprocess = _preprocess(mean, std, interpolation, crop_pct)
         with _progress("evaluating") as progress:
             found = run(
                 model, ckpt=ckpt, ema=ema, img_size=img_size, model_args=_pairs(model_arg or []), source=source,
@@ -220,7 +342,7 @@ def evaluate(
 
 @app.command()
 def bench(
-    ckpt: _Ckpt = None,
+    ckpt: _Path = None,
     model: _Model = None,
     ema: _Ema = False,
     img_size: _ImgSize = None,
@@ -270,7 +392,7 @@ def bench(
 @app.command()
 def export(
     onnx: Annotated[Path, _option(_RUN, "--onnx", help="The file to write, such as model.onnx.")],
-    ckpt: _Ckpt = None,
+    ckpt: _Path = None,
     model: _Model = None,
     ema: _Ema = False,
     img_size: _ImgSize = None,
@@ -336,7 +458,7 @@ def demo(
 ) -> None:
     """Every step on the shipped ViT and images: analyze, with table, picture and report."""
     with _quiet_libraries():
-        from prune_realloc.importance import analyze as run
+        from prune_realloc.examine import analyze as run
 
         _check_folder(out)
         with _progress("scoring the shipped ViT") as progress:
@@ -399,6 +521,12 @@ def _pairs(items: list[str]) -> dict[str, Any]:
             raise InputError(f"model-arg {item!r} is not KEY=VALUE, such as num_heads=6")
         pairs[key] = yaml.safe_load(value)
     return pairs
+
+
+def _preprocess(mean: str | None, std: str | None, interpolation: str | None, crop_pct: float | None) -> dict[str, Any]:
+    values = {"mean": _numbers("mean", mean), "std": _numbers("std", std), "interpolation": interpolation,
+              "crop_pct": crop_pct}  # fmt: skip
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:

@@ -5,25 +5,31 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prune_realloc.checkpoint import load_model, model_identity
-from prune_realloc.data import Batch, ImageSource, Preprocessing, iterate, open_images, preprocessing
+from prune_realloc.data import Batch, ImageSource, open_images, preprocessing
 from prune_realloc.errors import InputError
-from prune_realloc.families import FAMILIES
-from prune_realloc.importance import Progress, _classes, _device, _out_of_memory_named, _use_labels
+from prune_realloc.session import (
+    ImageStream,
+    Progress,
+    count_classes,
+    evaluation_mode,
+    input_shape,
+    out_of_memory_named,
+    pick_device,
+    require_at_least,
+    use_labels,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,22 +120,6 @@ def _five_best(log_p: Tensor) -> Tensor:
     return log_p.argsort(dim=1, descending=True, stable=True)[:, :5]
 
 
-@contextmanager
-def evaluation_mode(*models: nn.Module, device: torch.device | None = None) -> Iterator[None]:
-    """Inside the block the models are in evaluation mode, on `device` if given; every module is put back."""
-    modes = [(module, module.training) for net in models for module in net.modules()]
-    homes = [(net, next(net.parameters()).device) for net in models]
-    try:
-        for net in models:
-            net.eval().to(device)
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        for net, home in homes:
-            net.to(home)
-
-
 # -- the verb -------------------------------------------------------------------------------------------------
 
 
@@ -172,7 +162,7 @@ def evaluate(
     """
     for name, value, least in (("samples", samples, 1), ("batch_size", batch_size, 1), ("workers", workers, 0)):
         require_at_least(name, value, least)
-    target = _device(device)
+    target = pick_device(device)
     shipped = model is None and ckpt is None
     net = model if isinstance(model, nn.Module) else load_model(
         model, ckpt=ckpt, pretrained=pretrained, ema=ema, img_size=img_size, model_args=model_args
@@ -181,13 +171,16 @@ def evaluate(
     if origin is not None:
         _check_comparable(net, origin)
     images = _open(data, net, origin, shipped, split, data_dir, samples)
-    labelled = _use_labels(net, images, labels)
+    labelled = use_labels(net, images, labels)
     if not labelled and origin is None:
         raise InputError(f"data {images.name!r} gives no labels; give labelled images, or --source to compare with")
     prepare = preprocessing(net, input_shape(net), preprocess or {})
-    stream = _Stream(images, prepare, _classes(net) if labelled else None, samples, batch_size, seed, workers, progress)
+    stream = ImageStream(
+        images, prepare, classes=count_classes(net) if labelled else None, samples=samples, batch_size=batch_size,
+        seed=seed, workers=workers, progress=progress,
+    )  # fmt: skip
     nets = (net,) if origin is None else (net, origin)
-    with evaluation_mode(*nets, device=target), _out_of_memory_named(batch_size):
+    with evaluation_mode(*nets, device=target), out_of_memory_named(batch_size):
         measured = measure(net, stream, labelled=labelled, source=origin)
     notes = stream.notes()
     if origin is not None and preprocessing(origin, input_shape(origin), preprocess or {}) != prepare:
@@ -201,33 +194,11 @@ def evaluate(
     )
 
 
-def require_at_least(name: str, value: float | None, least: float) -> None:
-    """Raises InputError where `value` is given and smaller."""
-    if value is not None and value < least:
-        raise InputError(f"{name} must be at least {least}, got {value}")
-
-
 def load_source(source: nn.Module | str | Path, img_size: int | tuple[int, int] | None = None) -> nn.Module:
     """The network to compare with: itself, from its checkpoint, or for `demo` the shipped one."""
     if isinstance(source, nn.Module):
         return source
     return load_model(ckpt=None if str(source) == "demo" else source, img_size=img_size)
-
-
-def input_shape(model: nn.Module) -> tuple[int, int, int]:
-    """(C, H, W) that the network takes: from its family, else from timm's configuration and its first convolution.
-
-    Raises:
-        InputError: nothing tells it.
-    """
-    for family in FAMILIES.values():
-        if family.owns(model):
-            return tuple(family.example_input(model)[1:])
-    config = getattr(model, "pretrained_cfg", None) or {}
-    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
-    if "input_size" not in config or first is None:
-        raise InputError(f"model {type(model).__name__} does not tell its input size; use a timm model")
-    return (first.in_channels, *config["input_size"][1:])
 
 
 def require_same_input(net: nn.Module, source: nn.Module) -> None:
@@ -241,9 +212,9 @@ def require_same_input(net: nn.Module, source: nn.Module) -> None:
 
 def _check_comparable(net: nn.Module, source: nn.Module) -> None:
     require_same_input(net, source)
-    if _classes(net) != _classes(source):
+    if count_classes(net) != count_classes(source):
         raise InputError(
-            f"source has {_classes(source)} classes, the model {_classes(net)}; give the model's own source"
+            f"source has {count_classes(source)} classes, the model {count_classes(net)}; give the model's own source"
         )
 
 
@@ -251,54 +222,8 @@ def _open(
     data: str | None, net: nn.Module, source: nn.Module | None, shipped: bool, split: str, data_dir: str | None,
     samples: int | None,
 ) -> ImageSource:  # fmt: skip
-    if not _classes(net):
+    if not count_classes(net):
         raise InputError("the model has no classifier, so there is no prediction to evaluate")
     if data is None and not shipped:
         raise InputError("data is missing; name images with --data")
     return open_images(data or "demo", split=split, data_dir=data_dir, samples=samples or sys.maxsize)
-
-
-class _Stream:
-    """Batches of the chosen images, and afterwards what they were."""
-
-    def __init__(
-        self, images: ImageSource, prepare: Preprocessing, classes: int | None, samples: int | None, batch_size: int,
-        seed: int, workers: int, progress: Progress | None,
-    ) -> None:  # fmt: skip
-        self.images, self.prepare, self.classes, self.progress = images, prepare, classes, progress
-        self.asked, self.wanted = samples, min(samples or images.count, images.count)
-        self.loading: dict[str, int] = {"batch_size": batch_size, "seed": seed, "workers": workers}
-        self.unreadable: list[str] = []
-        self.checksums: list[int] = []
-
-    def __iter__(self) -> Iterator[Batch]:
-        for batch in iterate(
-            self.images, self.prepare, samples=self.wanted, unreadable=self.unreadable, **self.loading
-        ):  # fmt: skip
-            low, high = int(batch.labels.min()), int(batch.labels.max())
-            if self.classes is not None and not 0 <= low <= high < self.classes:
-                wrong = low if low < 0 else high
-                raise InputError(
-                    f"data {self.images.name!r} has the label {wrong}, the model {self.classes} classes; give the data "
-                    "it was trained on and a --split with labels"
-                )
-            yield batch
-            self.checksums += batch.checksums
-            if self.progress is not None:
-                self.progress(len(self.checksums), self.wanted)
-
-    def facts(self) -> dict[str, Any]:
-        return {
-            "name": self.images.name,
-            "labels": "unread" if self.classes is None else "given",
-            "checksum": hashlib.sha256(np.asarray(self.checksums, dtype=np.uint32).tobytes()).hexdigest(),
-        } | dataclasses.asdict(self.prepare)
-
-    def notes(self) -> list[str]:
-        notes = []
-        if self.unreadable:
-            notes.append(f"{len(self.unreadable)} of {self.wanted} images could not be read and were left out: "
-                         + "; ".join(self.unreadable[:5]) + ("; ..." if len(self.unreadable) > 5 else ""))  # fmt: skip
-        if self.asked is not None and self.wanted < self.asked:
-            notes.append(f"the data has {self.images.count} images, {self.asked} were asked for")
-        return notes

@@ -18,32 +18,21 @@ and each image's gate is read before anything mixes images. Then
 
 from __future__ import annotations
 
-import hashlib
-import platform
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
-from math import log
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prune_realloc.analysis import Analysis
-from prune_realloc.checkpoint import load_model, model_identity
-from prune_realloc.data import Batch, ImageSource, Preprocessing, iterate, open_images, preprocessing
-from prune_realloc.errors import InputError
+from prune_realloc.data import Batch
 from prune_realloc.families import family_of
-from prune_realloc.sites import AXES, Gate, Site, find_sites, widths
-
-Progress = Callable[[int, int], None]
-"""Called with (images done, images in all)."""
+from prune_realloc.session import count_classes
+from prune_realloc.sites import Gate, Site
 
 WEIGHT_SCORERS = ("magnitude", "magnitude-l1", "random")
 GRADIENT_SCORERS = ("taylor", "fisher", "loss")
@@ -94,7 +83,7 @@ def gate_moments(
     first = {site.name: torch.zeros(2, site.units, dtype=double, device=device) for site in sites}
     second = {name: torch.zeros_like(total) for name, total in first.items()}
     loss_sum, right_sum, entropy_sum = 0.0, 0, 0.0
-    classifier = _classes(model) > 0
+    classifier = count_classes(model) > 0
     with _frozen(model), torch.enable_grad():
         for batch in batches:
             images = batch.images.to(device)
@@ -283,10 +272,6 @@ def _direction(draw: float, width: int) -> Tensor:
     return torch.randn(width, generator=torch.Generator().manual_seed(int(draw * 2**53)))
 
 
-def _classes(model: nn.Module) -> int:
-    return int(getattr(model, "num_classes", 0) or 0)
-
-
 # -- scores ---------------------------------------------------------------------------------------------------
 
 
@@ -341,247 +326,3 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
 def _ranks(values: np.ndarray) -> np.ndarray:
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[place]
-
-
-# -- the verb -------------------------------------------------------------------------------------------------
-
-
-def analyze(
-    model: nn.Module | str | None = None,
-    *,
-    ckpt: str | Path | None = None,
-    pretrained: bool = False,
-    ema: bool = False,
-    img_size: int | tuple[int, int] | None = None,
-    model_args: Mapping[str, Any] | None = None,
-    data: str | None = None,
-    split: str = "train",
-    data_dir: str | None = None,
-    labels: bool = True,
-    preprocess: Mapping[str, Any] | None = None,
-    scorer: str = DEFAULT_SCORER,
-    samples: int = 1024,
-    batch_size: int = 32,
-    workers: int = 0,
-    device: str = "auto",
-    amp: bool = False,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> Analysis:
-    """Score every unit of every site of a trained ViT.
-
-    Args:
-        model, ckpt, pretrained, ema, img_size, model_args: as in `load_model`; `model` may also be a network. With
-            neither `model` nor `ckpt`, the shipped network is analysed on the shipped images.
-        data, split, data_dir: as in `open_images`; needed by every scorer that looks at images.
-        labels: False draws the labels from the model's own prediction even where the data has some.
-        preprocess: overrides of the model's own preprocessing: mean, std, interpolation, crop_pct, crop_mode.
-        scorer: one of `SCORERS`.
-        samples: how many images, chosen by `seed`.
-        device: `auto`, `cpu` or `cuda`.
-        amp: bfloat16 autocast.
-
-    Raises:
-        InputError: the model, the data or an option cannot be used; the message says what to change.
-    """
-    _check_options(scorer, samples, batch_size, workers)
-    shipped = model is None and ckpt is None
-    net = model if isinstance(model, nn.Module) else load_model(
-        model, ckpt=ckpt, pretrained=pretrained, ema=ema, img_size=img_size, model_args=model_args
-    )  # fmt: skip
-    data = "demo" if data is None and shipped else data
-    target = _device(device)
-    sites = find_sites(net)
-    structure = family_of(net).describe(net)
-    notes = list(structure.notes)
-    identity = model_identity(net) | {"ckpt": None if ckpt is None else str(ckpt)}
-    facts: dict[str, Any] = {"samples": 0, "data": None, "stability": {}}
-    if scorer in WEIGHT_SCORERS:
-        scores = weight_scores(scorer, net, sites, seed)
-    else:
-        if data is None:
-            raise InputError(
-                f"scorer {scorer!r} looks at images; name some with --data, or use one of {WEIGHT_SCORERS}"
-            )
-        source = open_images(data, split=split, data_dir=data_dir, samples=samples)
-        prepare = preprocessing(net, family_of(net).example_input(net)[1:], preprocess or {})
-        labelled = _use_labels(net, source, labels)
-        was_training, home = net.training, next(net.parameters()).device
-        try:
-            scores, facts = _score_on_images(
-                scorer, net.to(target).eval(), sites, source, prepare, split=split, samples=samples,
-                batch_size=batch_size, workers=workers, labelled=labelled, amp=amp, seed=seed, progress=progress,
-            )  # fmt: skip
-        finally:
-            net.to(home).train(was_training)
-        notes += facts.pop("notes")
-    _check_scores(scores, notes)
-    return Analysis(
-        scores=scores,
-        widths=widths(sites),
-        groups={site.name: site.groups for site in sites},
-        terms=structure.terms,
-        scorer=scorer,
-        unit="nats" if scorer in GRADIENT_SCORERS else scorer,
-        seed=seed,
-        model=identity,
-        notes=tuple(notes),
-        versions={name: version(name) for name in ("prune-realloc", "torch", "timm", "torch-pruning", "numpy")}
-        | {"python": platform.python_version()},
-        **facts,
-    )
-
-
-def _score_on_images(
-    scorer: str, net: nn.Module, sites: tuple[Site, ...], source: ImageSource, prepare: Preprocessing, *,
-    split: str, samples: int, batch_size: int, workers: int, labelled: bool, amp: bool, seed: int,
-    progress: Progress | None,
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:  # fmt: skip
-    """Scores, and the fields of Analysis that come from the images."""
-    wanted = min(samples, source.count)
-    unreadable: list[str] = []
-    checksums: list[int] = []
-
-    def batches() -> Iterator[Batch]:
-        done = 0
-        for batch in iterate(source, prepare, samples=wanted, batch_size=batch_size, seed=seed, workers=workers,
-                             unreadable=unreadable):  # fmt: skip
-            if labelled and not 0 <= int(batch.labels.min()) <= int(batch.labels.max()) < _classes(net):
-                raise InputError(
-                    f"data {source.name!r} has the label {int(batch.labels.max())}, the model {_classes(net)} classes; "
-                    "give the data it was trained on, or --no-labels"
-                )
-            yield batch
-            checksums.extend(batch.checksums)
-            done += len(batch.labels)
-            if progress is not None:
-                progress(done, wanted)
-
-    notes: list[str] = []
-    loss = top1 = None
-    with _out_of_memory_named(batch_size):
-        if scorer in ACTIVATION_SCORERS:
-            by_half = activation_variances(net, sites, batches(), amp=amp)
-            halves = [{name: v[h] for name, v in by_half.items()} for h in (0, 1)]
-            scores = {name: v.mean(axis=0) for name, v in by_half.items()}
-        else:
-            draws = torch.rand(wanted, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-            moments = gate_moments(net, sites, batches(), draws=draws, labelled=labelled, amp=amp)
-            scores = gradient_scores(scorer, moments, labelled=labelled)
-            halves = [gradient_scores(scorer, moments, labelled=labelled, half=h) for h in (0, 1)]
-            loss, top1 = moments.loss if _classes(net) else None, moments.right
-            notes += _training_notes(scorer, moments, _classes(net), labelled)
-    if unreadable:
-        notes.append(f"{len(unreadable)} of {wanted} images could not be read and were left out: "
-                     + "; ".join(unreadable[:5]) + ("; ..." if len(unreadable) > 5 else ""))  # fmt: skip
-    if wanted < samples:
-        notes.append(f"the data has {source.count} images, {samples} were asked for")
-    facts = {
-        "samples": len(checksums),
-        "loss": loss,
-        "top1": top1,
-        "stability": _stability(sites, halves),
-        "notes": notes,
-        "data": {
-            "name": source.name,
-            "split": split,
-            "labels": "given" if labelled else ("drawn from the model" if _classes(net) else "random projections"),
-            "checksum": hashlib.sha256(np.asarray(checksums, dtype=np.uint32).tobytes()).hexdigest(),
-            "input_size": list(prepare.input_size),
-            "mean": list(prepare.mean),
-            "std": list(prepare.std),
-            "interpolation": prepare.interpolation,
-            "crop_pct": prepare.crop_pct,
-            "crop_mode": prepare.crop_mode,
-        },
-    }
-    return scores, facts
-
-
-def _check_options(scorer: str, samples: int, batch_size: int, workers: int) -> None:
-    if scorer not in SCORERS:
-        raise InputError(f"scorer {scorer!r} is unknown; choose one of {', '.join(SCORERS)}")
-    for name, value, least in (
-        ("samples", samples, 1),
-        ("batch_size", batch_size, 1),
-        ("workers", workers, 0),
-    ):
-        if value < least:
-            raise InputError(f"{name} must be at least {least}, got {value}")
-
-
-def _device(name: str) -> torch.device:
-    if name not in ("auto", "cpu", "cuda"):
-        raise InputError(f"device {name!r} is unknown; choose auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("device 'cuda' is not available here; use --device cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def _use_labels(net: nn.Module, source: ImageSource, wanted: bool) -> bool:
-    classes = _classes(net)
-    if not wanted or not classes or source.num_classes == 0:
-        return False
-    if source.num_classes is not None and source.num_classes != classes:
-        raise InputError(
-            f"data {source.name!r} has {source.num_classes} classes, the model {classes}; "
-            "give the data it was trained on, or --no-labels to draw labels from its own prediction"
-        )
-    return True
-
-
-def _training_notes(scorer: str, moments: Moments, classes: int, labelled: bool) -> list[str]:
-    notes = []
-    if labelled and classes > 1 and moments.right is not None and moments.right < 1.5 / classes:
-        notes.append(f"the model is right on {moments.right:.1%} of the images, near chance: it looks untrained, "
-                     "or the labels are not its own")  # fmt: skip
-    elif classes > 1 and moments.entropy is not None and moments.entropy > 0.98 * log(classes):
-        notes.append("the model's predictions are close to uniform: it looks untrained")
-    if not labelled and scorer == "taylor":
-        notes.append("without labels the expected gradient is zero, so taylor ranks sampling noise; "
-                     "use --scorer fisher, or data with labels")  # fmt: skip
-    if not labelled and scorer == "loss" and classes:
-        notes.append("labels were drawn from the model's own prediction: the first-order term is zero in "
-                     "expectation and left out, so loss equals fisher here")  # fmt: skip
-    if not classes:
-        notes.append("the model has no classifier: scores are of random projections of its features")
-    return notes
-
-
-def _check_scores(scores: Mapping[str, np.ndarray], notes: list[str]) -> None:
-    broken = [name for name, s in scores.items() if not np.isfinite(s).all()]
-    if broken:
-        raise InputError(f"scores of {broken[0]} ({len(broken)} sites) are not finite; the weights or images overflow, "
-                         "try without --amp")  # fmt: skip
-    dead = [name for name, s in scores.items() if not s.any()]
-    if len(dead) == len(scores):
-        raise InputError("every score is zero: no gradient reaches any unit; the network is untrained (residual "
-                         "branches that start at zero) or constant")  # fmt: skip
-    if dead:
-        notes.append(f"{len(dead)} sites have only zero scores, no gradient reaches them: {', '.join(dead[:5])}")
-
-
-def _stability(sites: tuple[Site, ...], halves: list[dict[str, np.ndarray]]) -> dict[str, float]:
-    """Rank correlation between the halves over all units of an axis."""
-    found: dict[str, float] = {}
-    for axis in AXES:
-        names = [site.name for site in sites if site.axis == axis]
-        if names:
-            value = rank_correlation(*(np.concatenate([half[name] for name in names]) for half in halves))
-            if np.isfinite(value):
-                found[axis] = round(value, 4)
-    return found
-
-
-@contextmanager
-def _out_of_memory_named(batch_size: int) -> Iterator[None]:
-    try:
-        yield
-    except (
-        MemoryError,
-        RuntimeError,
-    ) as error:  # torch raises RuntimeErrors that differ by device and version
-        words = ("can't allocate memory", "not enough memory", "out of memory")
-        if isinstance(error, RuntimeError) and not any(w in str(error) for w in words):
-            raise
-        raise InputError(f"batch_size {batch_size} does not fit into memory; lower --batch-size") from error

@@ -281,6 +281,8 @@ class Source(_Part):
     """timm name, where the checkpoint does not tell it."""
     ckpt: StrictStr | None = None
     """Checkpoint file, or folder with config.json."""
+    pretrained: StrictBool = False
+    """Fetch the published weights of model."""
     ema: StrictBool = False
     """Take the averaged weights of a training checkpoint."""
     img_size: _Count | None = None

@@ -14,11 +14,14 @@ from rich.table import Table
 
 from prune_realloc.analysis import Analysis, make_folder, write_file
 from prune_realloc.planner import INNER_AXES, retention
+from prune_realloc.recipe import Recipe
+from prune_realloc.structure import site_name, site_place
 
 BUDGETS = (0.7, 0.5, 0.3)
 """Shares of the prunable multiply-adds at which the picture shows what is kept."""
 _COLOURS = {"qk": "#0b6e99", "v": "#c2410c", "ffn": "#4d7c0f"}
-_LABELS = {"qk": "Q/K", "v": "V", "ffn": "FFN", "heads": "heads", "embed": "embed"}
+_LABELS = {"qk": "Q/K", "v": "V", "ffn": "FFN", "heads": "heads", "embed": "embed", "block": "block"}
+_BLOCK_AXES = ("heads", "qk", "v", "ffn")
 _MARKERS = {"qk": "o", "v": "s", "ffn": "^"}
 
 
@@ -76,18 +79,19 @@ def site_table(numbers: dict[str, Any]) -> Table:
         title_justify="left", caption_justify="left", pad_edge=False, box=None, header_style="bold",
     )  # fmt: skip
     table.add_column("block", justify="right")
-    for axis in ("heads", "qk", "v", "ffn"):
+    table.add_column("share", justify="right")
+    for axis in _BLOCK_AXES:
         for column in (_LABELS[axis], "share", "90%"):
             table.add_column(column, justify="right", style="" if column == "share" else "dim")
     blocks = sorted({int(name.split(".")[1]) for name in sites if "." in name})
     for block in blocks:
-        cells = []
-        for axis in ("heads", "qk", "v", "ffn"):
+        cells = [f"{100 * sites[f'blocks.{block}']['share']:.1f}"]
+        for axis in _BLOCK_AXES:
             site = sites.get(f"blocks.{block}.{axis}")
             cells += [str(site["units"]), f"{100 * site['share']:.1f}", str(site["units90"])] if site else [""] * 3
         table.add_row(str(block), *cells)
-    cells = []
-    for axis in ("heads", "qk", "v", "ffn"):
+    cells = ["100.0"]
+    for axis in _BLOCK_AXES:
         members = [site for name, site in sites.items() if name.endswith(f".{axis}")]
         cells += [str(sum(s["units"] for s in members)), f"{100 * sum(s['share'] for s in members):.1f}",
                   str(sum(s["units90"] for s in members))]  # fmt: skip
@@ -123,6 +127,68 @@ def facts(numbers: dict[str, Any]) -> list[str]:
         pairs = ", ".join(f"{_LABELS[axis]} {value:.2f}" for axis, value in numbers["stability"].items())
         lines.append(f"rank correlation between two halves of the images: {pairs}")
     return lines
+
+
+def plan_table(recipe: Recipe) -> Table:
+    """One row per block: what stays of each axis, and of how many."""
+    assert recipe.plan is not None
+    sites = recipe.plan.sites
+    table = Table(
+        title=f"What stays ({recipe.allocation})", title_justify="left", pad_edge=False, box=None, header_style="bold",
+        caption="units of each head for Q/K and V", caption_justify="left",
+    )  # fmt: skip
+    table.add_column("block", justify="right")
+    for axis in _BLOCK_AXES:
+        table.add_column(_LABELS[axis], justify="right")
+        table.add_column("of", justify="right", style="dim")
+    for block in sorted({block for _, block in map(site_place, sites) if block is not None}):
+        inside = [sites.get(site_name(axis, block)) for axis in _BLOCK_AXES]
+        cells = [text for site in inside for text in ((str(site.width), str(site.of)) if site else ("", ""))]
+        table.add_row(str(block), *cells)
+    return table
+
+
+def plan_facts(recipe: Recipe) -> list[str]:
+    """The lines under the table: cost against the budget, embedding, predicted damage."""
+    plan = recipe.plan
+    assert plan is not None
+    asked = "by rule" if plan.requested is None else f"{plan.requested:,} asked for"
+    lines = [f"{plan.kind}: {plan.achieved:,} of {plan.source:,} ({plan.achieved / plan.source:.1%}), {asked}; "
+             f"{plan.macs:,} MACs, {plan.params:,} params"]  # fmt: skip
+    lines += [f"{name}: {site.width} of {site.of}" for name, site in plan.sites.items() if "." not in name]
+    if plan.damage is not None:
+        bound = "" if plan.bound is None else f"; no plan has less than {plan.bound:.3g}"
+        lines.append(f"predicted damage: {plan.damage:.3g} nats per image{bound}")
+    return lines
+
+
+def outcome_table(numbers: dict[str, Any]) -> Table:
+    """Before and after a cut, from `Applied.summary()`."""
+    table = Table(title="Before and after", title_justify="left", pad_edge=False, box=None, header_style="bold")
+    for column in ("", "source", "pruned", "ratio"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, key, form in (("params", "params", "{:,}"), ("MACs", "macs", "{:,}"), ("bytes", "bytes", "{:,}"),
+                            ("top-1", "top1", "{:.2%}")):  # fmt: skip
+        if pair := numbers[key]:
+            before, after = pair["source"], pair["achieved"]
+            ratio = "" if key == "top1" else f"{after / before:.3f}"
+            table.add_row(name, form.format(before), form.format(after), ratio)
+    by_batch: dict[int, dict[str, Any]] = {}
+    for timing in numbers["latency"] or ():
+        by_batch.setdefault(timing["batch_size"], {})[timing["model"]] = timing
+    for batch_size, pair in by_batch.items():
+        before, after = (pair[name]["median_ms"] for name in ("source", "pruned"))
+        table.add_row(f"ms, batch {batch_size}", f"{before:.2f}", f"{after:.2f}", f"{after / before:.3f}")
+    return table
+
+
+def outcome_facts(numbers: dict[str, Any]) -> list[str]:
+    """The lines under that table."""
+    lines = []
+    if numbers["agreement"] is not None:
+        lines.append(f"{numbers['samples']} images: the two agree on {numbers['agreement']:.2%}, "
+                     f"KL(source || pruned) {numbers['kl']:.4f} nats")  # fmt: skip
+    return lines + list(numbers["faster"] or ())
 
 
 def retention_figure(analysis: Analysis) -> bytes:
@@ -164,7 +230,7 @@ def write_report(analysis: Analysis, folder: str | Path) -> Path:
 
 
 def _level(name: str, comparable: bool) -> str:
-    axis = name.rpartition(".")[2]
+    axis, _ = site_place(name)
     return "inner" if comparable and axis in INNER_AXES else axis
 
 

@@ -12,8 +12,23 @@ import numpy as np
 
 from prune_realloc.cost import Term
 
-Axis = Literal["embed", "heads", "qk", "v", "ffn"]
-AXES: tuple[Axis, ...] = ("embed", "heads", "qk", "v", "ffn")
+Axis = Literal["embed", "block", "heads", "qk", "v", "ffn"]
+AXES: tuple[Axis, ...] = ("embed", "block", "heads", "qk", "v", "ffn")
+
+
+def site_name(axis: str, block: int | None) -> str:
+    """`embed`, `blocks.3` (the whole block) or `blocks.3.ffn`."""
+    if block is None:
+        return axis
+    return f"blocks.{block}" if axis == "block" else f"blocks.{block}.{axis}"
+
+
+def site_place(name: str) -> tuple[str, int | None]:
+    """(axis, block) of a site's name; the inverse of `site_name`."""
+    first, *rest = name.split(".")
+    if not rest:
+        return first, None
+    return (rest[1] if len(rest) > 1 else "block"), int(rest[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +53,7 @@ class Gate:
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """All units of one axis of one block; `embed` belongs to no block."""
+    """All units of one axis of one block; `embed` belongs to no block, and a whole block is one unit."""
 
     axis: Axis
     block: int | None
@@ -53,7 +68,7 @@ class Site:
 
     @property
     def name(self) -> str:
-        return self.axis if self.block is None else f"blocks.{self.block}.{self.axis}"
+        return site_name(self.axis, self.block)
 
     @property
     def width(self) -> int:
@@ -77,6 +92,36 @@ class OpaqueModule:
 
 
 @dataclass(frozen=True, eq=False)
+class Pair:
+    """Weights that matter only through their product, so that a change of basis between them changes nothing."""
+
+    site: str
+    left: tuple[Slice, ...]
+    """Where the units' activations x come from: x -> A x leaves the function as it is, ..."""
+    right: tuple[Slice, ...]
+    """... if what reads them goes r -> A^-T r."""
+    groups: int
+    """A is block-diagonal: one block for each of this many runs of units (heads)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Branch:
+    """What one half of a block adds to the residual stream."""
+
+    name: str
+    """The module's name, such as `blocks.3.attn`."""
+    block: int
+    site: str
+    """The site whose units the writer reads."""
+    readers: tuple[str, ...]
+    """Linear layers that read the (normalised) stream."""
+    writer: str
+    """The linear layer that writes."""
+    post_norm: bool
+    """A norm lies between the writer and the stream."""
+
+
+@dataclass(frozen=True, eq=False)
 class Structure:
     """A family's whole declaration of a model."""
 
@@ -92,4 +137,9 @@ class Structure:
     """Stream site name -> outputs of every module that writes it."""
     fixed: dict[str, str]
     """Parameter -> why no site may narrow it."""
+    branches: tuple[Branch, ...]
+    """In the order in which they are computed."""
+    pairs: tuple[Pair, ...]
+    exits: tuple[str, ...]
+    """Linear layers that read the stream after its last block."""
     notes: tuple[str, ...] = field(default=())

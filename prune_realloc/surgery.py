@@ -11,10 +11,10 @@ from torch import nn
 
 from prune_realloc.errors import InputError
 from prune_realloc.families import family_of
-from prune_realloc.sites import Site
+from prune_realloc.sites import Site, find_sites
 
 Keep = Mapping[str, np.ndarray]
-"""Site name -> the units that stay, sorted. A site that is not named keeps all."""
+"""Site name -> the units that stay, sorted. A site that is not named keeps all; a block whose unit goes, goes whole."""
 
 
 def cut(model: nn.Module, sites: Iterable[Site], keep: Keep) -> nn.Module:
@@ -31,21 +31,37 @@ def cut(model: nn.Module, sites: Iterable[Site], keep: Keep) -> nn.Module:
         _check(by_name, name, np.asarray(units))
         _check_groups(by_name[name], units, keep)
     smaller = copy.deepcopy(model)
+    blocks_gone = {
+        site.block for site in by_name.values() if site.axis == "block" and not len(keep.get(site.name, [0]))
+    }
+    keep = {name: units for name, units in keep.items() if by_name[name].axis != "block"}
     gone = _removed_positions(by_name, keep)
     parameters = dict(smaller.named_parameters())
     for name, by_dim in gone.items():
         tensor = parameters[name].detach()
         for dim, positions in by_dim.items():
-            stays = torch.ones(tensor.shape[dim], dtype=torch.bool, device=tensor.device)
-            stays[torch.as_tensor(positions, device=tensor.device)] = False
-            tensor = tensor.index_select(dim, stays.nonzero().squeeze(1))
+            stays = np.setdiff1d(np.arange(tensor.shape[dim]), positions)
+            tensor = tensor.index_select(dim, torch.as_tensor(stays, device=tensor.device))
         owner, _, attribute = name.rpartition(".")
         replacement = nn.Parameter(tensor.contiguous(), requires_grad=parameters[name].requires_grad)
         setattr(smaller.get_submodule(owner), attribute, replacement)
-    family_of(model).sync_(smaller, keep)
+    family = family_of(model)
+    family.sync_(smaller, keep)
+    if blocks_gone:
+        family.drop_blocks_(smaller, blocks_gone)
     for module in smaller.modules():
         _sync_layer_(module)
     return smaller
+
+
+def cut_to_widths(model: nn.Module, widths: Mapping[str, int]) -> nn.Module:
+    """A copy in which each site keeps its first units: the shapes of a pruned network, whatever the weights."""
+    sites = find_sites(model)
+    keep = {}
+    for site in sites:
+        runs = np.arange(site.groups)[:, None] * site.width
+        keep[site.name] = (runs + np.arange(widths[site.name])).ravel()
+    return cut(model, sites, keep)
 
 
 def _check(by_name: Mapping[str, Site], name: str, units: np.ndarray) -> None:
@@ -53,6 +69,8 @@ def _check(by_name: Mapping[str, Site], name: str, units: np.ndarray) -> None:
         raise InputError(f"site {name!r} is not in this model; it has {', '.join(list(by_name)[:5])}, ...")
     site = by_name[name]
     if len(units) == 0:
+        if site.axis == "block":
+            return
         raise InputError(f"{name}: no unit is kept; keep at least one")
     if units.min() < 0 or units.max() >= site.units or (np.diff(units) <= 0).any():
         raise InputError(f"{name}: units must be increasing and below {site.units}")

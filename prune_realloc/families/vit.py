@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Any
 
@@ -13,13 +13,16 @@ import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
-from timm.layers import Attention, AttentionPoolLatent, GluMlp, Mlp, SwiGLU
+from timm.layers import Attention, AttentionPoolLatent, GluMlp, LayerScale, Mlp, SwiGLU
 from timm.models.vision_transformer import Block, ResPostBlock, VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
 from prune_realloc.cost import Term
 from prune_realloc.errors import InputError
-from prune_realloc.structure import Gate, OpaqueModule, Site, Slice, Structure
+from prune_realloc.structure import Branch, Gate, OpaqueModule, Pair, Site, Slice, Structure
+
+TIMM_MODULES = ("vision_transformer", "deit")
+"""Where timm defines the networks of this family."""
 
 
 class FreeAttention(nn.Module):
@@ -95,6 +98,8 @@ def describe(model: Any) -> Structure:
     """
     tokens = model.patch_embed.num_patches + model.num_prefix_tokens
     sites: list[Site] = []
+    pairs: list[Pair] = []
+    branches: list[Branch] = []
     terms = _stem_terms(model)
     opaque: list[OpaqueModule] = []
     # norm_pre's output, or the embedded tokens, is what enters the first block
@@ -103,7 +108,9 @@ def describe(model: Any) -> Structure:
     for i, block in enumerate(model.blocks):
         _check_block(i, block)
         prefix = f"blocks.{i}"
-        sites += [*_attention_sites(i, block.attn), _ffn_site(i, block.mlp)]
+        sites += [_block_site(i, block, model.embed_dim), *_attention_sites(i, block.attn), _ffn_site(i, block.mlp)]
+        pairs += _pairs(i, block.attn, sites[-3], sites[-2])
+        branches += _branches(i, block)
         terms += _block_terms(i, block, tokens)
         opaque.append(_opaque_attention(f"{prefix}.attn", block.attn))
         stream_gates += [
@@ -111,7 +118,10 @@ def describe(model: Any) -> Structure:
             for name in ("drop_path1", "drop_path2")
         ]
     if _has_norm(model.blocks[0].attn.q_norm):
-        notes.append("q/k norm: its weights are shared by the heads, so a qk unit is one dimension of all heads")
+        notes.append("q/k norm: its weights are shared by the heads, so a qk unit is one dimension of all heads, and "
+                     "Q/K are not rotated")  # fmt: skip
+    if _has_module(model.blocks[0].attn, "norm") or _has_module(model.blocks[0].attn, "gate"):
+        notes.append("a norm or gate lies between V and proj, so V is not rotated")
     fixed: dict[str, str] = {}
     if model.attn_pool is not None:
         _check_attn_pool(model.attn_pool)
@@ -133,6 +143,11 @@ def describe(model: Any) -> Structure:
         stream_roots={"embed": ("patch_embed.proj.weight", 0)},
         stream_gates={"embed": tuple(stream_gates)},
         fixed=fixed,
+        branches=tuple(branches),
+        pairs=tuple(pairs),
+        exits=("attn_pool.kv",)
+        if model.attn_pool is not None
+        else tuple(name for name in ("head", "head_dist") if isinstance(getattr(model, name, None), nn.Linear)),
         notes=tuple(notes),
     )
 
@@ -146,6 +161,44 @@ def features(model: Any, images: Tensor) -> Tensor:
     """Pooled features (B, D) of a model without a classifier."""
     pooled = model.forward_head(model.forward_features(images), pre_logits=True)
     return pooled if pooled.ndim == 2 else pooled[:, model.num_prefix_tokens :].mean(dim=1)
+
+
+def stream(model: Any, images: Tensor) -> Tensor:
+    """What enters the first branch, shape (B, N, D)."""
+    return model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(images))))
+
+
+def added(model: Any, branch: Branch, x: Tensor) -> Tensor:
+    """What `branch` adds to the stream `x`, shape (B, N, D)."""
+    block, attention = model.blocks[branch.block], branch.name.endswith("attn")
+    module, norm = (block.attn, block.norm1) if attention else (block.mlp, block.norm2)
+    if branch.post_norm:
+        return norm(module(x))
+    return (block.ls1 if attention else block.ls2)(module(norm(x)))
+
+
+def leave(model: Any, x: Tensor) -> Tensor:
+    """The network's output from the stream after its last branch."""
+    return model.forward_head(model.norm(x))
+
+
+def fold_(model: Any) -> None:
+    """Move LayerScale into the layer before it; the function stays."""
+    for block in model.blocks:
+        for name, writer in (("ls1", block.attn.proj), ("ls2", block.mlp.fc2)):
+            scale = getattr(block, name, None)  # a ResPostBlock has none
+            if isinstance(scale, LayerScale):
+                writer.weight.mul_(scale.gamma[:, None])
+                if writer.bias is not None:
+                    writer.bias.mul_(scale.gamma)
+                scale.gamma.fill_(1.0)
+
+
+def drop_blocks_(model: Any, gone: Collection[int]) -> None:
+    """Take whole blocks out; those behind them move up."""
+    model.blocks = nn.Sequential(*(block for i, block in enumerate(model.blocks) if i not in gone))
+    left = [info for i, info in enumerate(model.feature_info) if i not in gone]
+    model.feature_info = [info | {"module": f"blocks.{i}"} for i, info in enumerate(left)]
 
 
 def sync_(model: Any, keep: Mapping[str, np.ndarray]) -> None:
@@ -192,6 +245,35 @@ def _slices(name: str, module: nn.Module, dim: int, index: np.ndarray) -> list[S
         found.append(Slice(f"{name}.weight", dim, index))
     if dim == 0 and getattr(module, "bias", None) is not None:
         found.append(Slice(f"{name}.bias", 0, index))
+    return found
+
+
+def _block_site(i: int, block: Any, embed_dim: int) -> Site:
+    every = np.arange(embed_dim)[None]
+    slices = (Slice(f"blocks.{i}.{name}", 0, np.arange(len(p))[None]) for name, p in block.named_parameters())
+    gates = (Gate(f"blocks.{i}.{name}", "output", every) for name in ("drop_path1", "drop_path2"))
+    return Site("block", i, 1, tuple(slices), tuple(gates))
+
+
+def _branches(i: int, block: Any) -> list[Branch]:
+    post = isinstance(block, ResPostBlock)
+    first = ("fc1_g", "fc1_x") if isinstance(block.mlp, SwiGLU) else ("fc1",)
+    gate = ("gate",) if _has_module(block.attn, "gate") else ()
+    return [
+        Branch(f"blocks.{i}.{name}", i, f"blocks.{i}.{axis}", tuple(f"blocks.{i}.{name}.{r}" for r in readers),
+               f"blocks.{i}.{name}.{writer}", post)
+        for name, axis, readers, writer in (("attn", "v", ("qkv", *gate), "proj"), ("mlp", "ffn", first, "fc2"))
+    ]  # fmt: skip
+
+
+def _pairs(i: int, attn: Any, qk: Site, v: Site) -> list[Pair]:
+    """Q with K, unless a norm acts on them; V with proj, unless a norm or gate lies between."""
+    found = []
+    if not _has_norm(attn.q_norm):
+        q, k = (tuple(Slice(s.parameter, s.dim, s.index[:, [side]]) for s in qk.slices) for side in (0, 1))
+        found.append(Pair(qk.name, q, k, attn.num_heads))
+    if not _has_module(attn, "norm") and not _has_module(attn, "gate"):
+        found.append(Pair(v.name, v.slices[:-1], v.slices[-1:], attn.num_heads))
     return found
 
 
@@ -314,7 +396,8 @@ def _stem_terms(model: Any) -> list[Term]:
 
 def _block_terms(i: int, block: Any, tokens: int) -> list[Term]:
     N, attn, mlp = tokens, block.attn, block.mlp
-    heads, qk, v, ffn = (f"blocks.{i}.{axis}" for axis in ("heads", "qk", "v", "ffn"))
+    whole = f"blocks.{i}"  # 1, or 0 when the block is gone
+    heads, qk, v, ffn = (f"{whole}.{axis}" for axis in ("heads", "qk", "v", "ffn"))
     values = 2 if _has_module(attn, "gate") else 1  # a gated attention has one more projection of V's size
     bias = int(attn.qkv.bias is not None)
     matrices = 3 if isinstance(mlp, GluMlp | SwiGLU) else 2
@@ -328,11 +411,11 @@ def _block_terms(i: int, block: Any, tokens: int) -> list[Term]:
         Term(component="v", sites=("embed", heads, v), params=values, macs=values * N),
         Term(component="v", sites=(heads, v), params=values * bias, macs=N * N),
         Term(component="proj", sites=("embed", heads, v), params=1, macs=N),
-        Term(component="proj", sites=("embed",), params=int(attn.proj.bias is not None)),
+        Term(component="proj", sites=("embed", whole), params=int(attn.proj.bias is not None)),
         Term(component="ffn", sites=("embed", ffn), params=matrices, macs=matrices * N),
         Term(component="ffn", sites=(ffn,), params=(matrices - 1) * int(hidden.bias is not None)),
-        Term(component="ffn", sites=("embed",), params=int(mlp.fc2.bias is not None)),
-        Term(component="norm", sites=("embed",), params=per_channel),
+        Term(component="ffn", sites=("embed", whole), params=int(mlp.fc2.bias is not None)),
+        Term(component="norm", sites=("embed", whole), params=per_channel),
         Term(component="norm", sites=(qk,), params=2 * len(list(attn.q_norm.parameters()))),
         Term(component="norm", sites=(heads, v), params=len(list(attn.norm.parameters()))),
         Term(component="norm", sites=(ffn,), params=len(list(mlp.norm.parameters()))),
@@ -409,6 +492,11 @@ def inferred_args(state: Mapping[str, Tensor], img_size: int | tuple[int, int] |
     return args | {"img_size": img_size}
 
 
+def depth_args(blocks: int) -> dict[str, Any]:
+    """The timm model argument that sets the number of blocks."""
+    return {"depth": blocks}
+
+
 def to_timm_keys(state: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
     """The state dict of an original release (DeiT-III, DINOv2, CLIP, ...) under timm's names."""
     return checkpoint_filter_fn(state, model, adapt_layer_scale=any("gamma_1" in k for k in state))
@@ -425,7 +513,7 @@ def candidates(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 def _outlines() -> tuple[tuple[str, int, int, tuple[int, ...], tuple[int, ...]], ...]:
     """(name, width, depth, patch size, input size) of every timm model of this family; takes about two seconds."""
     found = []
-    for name in timm.list_models(module="deit") + timm.list_models(module="vision_transformer"):
+    for name in [name for module in TIMM_MODULES for name in timm.list_models(module=module)]:
         try:
             with torch.device("meta"):
                 probe: Any = timm.create_model(name, block_fn=_BlockProbe)

@@ -1,0 +1,258 @@
+"""The verb `apply`: a recipe and a checkpoint -> a physically smaller network, and what became of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from prune_realloc.bench import Bench, bench
+from prune_realloc.checkpoint import load_model, save_pruned
+from prune_realloc.compensate import refit_
+from prune_realloc.cost import Cost, total_cost
+from prune_realloc.damage import kept_units
+from prune_realloc.data import open_images, preprocessing
+from prune_realloc.errors import InputError
+from prune_realloc.evaluate import Evaluation, measure
+from prune_realloc.examine import Examined, calibration, examine
+from prune_realloc.importance import WEIGHT_SCORERS
+from prune_realloc.planner import plan
+from prune_realloc.recipe import Plan, Recipe, dump_recipe
+from prune_realloc.session import (
+    ImageStream,
+    Progress,
+    count_classes,
+    evaluation_mode,
+    input_shape,
+    out_of_memory_named,
+    pick_device,
+    require_at_least,
+    use_labels,
+)
+from prune_realloc.sites import find_sites, widths
+from prune_realloc.surgery import cut
+
+RECIPE_FILE, RESULT_FILE = "recipe.yaml", "result.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Applied:
+    """What a recipe made of a network. What was not measured is None."""
+
+    network: nn.Module
+    recipe: Recipe
+    """As it was carried out: with its plan."""
+    source_cost: Cost
+    cost: Cost
+    source_bytes: int
+    """Of the weights in a file."""
+    bytes: int
+    evaluation: Evaluation | None
+    timing: Bench | None
+    notes: tuple[str, ...]
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers, ready for JSON."""
+        found, done = self.evaluation, self.recipe.plan
+        assert done is not None
+        return {
+            "requested": None if done.requested is None else {done.kind: done.requested},
+            "params": {"source": self.source_cost.params, "achieved": self.cost.params},
+            "macs": {"source": self.source_cost.macs, "achieved": self.cost.macs},
+            "bytes": {"source": self.source_bytes, "achieved": self.bytes},
+            "top1": None if found is None or found.top1 is None else
+            {"source": found.source_top1, "achieved": found.top1},
+            "agreement": None if found is None else found.agreement,
+            "kl": None if found is None else found.kl,
+            "samples": 0 if found is None else found.samples,
+            "predicted_damage": done.damage,
+            "latency": None if self.timing is None else [dataclasses.asdict(t) for t in self.timing.timings],
+            "faster": None if self.timing is None else list(self.timing.verdicts()),
+            "notes": list(self.notes),
+        }  # fmt: skip
+
+
+def apply(
+    recipe: Recipe,
+    *,
+    model: nn.Module | None = None,
+    out: str | Path | None = None,
+    eval_split: str = "validation",
+    eval_samples: int = 5000,
+    batch_size: int = 32,
+    workers: int = 0,
+    device: str = "auto",
+    amp: bool = False,
+    timed: bool = True,
+    progress: Progress | None = None,
+) -> Applied:
+    """Cut a network as the recipe says, make up for what is lost, and measure before and after.
+
+    Where the recipe has no plan, the network is analysed and planned first; of that plan and the uniform one at the
+    same budget, the one with the lower calibration loss is carried out. The source is left as it is.
+
+    Args:
+        model: the network, instead of the recipe's source. With neither, the shipped one and its images.
+        out: folder for the pruned network, the recipe as carried out, and the numbers.
+        eval_split, eval_samples: images of the recipe's data set that the outcome is measured on. Where the data has
+            no such split, those are taken that nothing was fitted on.
+        timed: measure latency at batch 1 and 32.
+
+    Raises:
+        InputError: the recipe does not fit the network, the budget cannot be met, or an option cannot be used.
+    """
+    for name, value, least in (
+        ("eval_samples", eval_samples, 1),
+        ("batch_size", batch_size, 1),
+        ("workers", workers, 0),
+    ):
+        require_at_least(name, value, least)
+    target = pick_device(device)
+    net = _source(recipe) if model is None else model
+    data = recipe.data.name
+    if data is None and model is None and recipe.source.ckpt is None and recipe.source.model is None:
+        data = "demo"
+    loading: dict[str, Any] = {
+        "data_dir": recipe.data.data_dir, "labels": recipe.data.labels, "preprocess": recipe.data.preprocess,
+        "batch_size": batch_size, "workers": workers, "seed": recipe.data.seed, "progress": progress,
+    }  # fmt: skip
+    images = None if data is None else calibration(
+        net, data, split=recipe.data.split, samples=recipe.data.samples, **loading)  # fmt: skip
+    if images is None and recipe.scorer not in WEIGHT_SCORERS:
+        raise InputError(
+            f"scorer {recipe.scorer!r} looks at images; name some with --data, or use one of {WEIGHT_SCORERS}"
+        )
+    if recipe.plan is not None:
+        _check_fit(recipe.plan, net, recipe)
+    with evaluation_mode(net, device=target), out_of_memory_named(batch_size):
+        seen = examine(
+            net, None if recipe.scorer in WEIGHT_SCORERS else images, scorer=recipe.scorer,
+            seed=recipe.data.seed, amp=amp, rotate=recipe.compensate.rotate and images is not None,
+            refit=recipe.compensate.refit and images is not None,
+        )  # fmt: skip
+        notes = [*seen.analysis.notes, *_check_weights(recipe, seen, given=model is not None)]
+        done = recipe.plan or plan(seen.analysis, recipe)
+        pruned = _carry_out(done, seen, recipe, images)
+        if recipe.plan is None and recipe.allocation == "damage" and recipe.budget is not None and images is not None:
+            done, pruned, note = _no_worse_than_uniform(done, pruned, seen, recipe, images, net)
+            notes.append(note)
+        found = None
+        if data is not None and count_classes(net):
+            test, remarks = _held_out(net, data, images, eval_split, eval_samples, loading)
+            notes += remarks
+            found = measure(pruned, test, labelled=test.classes is not None, source=net)
+        if images is None:
+            notes.append("without --data nothing was rotated or refitted, and the outcome was not measured")
+        networks = {"source": net, "pruned": pruned}
+        timing = bench(networks, input_shape(net), device=target.type, seconds=2.0) if timed else None
+    pruned.to("cpu")
+    identity = {key: seen.analysis.model[key] for key in ("architecture", "weights_sha256")}
+    planned = recipe.model_copy(update={"plan": done, "source": recipe.source.model_copy(update=identity)})
+    applied = Applied(
+        network=pruned, recipe=planned, source_cost=seen.analysis.cost(),
+        cost=total_cost(seen.analysis.terms, {name: site.width for name, site in done.sites.items()}),
+        source_bytes=_bytes(net), bytes=_bytes(pruned), evaluation=found, timing=timing,
+        notes=tuple(dict.fromkeys(notes)),
+    )  # fmt: skip
+    if out is not None:
+        text = dump_recipe(planned, f"prune-realloc apply {RECIPE_FILE} -o pruned")
+        numbers = json.dumps(applied.summary(), indent=1) + "\n"
+        save_pruned(pruned, out, {RECIPE_FILE: text.encode(), RESULT_FILE: numbers.encode()})
+    return applied
+
+
+def _source(recipe: Recipe) -> nn.Module:
+    source = recipe.source
+    if source.model is not None and source.ckpt is None and not source.pretrained and ":" not in source.model:
+        raise InputError(f"source.model {source.model!r} comes without weights; give its checkpoint with --ckpt, or "
+                         "fetch the published weights with --pretrained")  # fmt: skip
+    # a folder says itself what it holds: it may be the named model after an earlier cut
+    name = None if source.ckpt is not None and Path(source.ckpt).is_dir() else source.model
+    return load_model(
+        name, ckpt=source.ckpt, pretrained=source.pretrained, ema=source.ema, img_size=source.img_size,
+        model_args=source.model_args if name == source.model else None,
+    )  # fmt: skip
+
+
+def _check_fit(planned: Plan, net: nn.Module, recipe: Recipe) -> None:
+    have = widths(find_sites(net))
+    meant = recipe.source.architecture or "another network"
+    for name in (*planned.sites, *have):
+        if name not in have or name not in planned.sites:
+            where = "this model" if name not in have else "the plan"
+            raise InputError(f"plan.sites: {where} has no {name}; the plan is for {meant}, remove it to plan again")
+        if planned.sites[name].of != have[name]:
+            raise InputError(f"plan.sites.{name}: of {planned.sites[name].of}, this model has {have[name]}; the plan "
+                             f"is for {meant}, remove it to plan again")  # fmt: skip
+
+
+def _check_weights(recipe: Recipe, seen: Examined, given: bool) -> list[str]:
+    meant, source = recipe.source.weights_sha256, recipe.source
+    if meant is None or meant == seen.analysis.model["weights_sha256"]:
+        return []
+    if not given and source.ckpt is None and source.model is None:
+        raise InputError("source: the recipe is for a network that only its maker had at hand; give it with --ckpt")
+    return ["the weights are not those that the recipe was made for"]
+
+
+def _carry_out(done: Plan, seen: Examined, recipe: Recipe, images: ImageStream | None) -> nn.Module:
+    """Cut, and make up for it as the recipe says."""
+    keep = kept_units(seen.curves, {name: site.width for name, site in done.sites.items()}, seen.sites)
+    pruned = cut(seen.network, seen.sites, keep)
+    if images is not None and (recipe.compensate.refit or recipe.compensate.mean_shift):
+        refit_(pruned, seen.network, seen.sites, keep, seen.weights, images, ridge=recipe.compensate.refit)
+    return pruned
+
+
+def _no_worse_than_uniform(
+    done: Plan, pruned: nn.Module, seen: Examined, recipe: Recipe, images: ImageStream, net: nn.Module
+) -> tuple[Plan, nn.Module, str]:
+    """The plan and its network, or the uniform ones where these have the lower loss on the calibration images."""
+    try:
+        even = plan(seen.analysis, recipe.model_copy(update={"allocation": "uniform"}))
+    except InputError as error:
+        return done, pruned, f"there is no uniform plan to compare with ({error})"
+    control = _carry_out(even, seen, recipe, images)
+    labelled = images.classes is not None
+    both = [measure(network, images, labelled=labelled, source=net) for network in (pruned, control)]
+    losses = [float((found.loss if labelled else found.kl) or 0.0) for found in both]
+    what = "loss" if labelled else "KL to the source"
+    text = f"calibration {what}: {losses[0]:.4f} nats as planned, {losses[1]:.4f} with uniform widths of equal cost"
+    if losses[1] < losses[0]:
+        return even, control, f"{text}; the uniform plan was carried out"
+    return done, pruned, text
+
+
+def _held_out(
+    net: nn.Module, data: str, images: ImageStream | None, split: str, samples: int, loading: Mapping[str, Any]
+) -> tuple[ImageStream, list[str]]:
+    """Images to measure the outcome on, and what must be said of them."""
+    notes = []
+    skip = 0
+    try:
+        source = open_images(data, split=split, data_dir=loading["data_dir"], samples=samples)
+    except InputError as error:
+        if images is None:
+            raise
+        source = images.images
+        notes.append(f"measured on the data's own split ({error})")
+    if images is not None and (source.count, source.describe(0)) == (images.images.count, images.images.describe(0)):
+        skip = images.wanted if images.wanted < source.count else 0
+        which = "images that nothing was fitted on" if skip else "the calibration images themselves"
+        notes.append(f"there are no images of split {split!r}: measured on {which}")
+    prepare = preprocessing(net, input_shape(net), loading["preprocess"] or {})
+    labelled = use_labels(net, source, loading["labels"])
+    return ImageStream(
+        source, prepare, classes=count_classes(net) if labelled else None, samples=min(samples, source.count - skip),
+        batch_size=max(64, loading["batch_size"]), seed=loading["seed"], workers=loading["workers"], skip=skip,
+        progress=loading["progress"],
+    ), notes  # fmt: skip
+
+
+def _bytes(net: nn.Module) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in net.state_dict().values())
