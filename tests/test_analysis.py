@@ -29,9 +29,10 @@ def make_analysis(**changes):
         "blocks.0.v": np.array([4.0, 4.0, 4.0, -1.0]),
         "blocks.0.ffn": np.array([0.1, 0.2, 3.0, 9.0]),
     }
+    damage = {n: np.linspace(1.0, 0.0, WIDTHS[n] + 1) for n in WIDTHS}
     values = dict(
-        scores=scores, widths=WIDTHS, groups={n: 2 if n[-2:] in ("qk", ".v") else 1 for n in WIDTHS}, terms=TERMS,
-        scorer="fisher", unit="nats", samples=8, seed=0, model={"architecture": "toy"},
+        scores=scores, damage=damage, widths=WIDTHS, groups={n: 2 if n[-2:] in ("qk", ".v") else 1 for n in WIDTHS},
+        terms=TERMS, scorer="fisher", unit="nats", samples=8, seed=0, model={"architecture": "toy"},
         data={"name": "d", "labels": "given"},
         stability={"ffn": 0.9}, loss=0.5, top1=0.75, notes=("n",), versions={"torch": "2"},
     )  # fmt: skip

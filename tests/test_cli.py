@@ -133,7 +133,7 @@ def test_out_of_memory_names_the_flag(run_cli, monkeypatch):
     def exhausted(*args, **kwargs):
         raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    monkeypatch.setattr("prune_realloc.importance.gate_moments", exhausted)
+    monkeypatch.setattr("prune_realloc.examine.gate_moments", exhausted)
     code, _, err = run_cli("analyze", *FAST)
     assert code == 2
     assert "lower --batch-size" in err
@@ -143,7 +143,7 @@ def test_interrupt_leaves_nothing_half_written(run_cli, tmp_path, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("prune_realloc.importance.gate_moments", interrupted)
+    monkeypatch.setattr("prune_realloc.examine.gate_moments", interrupted)
     code, _, err = run_cli("analyze", *FAST, "-o", tmp_path / "run")
     assert code == 130
     assert "Traceback" not in err

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from prune_realloc.data import Batch
 from prune_realloc.errors import InputError
+from prune_realloc.examine import analyze
 from prune_realloc.importance import (
     SCORERS,
     Moments,
     activation_variances,
-    analyze,
     gate_moments,
     gradient_scores,
     masked,

@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, VARIANTS, build
+from conftest import TINY, VARIANTS, build, measured_macs
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from prune_realloc.cost import total_cost
 from prune_realloc.errors import InputError
@@ -11,12 +10,6 @@ from prune_realloc.families import family_of
 from prune_realloc.importance import masked
 from prune_realloc.sites import find_sites, widths
 from prune_realloc.surgery import cut
-
-
-def measured_macs(model, images):
-    with FlopCounterMode(display=False) as counter:
-        model(images)
-    return counter.get_total_flops() / 2
 
 
 def some_units(site, drop=2):
@@ -37,13 +30,13 @@ def test_formula_equals_parameters_and_flop_counter(variant, images_BCHW):
     assert cost.macs == measured_macs(model, images_BCHW[:1])
 
 
-@pytest.mark.parametrize("axis", ["heads", "qk", "v", "ffn"])
+@pytest.mark.parametrize("axis", ["block", "heads", "qk", "v", "ffn"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_cut_equals_mask_inside_a_block(variant, axis, images_BCHW):
     model = build(variant)
     sites = find_sites(model)
     site = next(s for s in sites if s.axis == axis and s.block == 1)
-    keep = some_units(site, drop=1 if axis == "heads" else 2)
+    keep = some_units(site, drop=1 if axis in ("heads", "block") else 2)
     smaller = cut(model, sites, {site.name: keep})
     with torch.no_grad():
         out = smaller(images_BCHW)
@@ -60,9 +53,9 @@ def test_cut_of_every_axis_costs_what_the_formula_says(variant, images_BCHW):
     model = build(variant)
     before = {name: p.clone() for name, p in model.named_parameters()}
     sites = find_sites(model)
-    keep = {s.name: some_units(s, drop=1 if s.axis == "heads" else 2) for s in sites}
+    keep = {s.name: some_units(s, drop=1 if s.axis == "heads" else 2) for s in sites if s.axis != "block"}
     smaller = cut(model, sites, keep)
-    left = {s.name: (len(keep[s.name]) // s.groups) for s in sites}
+    left = {s.name: len(keep[s.name]) // s.groups if s.name in keep else 1 for s in sites}
     cost = total_cost(family_of(model).describe(model).terms, left)
     assert cost.params == sum(p.numel() for p in smaller.parameters())
     assert cost.macs == measured_macs(smaller, images_BCHW[:1])
@@ -70,6 +63,18 @@ def test_cut_of_every_axis_costs_what_the_formula_says(variant, images_BCHW):
     assert widths(find_sites(smaller)) == left
     smaller(images_BCHW).square().sum().backward()
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_block_that_goes_takes_all_its_cost_along(variant, images_BCHW):
+    model = build(variant)
+    sites = find_sites(model)
+    smaller = cut(model, sites, {"blocks.0": np.arange(0)})
+    left = {s.name: 0 if s.block == 0 else s.width for s in sites}
+    cost = total_cost(family_of(model).describe(model).terms, left)
+    assert cost.params == sum(p.numel() for p in smaller.parameters())
+    assert cost.macs == measured_macs(smaller, images_BCHW[:1])
+    assert [s.block for s in find_sites(smaller) if s.axis == "block"] == [0]
 
 
 def test_keeping_everything_changes_nothing(tiny_vit, images_BCHW):
