@@ -17,6 +17,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import takewhile
 from typing import Any
@@ -64,7 +65,10 @@ def rotated(model: nn.Module, structure: Structure, moments: LayerMoments) -> tu
 
 def _logit_basis(moments: LogitMoments) -> tuple[Tensor, Tensor]:
     """A for q and A^-T for k, each (H, K, K)."""
-    bases = [_balance(*both) for both in zip(moments.activation, moments.gradient, strict=True)]
+    bases = [
+        _balance(ridged(activation, torch.zeros_like(activation[0]), _BASIS_RIDGE), gradient)
+        for activation, gradient in zip(moments.activation, moments.gradient, strict=True)
+    ]
     return torch.stack([inverse for _, inverse in bases]), torch.stack([basis.T for basis, _ in bases])
 
 
@@ -76,7 +80,7 @@ def _value_basis(model: nn.Module, pair: Pair, moments: LinearMoments) -> tuple[
     for rows in reader.index[:, 0].reshape(pair.groups, -1):
         index = torch.as_tensor(rows, device=columns.device)
         observed = columns[:, index].T @ moments.gradient @ columns[:, index]
-        _, inverse = _balance(moments.covariance[index][:, index], observed)
+        _, inverse = _balance(ridged(moments.covariance[index][:, index], moments.mean[index], _BASIS_RIDGE), observed)
         found.append(torch.linalg.qr(inverse.T).Q.T)
     both = torch.stack(found)
     return both, both
@@ -84,11 +88,9 @@ def _value_basis(model: nn.Module, pair: Pair, moments: LinearMoments) -> tuple[
 
 def _balance(S: Tensor, O: Tensor) -> tuple[Tensor, Tensor]:  # noqa: E741 (the field's letter)
     """T and T^-1 (K, K) such that T^-1 S T^-T = 1 and T' O T is diagonal, largest first."""
-    eye = torch.eye(len(S), dtype=S.dtype, device=S.device)
-    scale = S.diagonal().mean().clamp(min=torch.finfo(S.dtype).tiny ** 0.5)
-    lower = torch.linalg.cholesky(S + _BASIS_RIDGE * scale * eye)
+    lower = torch.linalg.cholesky(S)
     vectors = torch.linalg.eigh(lower.T @ O @ lower).eigenvectors.flip(1)
-    return lower @ vectors, vectors.T @ torch.linalg.solve_triangular(lower, eye, upper=False)
+    return lower @ vectors, torch.linalg.solve_triangular(lower.T, vectors, upper=True).T
 
 
 def _evened(model: nn.Module, pair: Pair, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,12 +151,12 @@ def refit_(
     narrower = len(channels) < whole
     # what the layers that read the stream should put out: the source's, at the units that are left
     wide = cut(source, sites, {name: units for name, units in keep.items() if name != sites[0].name})
-    device = next(model.parameters()).device
+    first = next(model.parameters())
     share = RIDGE if ridge else None
     added = family.added
-    with torch.no_grad(), _Streams(device) as streams:
+    with torch.no_grad(), _Streams(first) as streams:
         for batch in batches:
-            images = batch.images.to(device)
+            images = batch.images.to(first)
             streams.append(family.stream(source, images), family.stream(model, images))
         left = [branch for branch in structure.branches if branch.block not in gone]
         for branch in structure.branches[: structure.branches.index(left[0])]:
@@ -211,7 +213,7 @@ def fit_(layer: Any, moments: Regression, ridge: float | None, shift: Tensor | f
     x, t = (total / count if centre else torch.zeros_like(total) for total in (moments.x, moments.t))
     if ridge is not None:
         xx, tx = moments.xx / count - torch.outer(x, x), moments.tx / count - torch.outer(t, x)
-        weight = weight + torch.linalg.solve(ridged(xx, ridge), (tx - weight @ xx).T).T
+        weight = weight + torch.linalg.solve(ridged(xx, x, ridge), (tx - weight @ xx).T).T
         layer.weight.copy_(weight)
     if centre:
         layer.bias.copy_(t + shift - weight @ x)
@@ -231,35 +233,46 @@ class _Streams:
     Between two layers they lie in a temporary file, so memory holds one batch however many images there are.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.file = tempfile.TemporaryFile()  # noqa: SIM115 (closed by __exit__)
+    def __init__(self, like: Tensor) -> None:
+        self.device, self.dtype = like.device, like.dtype
+        with _folder_named():
+            self.file = tempfile.TemporaryFile()  # noqa: SIM115 (closed by __exit__)
         self.places: list[tuple[int, torch.Size, torch.Size]] = []
 
     def __enter__(self) -> _Streams:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.file.close()
+        with suppress(OSError):  # what a full folder could not take is not needed any more
+            self.file.close()
 
     def append(self, x: Tensor, y: Tensor) -> None:
         self.places.append((self.file.seek(0, 2), x.shape, y.shape))
         self.replace(len(self.places) - 1, x, y)
 
     def replace(self, i: int, x: Tensor, y: Tensor) -> None:
-        try:
+        with _folder_named():
             self.file.seek(self.places[i][0])
             for part in (x, y):
-                self.file.write(part.float().cpu().numpy().tobytes())
-        except OSError as error:
-            raise InputError(
-                f"temporary folder {tempfile.gettempdir()!r} cannot hold the activations of all images "
-                f"({error.strerror}); set TMPDIR to a larger one, or lower --samples"
-            ) from error
+                self.file.write(part.contiguous().view(torch.uint8).cpu().numpy().tobytes())
+            self.file.flush()
 
     def __iter__(self) -> Iterator[tuple[int, Tensor, Tensor]]:
         for i, (offset, *shapes) in enumerate(self.places):
             self.file.seek(offset)
-            parts = [np.frombuffer(bytearray(self.file.read(4 * s.numel())), np.float32).reshape(s) for s in shapes]
-            x, y = (torch.from_numpy(part).to(self.device) for part in parts)
+            data = [bytearray(self.file.read(self.dtype.itemsize * shape.numel())) for shape in shapes]
+            x, y = (torch.frombuffer(d, dtype=self.dtype).to(self.device).reshape(s)
+                    for d, s in zip(data, shapes, strict=True))  # fmt: skip
             yield i, x, y
+
+
+@contextmanager
+def _folder_named() -> Iterator[None]:
+    """Turns the errors of a full temporary folder into an InputError that names the variable."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"temporary folder {tempfile.tempdir!r} cannot hold the activations of all images ({error.strerror}); "
+            "set TMPDIR to a larger one, or lower --samples"
+        ) from error

@@ -32,6 +32,8 @@ from prune_realloc.structure import Site, Structure, site_name
 
 RIDGE = 1e-4
 """Added to covariances before they are inverted, as a share of their mean variance."""
+_ROUNDING = 1e-13
+"""What sums of squares are known to, as a share of them; a smaller variance is none."""
 _STEPS = 64
 """Units of a site without groups go in this many rounds; their order in a round is by the costs at its start."""
 
@@ -135,7 +137,7 @@ class _Elimination:
     def __init__(self, weight: Tensor, moments: LinearMoments) -> None:
         self.alive = torch.arange(weight.shape[1], device=weight.device)
         self.weight, self.gradient, self.half_tokens = weight, moments.gradient, moments.tokens / 2
-        self.inverse = torch.linalg.inv(ridged(moments.covariance))
+        self.inverse = torch.linalg.inv(ridged(moments.covariance, moments.mean))
 
     def costs(self) -> Tensor:
         """Damage of removing each unit that is left, alone."""
@@ -159,9 +161,15 @@ class _Elimination:
         return self.half_tokens * ((self.gradient @ columns) * columns).sum(0)
 
 
-def ridged(covariance: Tensor, share: float = RIDGE) -> Tensor:
-    """`covariance` with `share` of its mean variance on the diagonal; a dead layer's is made invertible too."""
-    amount = share * covariance.diagonal().mean().clamp(min=torch.finfo(covariance.dtype).tiny ** 0.5)
+def ridged(covariance: Tensor, mean: Tensor, share: float = RIDGE) -> Tensor:
+    """`covariance` with `share` of its mean variance on the diagonal.
+
+    Where the inputs are constant, what is left of `covariance` is rounding, and may be negative: the sum of their
+    squares decides then, and at last (a dead layer) the smallest numbers.
+    """
+    variances = covariance.diagonal()
+    rounding = _ROUNDING * (variances.sum() + mean.square().sum())
+    amount = torch.maximum(share * variances.mean(), rounding).clamp(min=torch.finfo(covariance.dtype).tiny ** 0.5)
     return covariance + amount * torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
 
 

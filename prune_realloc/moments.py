@@ -167,7 +167,7 @@ def layer_moments(
     model: nn.Module, structure: Structure, watch: GradientWatch, batches: Iterable[Batch]
 ) -> LayerMoments:
     """Complete what `watch` collected by the moments of the writers' inputs, from one forward pass."""
-    device = next(model.parameters()).device
+    first = next(model.parameters())
     layers = {branch.site: branch.writer for branch in structure.branches} | {n: n for n in _readers(structure)}
     gradients = {key: watch.gradient(key) for key in layers}
     inputs = {key: Regression() for key in layers}
@@ -180,7 +180,7 @@ def layer_moments(
         hooked(model, [(name, "input", partial(add, key)) for key, name in layers.items()]),
     ):
         for batch in batches:
-            model(batch.images.to(device))
+            model(batch.images.to(first))
     found = {
         key: LinearMoments(len(weight), weight, gradient, inputs[key].mean(), inputs[key].covariance())
         for key, (gradient, weight) in gradients.items()

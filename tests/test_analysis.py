@@ -18,12 +18,13 @@ TERMS = (
     Term(component="ffn", sites=("embed", "blocks.0.ffn"), params=2, macs=20),
     Term(component="head", params=7, macs=5),
 )
-WIDTHS = {"embed": 4, "blocks.0.heads": 2, "blocks.0.qk": 2, "blocks.0.v": 2, "blocks.0.ffn": 4}
+WIDTHS = {"embed": 4, "blocks.0": 1, "blocks.0.heads": 2, "blocks.0.qk": 2, "blocks.0.v": 2, "blocks.0.ffn": 4}
 
 
 def make_analysis(**changes):
     scores = {
         "embed": np.array([1.0, 2.0, 3.0, 4.0]),
+        "blocks.0": np.array([0.5]),
         "blocks.0.heads": np.array([0.5, 0.25]),
         "blocks.0.qk": np.array([8.0, 1.0, 0.5, 6.0]),
         "blocks.0.v": np.array([4.0, 4.0, 4.0, -1.0]),

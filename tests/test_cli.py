@@ -34,7 +34,7 @@ def test_json_is_one_object_on_stdout(run_cli):
     numbers = json.loads(out)
     assert numbers["scorer"] == "loss"
     assert numbers["params"] == sum(c["params"] for c in numbers["components"].values())
-    assert len(numbers["sites"]) == 1 + 12 * 4
+    assert len(numbers["sites"]) == 1 + 12 * 5
 
 
 def test_checkpoint_and_folder_of_images(run_cli, tmp_path):

@@ -62,10 +62,10 @@ def test_gates_equal_gradient_times_weight(tiny_vit, images_BCHW):
                 block + "heads": v.reshape(3, 16).sum(1),
                 block + "ffn": g[block + "mlp.fc2.weight"].sum(0),
             }
-            for writer in ("attn.proj", "mlp.fc2"):
-                per_image["embed"] = (
-                    per_image["embed"] + g[f"{block}{writer}.weight"].sum(1) + g[f"{block}{writer}.bias"]
-                )
+            written = [g[f"{block}{writer}.weight"].sum(1) + g[f"{block}{writer}.bias"]
+                       for writer in ("attn.proj", "mlp.fc2")]  # fmt: skip
+            per_image["embed"] = per_image["embed"] + written[0] + written[1]
+            per_image[block.rstrip(".")] = (written[0] + written[1]).sum()[None]
         # the position of the class token is added to it: both are written once
         for name, s in per_image.items():
             sums[name][b % 2] += s.numpy()
@@ -194,6 +194,9 @@ def test_a_failure_leaves_no_hooks(tiny_vit):
 def test_amp_stays_close(tiny_vit, images_BCHW):
     full, half = moments_of(tiny_vit, images_BCHW), moments_of(tiny_vit, images_BCHW, amp=True)
     for name in full.second:
+        if full.second[name].shape[1] == 1:  # a whole block has no rank
+            np.testing.assert_allclose(half.second[name], full.second[name], rtol=0.1)
+            continue
         assert rank_correlation(full.second[name].sum(0), half.second[name].sum(0)) > 0.8, name
 
 

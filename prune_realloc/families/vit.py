@@ -21,7 +21,7 @@ from prune_realloc.cost import Term
 from prune_realloc.errors import InputError
 from prune_realloc.structure import Branch, Gate, OpaqueModule, Pair, Site, Slice, Structure
 
-TIMM_MODULES = ("vision_transformer", "deit")
+TIMM_MODULES = ("deit", "vision_transformer")
 """Where timm defines the networks of this family."""
 
 
