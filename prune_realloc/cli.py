@@ -25,6 +25,7 @@ from prune_realloc.errors import InputError
 
 if TYPE_CHECKING:
     from prune_realloc.analysis import Analysis
+    from prune_realloc.prune import Applied
 
 app = typer.Typer(
     help="Find where a trained Vision Transformer keeps the parameters that matter.",
@@ -237,7 +238,6 @@ def apply(
     with _quiet_libraries():
         from prune_realloc.prune import apply as run
         from prune_realloc.recipe import build_recipe, load_recipe
-        from prune_realloc.report import outcome_facts, outcome_table, plan_table
 
         values = load_recipe(recipe).model_dump(exclude_none=True)
         source = {"ckpt": ckpt, "model": model, "pretrained": pretrained or None, "ema": ema or None,
@@ -253,20 +253,7 @@ def apply(
                 build_recipe(values), out=out, eval_split=eval_split, eval_samples=eval_samples,
                 batch_size=batch_size, workers=workers, device=device, amp=amp, timed=timed, progress=progress,
             )  # fmt: skip
-    numbers = done.summary()
-    if as_json:
-        print(json.dumps(numbers, indent=1))
-    else:
-        console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
-        console.print(plan_table(done.recipe))
-        console.print()
-        console.print(outcome_table(numbers))
-        for line in outcome_facts(numbers):
-            console.print(line, soft_wrap=True, markup=False)
-    for note in done.notes:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"note: {note}", markup=False)
-    if out is not None:
-        print(f"wrote {out}: timm.create_model('local-dir:{out}', pretrained=True) loads it", file=sys.stderr)
+    _show_outcome(done, out, as_json)
 
 
 @app.command()
@@ -456,14 +443,25 @@ def _failure_is_exit_code_1() -> Iterator[None]:
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for what the steps write.")] = Path("runs/demo"),
 ) -> None:
-    """Every step on the shipped ViT and images: analyze, with table, picture and report."""
+    """Every step on the shipped ViT and images: analyze, plan at half of the MACs, apply, with all they show."""
     with _quiet_libraries():
-        from prune_realloc.examine import analyze as run
+        from prune_realloc.analysis import write_file
+        from prune_realloc.examine import analyze as run_analyze
+        from prune_realloc.planner import plan as run_plan
+        from prune_realloc.prune import apply as run_apply
+        from prune_realloc.recipe import build_recipe, dump_recipe
 
         _check_folder(out)
         with _progress("scoring the shipped ViT") as progress:
-            found = run(progress=progress)
+            found = run_analyze(progress=progress)
         _deliver(found, out, as_json=False)
+        recipe = build_recipe(found.as_recipe() | {"budget": {"keep_macs": 0.5}})
+        recipe = recipe.model_copy(update={"plan": run_plan(found, recipe)})
+        write_file(out / "half.yaml", dump_recipe(recipe, "prune-realloc apply half.yaml -o pruned").encode())
+        with _progress("cutting and refitting it") as progress:
+            done = run_apply(recipe, out=out / "pruned", progress=progress)
+    print()
+    _show_outcome(done, out / "pruned", as_json=False)
 
 
 def main() -> None:
@@ -500,6 +498,28 @@ def _deliver(found: Analysis, out: Path | None, as_json: bool) -> None:
         messages.print(f"note: {note}")
     if out is not None:
         messages.print(f"wrote {out}/analysis.safetensors, analysis.json, retention.png and {page}")
+
+
+def _show_outcome(done: Applied, out: Path | None, as_json: bool) -> None:
+    from prune_realloc.report import outcome_facts, outcome_table, plan_facts, plan_table
+
+    numbers = done.summary()
+    if as_json:
+        print(json.dumps(numbers, indent=1))
+    else:
+        console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
+        console.print(plan_table(done.recipe))
+        for line in plan_facts(done.recipe):
+            console.print(line, soft_wrap=True, markup=False)
+        console.print()
+        console.print(outcome_table(numbers))
+        for line in outcome_facts(numbers):
+            console.print(line, soft_wrap=True, markup=False)
+    messages = Console(stderr=True, highlight=False, soft_wrap=True)
+    for note in done.notes:
+        messages.print(f"note: {note}", markup=False)
+    if out is not None:
+        messages.print(f"wrote {out}; timm.create_model('local-dir:{out}', pretrained=True) loads it", markup=False)
 
 
 def _check_folder(folder: Path) -> None:
