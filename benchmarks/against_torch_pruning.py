@@ -64,13 +64,14 @@ def our_table(data: str) -> list[dict[str, Any]]:
         for share in SHARES:
             recipe = build_recipe({"budget": {"keep_macs": share}, "data": {"samples": CALIBRATION_IMAGES}} | values)
             started = time.perf_counter()
-            done = apply(recipe, timed=False, eval_samples=1, batch_size=128)
+            done = apply(recipe, timed=False, eval_samples=2000, batch_size=128)
             seconds = time.perf_counter() - started
             loss, top1 = evaluate(done.network, *test)
             rows.append({
                 "variant": name, "requested": share, "keep_macs": round(done.cost.macs / done.source_cost.macs, 4),
                 "keep_params": round(done.cost.params / done.source_cost.params, 4), "top1": round(top1, 2),
                 "loss": round(loss, 4), "seconds": round(seconds, 1),
+                "predicted": done.summary()["predicted_damage"], "kl": float(f"{done.summary()['kl']:.3g}"),
             })  # fmt: skip
             print(*(f"{key}={value}" for key, value in rows[-1].items()), flush=True)
     return rows

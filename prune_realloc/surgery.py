@@ -59,8 +59,9 @@ def cut_to_widths(model: nn.Module, widths: Mapping[str, int]) -> nn.Module:
     sites = find_sites(model)
     keep = {}
     for site in sites:
-        runs = np.arange(site.groups)[:, None] * site.width
-        keep[site.name] = (runs + np.arange(widths[site.name])).ravel()
+        if widths[site.name] or site.axis == "block":  # the other sites of a block that goes are gone with it
+            runs = np.arange(site.groups)[:, None] * site.width
+            keep[site.name] = (runs + np.arange(widths[site.name])).ravel()
     return cut(model, sites, keep)
 
 

@@ -173,5 +173,94 @@ def test_demo_runs_every_step(run_cli, tmp_path):
     code, out, err = run_cli("demo", "-o", tmp_path / "demo")
     assert code == 0, err
     assert "top-1" in out
+    assert "Before and after" in out
     assert "1024/1024" in err
-    assert (tmp_path / "demo" / "report.html").is_file()
+    for name in ("report.html", "half.yaml", "pruned/model.safetensors", "pruned/result.json"):
+        assert (tmp_path / "demo" / name).is_file(), name
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    analyze(samples=64, batch_size=32).save(folder)
+    return folder
+
+
+def test_plan_then_apply(run_cli, run_folder, tmp_path):
+    recipe = tmp_path / "half.yaml"
+    code, out, err = run_cli("plan", run_folder, "--keep-macs", 0.5, "--round-to", "ffn=32", "--freeze", "v=10-11",
+                             "--floor", "qk=8", "-o", recipe)  # fmt: skip
+    assert code == 0, err
+    assert "What stays" in out
+    assert run_cli("validate", recipe)[:2] == (0, f"{recipe}: ok\n")
+    code, planned, _ = run_cli("plan", run_folder, "--recipe", recipe, "--json")
+    sites = json.loads(planned)["plan"]["sites"]
+    assert sites["blocks.11.v"] == {"width": 16, "of": 16, "reason": "frozen"}
+    assert all(site["width"] % 32 == 0 for name, site in sites.items() if name.endswith("ffn"))
+    assert all(site["width"] >= 8 for name, site in sites.items() if name.endswith("qk"))
+    args = ("apply", recipe, "--no-bench", "--eval-samples", 100, "-o", tmp_path / "pruned")
+    code, out, err = run_cli(*args, "--json")
+    assert code == 0, err
+    numbers = json.loads(out)
+    assert numbers["macs"]["achieved"] <= numbers["requested"]["macs"]
+    assert set(numbers["top1"]) == {"source", "achieved"}
+    code, out, err = run_cli(*args)
+    assert code == 0, err
+    assert "Before and after" in out
+    code, out, err = run_cli("eval", tmp_path / "pruned", "--data", "demo", "--samples", 50, "--source", "demo")
+    assert code == 0, err
+
+
+def test_apply_plans_by_itself_and_flags_override_the_recipe(run_cli, tmp_path):
+    (tmp_path / "r.yaml").write_text("budget: {keep_params: 0.6}\ndata: {samples: 999999}\n")
+    code, out, err = run_cli("apply", tmp_path / "r.yaml", "--samples", 32, "--eval-samples", 50, "--no-labels",
+                             "--json", "--no-bench")  # fmt: skip
+    assert code == 0, err
+    numbers = json.loads(out)
+    assert numbers["top1"] is None
+    assert 0 < numbers["agreement"] <= 1
+    assert numbers["requested"] == {"params": 362_962}
+
+
+@pytest.mark.parametrize(
+    ("args", "complaint"),
+    [
+        (("--keep-macs", 0), "budget.keep_macs"),
+        (("--keep-macs", 2), "budget.keep_macs"),
+        (("--keep-macs", 0.5, "--macs", "6M"), "excludes"),
+        (("--macs", "many"), "600000000"),
+        ((), "budget"),
+        (("--keep-macs", 0.01), "embed, heads may not change"),
+        (("--keep-macs", 0.5, "--freeze", "qk", "--freeze", "v", "--freeze", "ffn"), "may not change"),
+        (("--keep-macs", 0.5, "--axes", "qk,width"), "width"),
+        (("--keep-macs", 0.5, "--round-to", "ffn"), "KEY=VALUE"),
+        (("--keep-macs", 0.5, "--floor", "ffn=lots"), "rules.ffn"),
+        (("--keep-macs", 0.5, "-o", "/dev/null/half.yaml"), "cannot be written"),
+    ],
+)  # fmt: skip
+def test_bad_plans_are_one_line_and_exit_code_2(run_cli, run_folder, args, complaint):
+    code, out, err = run_cli("plan", run_folder, *args)
+    lines = [line for line in err.splitlines() if line.startswith("prune-realloc:")]
+    assert (code, len(lines), out) == (2, 1, ""), err
+    assert complaint in lines[0]
+
+
+def test_bad_applications_are_one_line_and_exit_code_2(run_cli, tmp_path):
+    (tmp_path / "good.yaml").write_text("budget: {keep_macs: 0.5}\n")
+    (tmp_path / "bad.yaml").write_text("budgte: {keep_macs: 0.5}\n")
+    (tmp_path / "file").touch()
+    for args, complaint in (
+        (("none.yaml",), "cannot be read"),
+        ((tmp_path / "bad.yaml",), "prune-realloc validate"),
+        ((tmp_path / "good.yaml", "--ckpt", tmp_path / "no.pth"), "does not exist"),
+        ((tmp_path / "good.yaml", "--model", "deit_tiny_patch16_224"), "--ckpt"),
+        ((tmp_path / "good.yaml", "-o", tmp_path / "file"), "a file is in the way"),
+        ((tmp_path / "good.yaml", "--samples", 0), "data.samples"),
+        ((tmp_path / "good.yaml", "--eval-samples", 0), "eval_samples"),
+        ((tmp_path / "good.yaml", "--device", "tpu"), "choose auto"),
+    ):
+        code, out, err = run_cli("apply", *args)
+        lines = [line for line in err.splitlines() if line.startswith("prune-realloc:")]
+        assert (code, len(lines), out) == (2, 1, ""), (args, err)
+        assert complaint in lines[0], lines
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.yaml", "file", "good.yaml"]

@@ -160,7 +160,7 @@ def test_the_uniform_plan_is_taken_where_it_has_the_lower_loss(monkeypatch):
     def rigged(*args, **kwargs):
         found = measure(*args, **kwargs)
         value = next(losses, None)
-        return found if value is None else prune.dataclasses.replace(found, loss=value)
+        return found if value is None else prune.dataclasses.replace(found, kl=value)
 
     monkeypatch.setattr(prune, "measure", rigged)
     done = apply(half(), **QUICK)
@@ -284,7 +284,7 @@ def test_a_plan_for_another_network_is_refused(applied, tmp_path):
     other = timm.create_model("vit_tiny_patch16_224", img_size=28, patch_size=4, in_chans=1, num_classes=10)
     with pytest.raises(InputError, match="the plan is for deit_tiny_patch16_224"):
         apply(done.recipe, model=other, out=tmp_path, **QUICK)
-    shallow = build(depth=2)
+    shallow = build(depth=2, num_classes=10, in_chans=1)
     with pytest.raises(InputError, match=r"plan\.sites"):
         apply(done.recipe, model=shallow, **QUICK)
 
