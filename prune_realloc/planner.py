@@ -3,16 +3,15 @@
 Every site has a curve: the damage (nats per image) of keeping only w of its units. Costs are sums of products of
 widths, so with the stream's width given, a block's attention and its FFN are independent choices with a cost and a
 damage each: a multiple-choice knapsack. Dynamic programming over the cost solves it; multiples, floors and ceilings
-only thin out the choices, so they are part of the solution and not of a rounding after it. The lower convex hulls of
-the choices give a bound that no plan can beat (the linear relaxation), which is stated beside the plan.
+only thin out the choices, so they are part of the solution and not of a rounding after it. Putting a price on cost
+gives a bound that no plan can beat (the linear relaxation), which is stated beside the plan.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise, product
-from math import prod
+from math import ceil, prod
 
 import numpy as np
 
@@ -26,7 +25,7 @@ INNER_AXES = ("qk", "v", "ffn")
 """The axes whose units can go without touching any other site."""
 TOLERANCE = 0.01
 """A plan spends at least this close to its budget, and never more."""
-_GRID = 20_000
+_GRID = 50_000
 """Steps of cost, as a part of the source's: the resolution of the dynamic program."""
 _STREAM_WIDTHS = 3
 """Widths of the stream that are solved exactly, the most promising by their bounds."""
@@ -75,11 +74,14 @@ def plan(analysis: Analysis, recipe: Recipe) -> Plan:
     if widths == dict(analysis.widths):
         raise InputError("the plan removes nothing: every rule and budget leaves each width as it is; lower the budget "
                          "or a rule's keep")  # fmt: skip
+    blocks = [width for name, width in widths.items() if site_place(name)[0] == "block"]
+    if blocks and not any(blocks):
+        raise InputError(f"{house.kind}: at {limit:,} no block would be left; raise the budget, or freeze a block")
     cost = total_cost(analysis.terms, widths)
     achieved = house.count(cost)
-    if limit is not None and not limit * (1 - TOLERANCE) <= achieved <= limit:
+    if limit is not None and not house.enough(limit) <= achieved <= limit:
         raise InputError(f"{house.kind}: {limit:,} asked for, {achieved:,} is the nearest below that the multiples "
-                         f"allow ({house.coarsest()}); lower a rule's round_to")  # fmt: skip
+                         f"allow ({house.coarsest()}); lower a rule's round_to, or add to axes")  # fmt: skip
     comparable = analysis.unit == "nats"
     return Plan(
         kind=house.kind, requested=limit, achieved=achieved, source=house.count(house.source),
@@ -94,15 +96,6 @@ def plan(analysis: Analysis, recipe: Recipe) -> Plan:
 # -- what may be chosen ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Choice:
-    """One way to build a component (the attention of a block, its FFN, or the whole block)."""
-
-    widths: tuple[int, ...]
-    cost: int
-    damage: float
-
-
 class _House:
     """The network, its rules, and the choices they leave."""
 
@@ -110,6 +103,7 @@ class _House:
         self.analysis, self.recipe = analysis, recipe
         self.kind = recipe.budget.kind if recipe.budget is not None else "macs"
         self.source = analysis.cost()
+        self.terms = [(term.sites, self.count(Cost(params=term.params, macs=term.macs))) for term in analysis.terms]
         self.rules: dict[str, Rule] = {name: recipe.rule(*site_place(name)) for name in analysis.widths}
         self._check_rules()
         self.choices = {name: self._choices(name) for name in analysis.widths}
@@ -122,13 +116,16 @@ class _House:
         return cost.macs if self.kind == "macs" else cost.params
 
     def cost(self, widths: Widths) -> int:
-        return self.count(total_cost(self.analysis.terms, widths))
+        return self.count(total_cost(self.analysis.terms, _settled(widths)))
+
+    def enough(self, limit: int) -> int:
+        """The least that a plan spends."""
+        return ceil(limit * (1 - TOLERANCE))
 
     def damage(self, widths: Widths) -> float:
         """Sum over the sites; a block that goes takes the damage of its writers, and none of its other sites."""
-        gone = {site_place(name)[1] for name, width in widths.items() if not width}
         return float(sum(self.curves[name][width] for name, width in widths.items()
-                         if site_place(name)[0] == "block" or site_place(name)[1] not in gone))  # fmt: skip
+                         if width or site_place(name)[0] == "block"))  # fmt: skip
 
     def by_rule(self) -> dict[str, int]:
         """Where there is no budget: the rule's width, or the source's."""
@@ -153,10 +150,11 @@ class _House:
         )
 
     def coarsest(self) -> str:
-        steps = {f"{axis} {_multiple(self.rules[name], self.analysis.widths[name])}"
+        steps = {"whole blocks" if axis == "block" else
+                 f"{axis} {_multiple(self.rules[name], self.analysis.widths[name])}"
                  for name in self.choices for axis in [site_place(name)[0]]
-                 if len(self.choices[name]) > 1 and axis != "block"}  # fmt: skip
-        return "round_to " + ", ".join(sorted(steps)) if steps else "no site may change"
+                 if len(self.choices[name]) > 1}  # fmt: skip
+        return ", ".join(sorted(steps))
 
     def components(self) -> list[tuple[str, ...]]:
         """Sites that share a term of the cost, apart from the stream: what is to be chosen together."""
@@ -181,7 +179,6 @@ class _House:
             return f"rule: width {rule.width}" if rule.width is not None else f"rule: keep {rule.keep:g}"
         if self.recipe.budget is None or axis not in self.recipe.axes:
             return f"rule: ceiling {rule.ceiling}" if width < whole else "no rule asks for a cut"
-        saved = self.cost(dict(widths) | {name: whole}) - self.cost(widths)
         unit = "nats" if self.analysis.unit == "nats" else self.analysis.scorer
         if width == whole:
             smaller = [w for w in self.choices[name] if w < whole]
@@ -189,6 +186,10 @@ class _House:
                 return "no narrower width is allowed"
             less = self.cost(widths) - self.cost(dict(widths) | {name: smaller[0]})
             return f"kept; {smaller[0]} would give up {self.curves[name][smaller[0]]:.2g} {unit} for {_short(less)}"
+        # a block takes all its sites with it
+        before = {n: w for n, w in self.analysis.widths.items()
+                  if n == name or (axis == "block" and site_place(n)[1] == block)}  # fmt: skip
+        saved = self.cost(dict(widths) | before) - self.cost(widths)
         given = f"gives up {self.curves[name][width]:.2g} {unit}, saves {_short(saved)} {self.kind}"
         multiple = _multiple(rule, whole)
         if width == self.choices[name][-1] and axis != "block":
@@ -200,9 +201,10 @@ class _House:
     def _check_rules(self) -> None:
         blocks = {block for _, block in map(site_place, self.analysis.widths) if block is not None}
         present = {axis for axis, _ in map(site_place, self.analysis.widths)}
-        for axis in (*self.recipe.axes, *self.recipe.rules):
-            if axis not in present:
-                raise InputError(f"axes: this model has no {axis}; it has {', '.join(sorted(present))}")
+        for field, axes in (("axes", self.recipe.axes), ("rules", self.recipe.rules)):
+            for axis in axes:
+                if axis not in present:
+                    raise InputError(f"{field}: this model has no {axis}; it has {', '.join(sorted(present))}")
         for axis in self.recipe.rules:
             for rule in self.recipe.rules_of(axis):
                 if rule.blocks is not None and not any(rule.covers(block) for block in blocks):
@@ -211,7 +213,7 @@ class _House:
 
     def _stuck(self, axis: str) -> bool:
         names = [name for name in self.choices if site_place(name)[0] == axis]
-        return all(len(self.choices[name]) == 1 for name in names)
+        return bool(names) and all(len(self.choices[name]) == 1 for name in names)
 
     def _choices(self, name: str, movable: bool = True) -> list[int]:
         """Allowed widths, the widest first."""
@@ -224,21 +226,23 @@ class _House:
             if rule.width > whole:
                 raise InputError(f"rules.{axis}.width: {rule.width} is more than the {whole} of {name}; lower it")
             return [rule.width]
-        low, high = min(rule.floor or 1, whole), min(rule.ceiling or whole, whole)
-        if rule.keep is not None:
-            nearest = max(1, round(rule.keep * whole / multiple)) * multiple
-            return [min(max(nearest, low), high)]
-        if not movable or axis not in self.recipe.axes:
-            if rule.ceiling is not None and rule.ceiling < whole:
-                return [rule.ceiling // multiple * multiple or rule.ceiling]
-            return [whole]
         if axis == "block":
-            return [1, 0]
-        inside = [w for w in range(high, low - 1, -1) if w % multiple == 0 or w == whole]
-        if not inside:
+            return [1, 0] if movable and axis in self.recipe.axes else [1]
+        low, high = min(rule.floor or 1, whole), min(rule.ceiling or whole, whole)
+        allowed = [w for w in range(high, low - 1, -1) if w % multiple == 0 or w == whole]
+        if not allowed:
             raise InputError(f"rules.{axis}: no multiple of {multiple} lies between {low} and {high} for {name}; "
                              "change floor, ceiling or round_to")  # fmt: skip
-        return inside
+        if rule.keep is not None:
+            wanted = rule.keep * whole
+            return [min(allowed, key=lambda width: abs(width - wanted))]
+        return allowed if movable and axis in self.recipe.axes else allowed[:1]
+
+
+def _settled(widths: Widths) -> dict[str, int]:
+    """With width 0 for every site of a block that goes."""
+    gone = {site_place(name)[1] for name, width in widths.items() if not width and site_place(name)[0] == "block"}
+    return {name: 0 if site_place(name)[1] in gone else width for name, width in widths.items()}
 
 
 def _multiple(rule: Rule, whole: int) -> int:
@@ -262,173 +266,208 @@ def _short(count: int) -> str:
 # -- least damage ---------------------------------------------------------------------------------------------
 
 
+class _Part:
+    """Sites that are chosen together (the attention of a block, or its FFN), and every way to build them."""
+
+    def __init__(self, house: _House, names: Sequence[str]) -> None:
+        self.names = names
+        grid = np.meshgrid(*(house.choices[name] for name in names), indexing="ij")
+        self.widths = {name: axis.ravel() for name, axis in zip(names, grid, strict=True)}
+        self.damage = sum(np.asarray(house.curves[name])[width] for name, width in self.widths.items())
+        self._terms = [
+            (
+                [n for n in sites if n not in names],
+                each * np.prod([self.widths[n] for n in sites if n in names], axis=0),
+            )
+            for sites, each in house.terms
+            if set(sites) & set(names)
+        ]
+
+    def cost(self, stream: Widths) -> np.ndarray:
+        return sum(prod(stream.get(name, 1) for name in others) * units for others, units in self._terms)
+
+
+class _Block:
+    """Parts that are chosen one by one, or go together."""
+
+    def __init__(self, house: _House, block: int | None, parts: Sequence[_Part]) -> None:
+        self.site, self.parts = site_name("block", block), parts
+        may_go = len(house.choices.get(self.site, ())) > 1
+        self.gone = float(house.curves[self.site][0]) if may_go else np.inf
+        self._terms = [
+            ([n for n in sites if n != self.site], each) for sites, each in house.terms if self.site in sites
+        ]
+
+    def costs(self, stream: Widths) -> list[np.ndarray]:
+        """Of each choice of each part; what the block costs whatever its widths is counted with the first part."""
+        costs = [part.cost(stream) for part in self.parts]
+        costs[0] = costs[0] + sum(each * prod(stream[n] for n in others) for others, each in self._terms)
+        return costs
+
+
+def _blocks(house: _House) -> list[_Block]:
+    parts: dict[int | None, list[_Part]] = {}
+    for names in house.components():
+        parts.setdefault(site_place(names[0])[1], []).append(_Part(house, names))
+    return [_Block(house, block, own) for block, own in parts.items()]
+
+
 def _least_damage(house: _House, limit: int) -> tuple[dict[str, int], float]:
     """Widths of least damage within the budget, and the bound that no plan beats."""
     streams = [name for name in house.choices if site_place(name)[0] == "embed"]
+    outside = [(sites, each) for sites, each in house.terms if set(sites) <= set(streams)]
+    blocks = _blocks(house)
+    relaxed = _relaxation(blocks)
     options = []
     for given in product(*(house.choices[name] for name in streams)):
         stream = dict(zip(streams, given, strict=True))
-        own = sum(house.curves[name][width] for name, width in stream.items())
-        fixed, menus = _menus(house, stream)
-        if fixed + sum(min(choice.cost for choice in menu) for _, menu in menus) <= limit:
-            options.append((own + _bound([menu for _, menu in menus], limit - fixed), given))
+        own = float(sum(house.curves[name][width] for name, width in stream.items()))
+        left = limit - sum(each * prod(stream[name] for name in sites) for sites, each in outside)
+        costs = [block.costs(stream) for block in blocks]
+        most = sum(int(cost.max()) for parts in costs for cost in parts)
+        least = [0 if block.gone < np.inf else sum(int(cost.min()) for cost in parts)
+                 for block, parts in zip(blocks, costs, strict=True)]  # fmt: skip
+        if sum(least) <= left:
+            short = most + limit - left < house.enough(limit)  # even at its widest: the last resort
+            options.append((short, own + relaxed(costs, left), given, left))
     options.sort()
-    best: tuple[float, dict[str, int]] | None = None
-    for _, given in options[:_STREAM_WIDTHS]:
+    best: tuple[bool, float, dict[str, int]] | None = None
+    for _, _, given, left in options[:_STREAM_WIDTHS]:
         stream = dict(zip(streams, given, strict=True))
-        fixed, menus = _menus(house, stream)
-        chosen = _knapsack([menu for _, menu in menus], limit - fixed, house.count(house.source) / _GRID)
+        costs = [block.costs(stream) for block in blocks]
+        chosen = _knapsack(blocks, costs, left, left - limit + house.enough(limit), house.count(house.source))
         if chosen is None:
             continue
-        widths = stream | {
-            name: width for (names, _), choice in zip(menus, chosen, strict=True)
-            for name, width in zip(names, choice.widths, strict=True)
-        }  # fmt: skip
-        widths = {name: widths.get(name, 1) for name in house.choices}  # a block without a choice stays
-        damage = house.damage(widths)
-        if best is None or damage < best[0]:
-            best = damage, widths
+        widths = dict.fromkeys(house.choices, 1) | stream | chosen  # a block without a choice stays
+        found = house.cost(widths) < house.enough(limit), house.damage(widths), widths
+        if best is None or found[:2] < best[:2]:
+            best = found
     if best is None:
         raise InputError(f"{house.kind}: {limit:,} lies so close to the least that the rules allow that no plan was "
                          "found; raise the budget, or lower floors")  # fmt: skip
-    return best[1], min(bound for bound, _ in options)
+    return best[2], min(best[1], *(bound for _, bound, _, _ in options))
 
 
-def _menus(house: _House, stream: Widths) -> tuple[int, list[tuple[tuple[str, ...], list[_Choice]]]]:
-    """Cost of what cannot be chosen, and per component (or whole block) its sites and undominated choices."""
-    terms = [(t.sites, t.macs if house.kind == "macs" else t.params) for t in house.analysis.terms]
-    blocks = {name for name in house.choices if site_place(name)[0] == "block"}
-    by_block: dict[int | None, list[tuple[tuple[str, ...], list[_Choice]]]] = {}
-    for names in house.components():
-        scaled: dict[tuple[int, ...], int] = {}
-        for sites, each in terms:
-            inner = tuple(names.index(name) for name in sites if name in names)
-            if inner:
-                outer = prod(stream.get(n, 1) for n in sites if n not in names)
-                scaled[inner] = scaled.get(inner, 0) + each * outer
-        menu = [
-            _Choice(given, sum(each * prod(given[i] for i in inner) for inner, each in scaled.items()),
-                    float(sum(house.curves[n][w] for n, w in zip(names, given, strict=True))))
-            for given in product(*(house.choices[name] for name in names))
-        ]  # fmt: skip
-        by_block.setdefault(site_place(names[0])[1], []).append((names, _undominated(menu)))
-    fixed = 0
-    menus = []
-    for block, parts in by_block.items():
-        whole = site_name("block", block)
-        constant = sum(each * prod(stream.get(n, 1) for n in sites if n != whole)
-                       for sites, each in terms
-                       if whole in sites)  # fmt: skip
-        if whole in blocks and len(house.choices[whole]) > 1:
-            names = (whole, *(name for sites, _ in parts for name in sites))
-            joint = [_Choice((1, *(w for choice in picks for w in choice.widths)),
-                             constant + sum(choice.cost for choice in picks), sum(choice.damage for choice in picks))
-                     for picks in product(*(_hull(menu) for _, menu in parts))]  # fmt: skip
-            nothing = _Choice((0,) * len(names), 0, float(house.curves[whole][0]))
-            menus.append((names, _undominated([*joint, nothing])))
-        else:
-            fixed += constant
-            menus += parts
-    loose = [(sites, each) for sites, each in terms
-             if all(site_place(name)[0] == "embed" for name in sites)]  # fmt: skip
-    fixed += sum(each * prod(stream[n] for n in sites) for sites, each in loose)
-    return fixed, menus
+def _relaxation(blocks: Sequence[_Block]) -> Callable[[Sequence[Sequence[np.ndarray]], int], float]:
+    """The function (costs, limit) -> least damage at `limit` if choices could be mixed.
 
-
-def _undominated(menu: Sequence[_Choice]) -> list[_Choice]:
-    """Choices that nothing cheaper (or, at the same damage, dearer: a budget is there to be used) is as good as."""
-    kept: list[_Choice] = []
-    for choice in sorted(menu, key=lambda c: (c.cost, c.damage)):
-        last = kept[-1] if kept else None
-        if last is None or choice.damage < last.damage or (choice.damage == last.damage and choice.cost > last.cost):
-            kept.append(choice)
-    return kept
-
-
-def _hull(menu: Sequence[_Choice]) -> list[_Choice]:
-    """The lower convex hull of damage over cost, the cheapest first."""
-    hull: list[_Choice] = []
-    for choice in sorted(menu, key=lambda c: (c.cost, c.damage)):
-        if hull and choice.damage >= hull[-1].damage:
-            continue
-        while len(hull) > 1 and _slope(hull[-2], hull[-1]) >= _slope(hull[-2], choice):
-            hull.pop()
-        hull.append(choice)
-    return hull
-
-
-def _slope(a: _Choice, b: _Choice) -> float:
-    return (b.damage - a.damage) / (b.cost - a.cost)
-
-
-def _bound(menus: Iterable[Sequence[_Choice]], limit: int) -> float:
-    """Least damage at `limit` if choices could be mixed: the hulls' steepest steps first, the last one in part."""
-    damage, steps = 0.0, []
-    for menu in menus:
-        hull = _hull(menu)
-        damage += hull[0].damage
-        limit -= hull[0].cost
-        steps += [(_slope(a, b), b.cost - a.cost) for a, b in pairwise(hull)]
-    for slope, cost in sorted(steps):
-        taken = min(cost, max(limit, 0))
-        damage += slope * taken
-        limit -= taken
-    return damage
-
-
-def _knapsack(menus: Sequence[Sequence[_Choice]], limit: int, grain: float) -> list[_Choice] | None:
-    """One choice of each menu, of least total damage within `limit`; None if there is none.
-
-    Costs are counted in whole grains, rounded up, so what is found fits; the grain does not depend on the limit, so
-    more budget never finds worse.
+    With a price on cost every part has its best choice by itself, and the least of damage + price * (cost - limit) is
+    a bound at any price (Lagrange); the best one is where the spending crosses the limit.
     """
-    size = int(limit / grain) + 1
-    least = np.zeros(size)
-    taken = np.empty((len(menus), size), dtype=np.int32)
-    for row, menu in enumerate(menus):
-        best = np.full(size, np.inf)
-        for number, choice in enumerate(menu):
-            shift = int(np.ceil(choice.cost / grain))
-            if shift < size:
-                candidate = least[: size - shift] + choice.damage
-                # later choices cost more: at equal damage they win, because a budget is there to be used
-                better = candidate <= best[shift:]
-                best[shift:][better] = candidate[better]
-                taken[row, shift:][better] = number
-        least = best
-    if not np.isfinite(least[-1]):
+    parts = [part for block in blocks for part in block.parts]
+    size = max(len(part.damage) for part in parts)
+    damages = np.stack([np.pad(part.damage, (0, size - len(part.damage)), constant_values=np.inf) for part in parts])
+    highest = 1 + sum(float(part.damage.max()) for part in parts)  # per unit of cost: nothing is worth that
+    gone = np.array([block.gone for block in blocks])
+    starts = np.cumsum([0, *(len(block.parts) for block in blocks[:-1])])
+    rows = np.arange(len(parts))
+
+    def bound(costs: Sequence[Sequence[np.ndarray]], limit: int) -> float:
+        padded = np.zeros(damages.shape)
+        for row, cost in zip(padded, (cost for own in costs for cost in own), strict=True):
+            row[: len(cost)] = cost
+        found, low, high = 0.0, 0.0, highest
+        for _ in range(64):
+            price = (low + high) / 2
+            picks = (damages + price * padded).argmin(axis=1)
+            cost = np.add.reduceat(padded[rows, picks], starts)
+            worth = np.add.reduceat(damages[rows, picks], starts) + price * cost
+            found = max(found, float(np.minimum(worth, gone).sum()) - price * limit)
+            low, high = (price, high) if cost[worth <= gone].sum() > limit else (low, price)
+        return found
+
+    return bound
+
+
+def _knapsack(
+    blocks: Sequence[_Block], costs: Sequence[Sequence[np.ndarray]], limit: int, enough: int, source: int
+) -> dict[str, int] | None:
+    """Widths of least total damage within `limit`; None if there are none.
+
+    Costs are counted in whole grains of the source's, rounded up, so what is found fits; the grain does not depend on
+    the limit, so more budget never finds worse. Only where whole blocks go can the least damage leave more of the
+    budget than one multiple; if it spends less than `enough`, it is the least of what spends enough, if anything does.
+    """
+    least = np.full(limit * _GRID // source + 1, np.inf)  # damage so far, by the grains that are spent
+    least[0] = 0.0
+    trail = []
+    for block, own in zip(blocks, costs, strict=True):
+        stays, steps = least, []
+        for part, cost in zip(block.parts, own, strict=True):
+            numbers, grains = _undominated(part.damage, cost, source)
+            steps.append((part, numbers, grains, stays))
+            stays = _with_one_of(stays, grains, part.damage[numbers])
+        trail.append((block, steps, stays, least))
+        least = np.minimum(stays, least + block.gone)
+    if not np.isfinite(least).any():
         return None
-    chosen, place = [], size - 1
-    for row in range(len(menus) - 1, -1, -1):
-        choice = menus[row][taken[row, place]]
-        chosen.append(choice)
-        place -= int(np.ceil(choice.cost / grain))
-    return chosen[::-1]
+    # the dearest of equals, because a budget is there to be used
+    place = int(np.flatnonzero(least == least.min())[-1])
+    safe = max(0, -(-enough * _GRID // source) + sum(len(own) for own in costs))  # enough for certain
+    if place < safe and np.isfinite(least[safe:]).any():
+        place = safe + int(np.flatnonzero(least[safe:] == least[safe:].min())[-1])
+    widths: dict[str, int] = {}
+    for block, steps, stays, before in reversed(trail):
+        if stays[place] > before[place] + block.gone:
+            widths |= dict.fromkeys([block.site, *(name for part in block.parts for name in part.names)], 0)
+            continue
+        for part, numbers, grains, before in reversed(steps):
+            fits = grains <= place
+            totals = before[place - grains[fits]] + part.damage[numbers[fits]]
+            last = np.flatnonzero(totals == totals.min())[-1]
+            widths |= {name: int(width[numbers[last]]) for name, width in part.widths.items()}
+            place -= int(grains[last])
+    return widths
+
+
+def _undominated(damage: np.ndarray, cost: np.ndarray, source: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the choices that nothing cheaper is better than, and their costs in grains, the cheapest first."""
+    order = np.lexsort((damage, cost))
+    order = order[damage[order] <= np.minimum.accumulate(damage[order])]
+    grains = -(-cost[order] * _GRID // source)
+    best = np.append(np.diff(grains) > 0, True)  # the last of those that cost the same number of grains
+    return order[best], grains[best]
+
+
+def _with_one_of(before: np.ndarray, grains: np.ndarray, damage: np.ndarray) -> np.ndarray:
+    """Least damage by the grains that are spent, after one more choice."""
+    after = np.full(len(before), np.inf)
+    for shift, each in zip(grains.tolist(), damage.tolist(), strict=True):
+        if shift < len(before):
+            rest = after[shift:]
+            np.minimum(rest, before[: len(rest)] + each, out=rest)
+    return after
 
 
 # -- the same everywhere --------------------------------------------------------------------------------------
 
 
 def _in_step(house: _House, limit: int, allocation: str) -> dict[str, int]:
-    """All sites (`uniform`), or all axes (`per-axis`), give up the same share; the last step of one multiple decides.
+    """All sites (`uniform`), or all axes (`per-axis`), give up the same share, up to the last steps of one multiple.
 
     `per-axis` takes from each axis what hurts least there, by its hulls, and compares only inside an axis.
     """
     steps = sorted(_uniform_steps(house) if allocation == "uniform" else _axis_steps(house))
     widths = {name: choices[0] for name, choices in house.choices.items()}
 
-    def after(count: int) -> dict[str, int]:
+    def after(taken: Iterable[_Step]) -> dict[str, int]:
         result = dict(widths)
-        for _, _, name, width in steps[:count]:
+        for _, _, name, width in taken:
             result[name] = min(result[name], width)
-        gone = {site_place(name)[1] for name, width in result.items() if not width}
-        return {name: 0 if site_place(name)[1] in gone else width for name, width in result.items()}
+        return _settled(result)
 
     low, high = 0, len(steps)
     while low < high:  # the first number of steps that fits
         middle = (low + high) // 2
-        low, high = (low, middle) if house.cost(after(middle)) <= limit else (middle + 1, high)
-    return after(low)
+        low, high = (low, middle) if house.cost(after(steps[:middle])) <= limit else (middle + 1, high)
+    taken, result = steps[:low], after(steps[:low])
+    for step in reversed(steps[:low]):  # after a coarse last step, the latest finer ones are given back
+        if result[step[2]] != step[3] or house.cost(result) >= house.enough(limit):
+            continue
+        fewer = [other for other in taken if other is not step]
+        if house.cost(after(fewer)) <= limit:
+            taken, result = fewer, after(fewer)
+    return result
 
 
 _Step = tuple[float, int, str, int]
@@ -442,18 +481,38 @@ def _uniform_steps(house: _House) -> Iterator[_Step]:
 
 
 def _axis_steps(house: _House) -> Iterator[_Step]:
+    source = house.count(house.source)
     for axis in house.recipe.axes:
-        ranked = []
+        ranked, total = [], 0
         for place, (name, choices) in enumerate(house.choices.items()):
             if site_place(name)[0] != axis:
                 continue
-            widths = dict(house.analysis.widths)
-            menu = [_Choice((w,), house.cost(widths | {name: w}), float(house.curves[name][w])) for w in choices]
-            hull = _hull(menu)[::-1]
-            ranked += [(_slope(b, a), place, name, b.widths[0], a.cost - b.cost)
-                       for a, b in pairwise(hull)]  # fmt: skip
+            saved = source - house.cost(dict(house.analysis.widths) | {name: 0})
+            each = saved // house.analysis.widths[name]
+            total += saved
+            hull = _hull([(each * width, float(house.curves[name][width]), width) for width in choices])
+            ranked += [(_slope(cheap, dear), place, name, cheap[2], dear[0] - cheap[0])
+                       for cheap, dear in pairwise(hull)]  # fmt: skip
         ranked.sort(key=lambda step: (-step[0], step[1], -step[3]))
-        total, done = sum(step[4] for step in ranked), 0
-        for _, place, name, width, saved in ranked:
-            done += saved
+        done = 0
+        for _, place, name, width, less in ranked:
+            done += less
             yield done / total, place, name, width
+
+
+_Choice = tuple[int, float, int]
+"""Cost, damage, width."""
+
+
+def _hull(menu: Iterable[_Choice]) -> list[_Choice]:
+    """The lower convex hull of damage over cost, the cheapest first; the dearest is always on it."""
+    hull: list[_Choice] = []
+    for choice in sorted(menu):
+        while len(hull) > 1 and _slope(hull[-2], hull[-1]) >= _slope(hull[-2], choice):
+            hull.pop()
+        hull.append(choice)
+    return hull
+
+
+def _slope(a: _Choice, b: _Choice) -> float:
+    return (b[1] - a[1]) / (b[0] - a[0])
