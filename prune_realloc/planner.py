@@ -405,7 +405,7 @@ def _knapsack(
     place = int(np.flatnonzero(least == least.min())[-1])
     safe = max(0, -(-enough * _GRID // source) + sum(len(own) for own in costs))  # enough for certain
     if place < safe and np.isfinite(least[safe:]).any():
-        place = safe + int(np.flatnonzero(least[safe:] == least[safe:].min())[-1])
+        place = safe + int(least[safe:].argmin())
     widths: dict[str, int] = {}
     for block, steps, stays, before in reversed(trail):
         if stays[place] > before[place] + block.gone:
@@ -414,9 +414,9 @@ def _knapsack(
         for part, numbers, grains, before in reversed(steps):
             fits = grains <= place
             totals = before[place - grains[fits]] + part.damage[numbers[fits]]
-            last = np.flatnonzero(totals == totals.min())[-1]
-            widths |= {name: int(width[numbers[last]]) for name, width in part.widths.items()}
-            place -= int(grains[last])
+            best = int(totals.argmin())
+            widths |= {name: int(width[numbers[best]]) for name, width in part.widths.items()}
+            place -= int(grains[best])
     return widths
 
 

@@ -149,21 +149,25 @@ def any_spending():
 
 
 @pytest.mark.parametrize(
-    ("axes", "allowed", "components"),
-    [(INNER, {}, 4), ((*INNER, "heads", "block"), {"heads": (1, 2), "gone": (1,)}, 5)],
-    ids=["inner", "heads and block"],
+    ("axes", "allowed", "grid"),
+    [
+        (INNER, {}, planner._GRID),
+        (INNER, {}, 60),  # coarse: many choices cost the same number of grains
+        ((*INNER, "heads", "block"), {"heads": (1, 2), "gone": (1,)}, planner._GRID),
+    ],
+    ids=["inner", "coarse", "heads and block"],
 )
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10**6), convex=st.booleans(), share=st.floats(0.02, 0.98))
-def test_the_plan_is_that_of_brute_force(axes, allowed, components, seed, convex, share):
+def test_the_plan_is_that_of_brute_force(axes, allowed, grid, seed, convex, share):
     analysis = make_analysis(**TINY, seed=seed, convex=convex)
     costs, damages = every_network(analysis, **allowed)
     limit = int(costs.min() + share * (costs.max() - costs.min()))
-    short = limit - components * -(-macs_of(analysis.widths, TINY["N"]) // planner._GRID)
+    short = limit - 5 * -(-macs_of(analysis.widths, TINY["N"]) // grid)  # four parts and the budget are rounded
     if short < costs.min():
         return
     rules = {"block": {"blocks": 0, "freeze": True}}
-    with any_spending():
+    with any_spending(), mock.patch.object(planner, "_GRID", grid):
         planned = plan(analysis, Recipe(budget={"macs": limit}, axes=axes, rules=rules))
     lost = damage_of(analysis, widths_of(planned))
     best = damages[costs <= limit].min()
@@ -207,7 +211,7 @@ def test_more_budget_never_loses_more(axes, seed, convex):
 def test_a_budget_is_used_where_nothing_is_lost(axes):
     free = {name: np.zeros(width + 1) for name, width in make_analysis(**DEIT_S).widths.items()}
     planned = plan(make_analysis(**DEIT_S, curves=free), Recipe(budget={"keep_macs": 0.7}, axes=axes))
-    assert planned.achieved >= 0.99 * planned.requested
+    assert planned.achieved >= 0.999 * planned.requested
     assert planned.damage == planned.bound == 0
 
 
@@ -478,6 +482,18 @@ def test_per_axis_takes_the_same_share_of_each(deit_s, share, rules):
     shares = [given_up(planned, deit_s, axis) for axis in INNER]
     assert min(shares) > 0.1
     assert max(shares) - min(shares) <= 1.5 * 8 / (64 * 12)  # steps of qk and v
+
+
+def test_per_axis_counts_what_a_cliff_takes(deit_s):
+    # on either side of half the width, a first unit less hurts most: values go by halves
+    half = np.linspace(0, 1, 33) ** 4
+    cliff = np.append(4 - 3 * half[:-1], 1 - half)
+    analysis = make_analysis(**DEIT_S, curves={f"blocks.{i}.v": (1 + i / 12) * cliff for i in range(12)})
+    planned = plan(analysis, Recipe(budget={"keep_macs": 0.75}, allocation="per-axis"))
+    assert set(of_axis(planned, "v")) == {32, 64}
+    assert of_axis(planned, "v") == sorted(of_axis(planned, "v"))
+    shares = [given_up(planned, analysis, axis) for axis in INNER]
+    assert max(shares) - min(shares) <= 1.5 * 32 / (64 * 12)
 
 
 def test_per_axis_compares_inside_an_axis_only():
