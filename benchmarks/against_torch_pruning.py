@@ -132,7 +132,7 @@ def time_compensation(name: str, images: int) -> dict[str, float]:
     keep = kept_units(curves, half, sites)
     smaller = cut(turned, sites, keep)
     marks["cut"] = time.perf_counter()
-    weights = {key: read.weight for key, read in layers.writers.items()}
+    weights = {key: read.weight for key, read in (layers.writers | layers.readers).items()}
     refit_(smaller, turned, sites, keep, weights, batches, ridge=True)
     marks["refit"] = time.perf_counter()
     names = list(marks)

@@ -60,7 +60,7 @@ class Examined:
     sites: tuple[Site, ...]
     curves: Mapping[str, Curve]
     weights: Mapping[str, Tensor]
-    """By a writer's site: how much each token position matters there; empty for scorers without gradients."""
+    """By a writer's site and by a reader: how much each token position matters; empty for scorers without gradients."""
 
 
 def analyze(
@@ -188,7 +188,7 @@ def examine(
                 notes += _training_notes(scorer, moments, classes, labelled)
                 _check_scores(scores, notes)
                 layers = layer_moments(network, structure, watch, images)
-                weights = {site: read.weight for site, read in layers.writers.items()}
+                weights = {name: read.weight for name, read in (layers.writers | layers.readers).items()}
                 if rotate:
                     network, layers = rotated(network, structure, layers)
                 if rotate or refit:
