@@ -157,7 +157,7 @@ def any_spending():
     ],
     ids=["inner", "coarse", "heads and block"],
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6), convex=st.booleans(), share=st.floats(0.02, 0.98))
 def test_the_plan_is_that_of_brute_force(axes, allowed, grid, seed, convex, share):
     analysis = make_analysis(**TINY, seed=seed, convex=convex)
@@ -178,7 +178,7 @@ def test_the_plan_is_that_of_brute_force(axes, allowed, grid, seed, convex, shar
     assert planned.bound == pytest.approx(mixed(costs, damages, limit), rel=1e-3, abs=1e-9)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10**6), convex=st.booleans(), share=st.floats(0.05, 0.95))
 def test_the_bound_holds_for_every_stream_width(seed, convex, share):
     analysis = make_analysis(**TINY, seed=seed, convex=convex)
@@ -192,14 +192,14 @@ def test_the_bound_holds_for_every_stream_width(seed, convex, share):
 
 
 @pytest.mark.parametrize("axes", [INNER, (*INNER, "heads", "block")], ids=["inner", "heads and block"])
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 10**6), convex=st.booleans())
 def test_more_budget_never_loses_more(axes, seed, convex):
     analysis = make_analysis(**TINY, seed=seed, convex=convex)
     source = macs_of(analysis.widths, TINY["N"])
     least = macs_of(analysis.widths | {f"blocks.{i}.{a}": 2 for i in (0, 1) for a in INNER}, TINY["N"])
     rules = {"block": {"blocks": 0, "freeze": True}}
-    budgets = np.linspace(least, source - 1, 40).astype(int)
+    budgets = np.linspace(least, source - 1, 30).astype(int)
     with any_spending():
         plans = [plan(analysis, Recipe(budget={"macs": int(macs)}, axes=axes, rules=rules)) for macs in budgets]
     lost = [damage_of(analysis, widths_of(planned)) for planned in plans]
@@ -236,7 +236,7 @@ def test_the_toy_is_as_large_as_deit_small(deit_s):
 @pytest.mark.parametrize("allocation", ["damage", "uniform", "per-axis"])
 @pytest.mark.parametrize("axes", [INNER, (*INNER, "embed"), (*INNER, "heads")], ids="+".join)
 def test_the_budget_is_met_and_used(deit_s, allocation, axes):
-    for kind, shares in (("keep_macs", (0.3, 0.38, 0.5, 0.62, 0.71, 0.83, 0.9)), ("keep_params", (0.4, 0.5, 0.7))):
+    for kind, shares in (("keep_macs", (0.3, 0.38, 0.5, 0.71, 0.9)), ("keep_params", (0.4, 0.7))):
         for share in shares:
             planned = plan(deit_s, Recipe(budget={kind: share}, allocation=allocation, axes=axes))
             source = deit_s.cost().macs if kind == "keep_macs" else deit_s.cost().params
