@@ -51,8 +51,8 @@ def rotated(model: nn.Module, structure: Structure, moments: LayerMoments) -> tu
         for pair in structure.pairs:
             if pair.site in logits:
                 left, right = _logit_basis(logits[pair.site])
-                logits[pair.site] = _turned_logits(logits[pair.site], left, right)
                 left, right = _evened(turned, pair, left, right)
+                logits[pair.site] = _turned_logits(logits[pair.site], left, right)
             else:
                 left, right = _value_basis(turned, pair, writers[pair.site])
                 writers[pair.site] = _turned_units(writers[pair.site], left)
@@ -137,7 +137,8 @@ def refit_(
 
     Args:
         source: without LayerScale (`fold_`), in the basis that was cut.
-        weights: by a writer's site, of each token position, shape (N,); equal where a site has none.
+        weights: of each token position, shape (N,), by a writer's site and by a layer that reads the stream, as in
+            `LayerMoments`; a reader without takes its writer's, a writer without takes equal ones.
         ridge: False shifts biases only, so that each layer's mean output is what the source's is.
 
     Raises:
@@ -169,7 +170,7 @@ def refit_(
                 for _, x, y in streams:
                     target, _ = _captured(wide, goal, "output", partial(added, wide, theirs, x))
                     given, _ = _captured(model, reader, "input", partial(added, model, mine, y))
-                    regression.add(given, target, weight)
+                    regression.add(given, target, weights.get(branch.readers[0], weight))
                 fit_(model.get_submodule(reader), regression, share)
             # the writer before a block that went stands in for it as far as it can
             behind = takewhile(lambda b: b.block in gone, structure.branches[structure.branches.index(branch) + 1 :])

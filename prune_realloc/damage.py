@@ -32,7 +32,7 @@ from prune_realloc.structure import Site, Structure, site_name
 
 RIDGE = 1e-4
 """Added to covariances before they are inverted, as a share of their mean variance."""
-_ROUNDING = 1e-13
+_ROUNDING = 1e-12
 """What sums of squares are known to, as a share of them; a smaller variance is none."""
 _STEPS = 64
 """Units of a site without groups go in this many rounds; their order in a round is by the costs at its start."""
