@@ -34,6 +34,8 @@ def cut(model: nn.Module, sites: Iterable[Site], keep: Keep) -> nn.Module:
     blocks_gone = {
         site.block for site in by_name.values() if site.axis == "block" and not len(keep.get(site.name, [0]))
     }
+    if blocks_gone and blocks_gone == {site.block for site in by_name.values() if site.axis == "block"}:
+        raise InputError("every block would go; keep at least one")
     keep = {name: units for name, units in keep.items() if by_name[name].axis != "block"}
     gone = _removed_positions(by_name, keep)
     parameters = dict(smaller.named_parameters())

@@ -144,6 +144,7 @@ def test_unknown_networks_and_blocks_are_refused_by_name():
     [
         ({"blocks.9.ffn": [0]}, "blocks.9.ffn"),
         ({"blocks.0.ffn": []}, "keep at least one"),
+        ({"blocks.0": [], "blocks.1": []}, "every block"),
         ({"blocks.0.ffn": [3, 3]}, "increasing"),
         ({"blocks.0.ffn": [999]}, "below 192"),
         ({"blocks.0.v": [0, 1, 17]}, "differ in width"),
