@@ -65,18 +65,24 @@ def __getattr__(name: str) -> Any:
 class _OnceTimmIsThere(MetaPathFinder):
     """timm must know pruned networks as soon as both packages are imported, without this one importing timm."""
 
+    looking = False
+
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != "timm":
+        if fullname != "timm" or self.looking:
             return None
-        sys.meta_path.remove(self)
-        spec = find_spec("timm")
+        self.looking = True  # find_spec asks this finder too
+        try:
+            spec = find_spec("timm")
+        finally:
+            self.looking = False
         if spec is not None and spec.loader is not None:
             run = spec.loader.exec_module
 
             def run_and_register(module: ModuleType) -> None:
                 run(module)
+                sys.meta_path.remove(self)
                 import_module("prune_realloc.pruned")
 
             spec.loader.exec_module = run_and_register  # type: ignore[method-assign]

@@ -106,8 +106,32 @@ def save_pruned(net: Any, folder: str | Path, more: Mapping[str, bytes] | None =
     Raises:
         InputError: the folder cannot be written, or the network cannot be rebuilt from its name and widths.
     """
+    args = check_rebuild(net)
+    config = getattr(net, "pretrained_cfg", None) or {}
+    content = {
+        "architecture": ARCHITECTURE,
+        "num_classes": int(net.num_classes),
+        "num_features": int(net.num_features),
+        "format_version": FORMAT_VERSION,
+        "model_args": args,
+        "pretrained_cfg": {key: value for key, value in config.items() if key in _KEPT_CONFIG and value is not None}
+        | {"input_size": list(family_of(net).example_input(net)[1:]), "num_classes": int(net.num_classes)},
+    }
+    folder = Path(folder)
+    make_folder(folder)
+    text = json.dumps(content, indent=1) + "\n"
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
-    family = family_of(net)
+    weights = safetensors.torch.save(state, metadata={"format": "pt"})
+    write_files(folder, {**(more or {}), "model.safetensors": weights, "config.json": text.encode()})
+
+
+def check_rebuild(net: Any) -> dict[str, Any]:
+    """The arguments from which `build_pruned` builds a network of these shapes.
+
+    Raises:
+        InputError: it cannot; the network was made by hand.
+    """
+    state, family = net.state_dict(), family_of(net)
     config = getattr(net, "pretrained_cfg", None) or {}
     origin = getattr(net, "origin", None) or {
         "source": config.get("architecture"), "source_args": dict(getattr(net, "_model_args", {}))
@@ -118,34 +142,18 @@ def save_pruned(net: Any, folder: str | Path, more: Mapping[str, bytes] | None =
         "source_args": origin["source_args"] | family.inferred_args(state, size) | {"img_size": list(size)},
         "widths": widths(find_sites(net)),
     }
-    _check_rebuild(args, state)
-    content = {
-        "architecture": ARCHITECTURE,
-        "num_classes": int(net.num_classes),
-        "num_features": int(net.num_features),
-        "format_version": FORMAT_VERSION,
-        "model_args": args,
-        "pretrained_cfg": {key: value for key, value in config.items() if key in _KEPT_CONFIG and value is not None}
-        | {"input_size": list(family.example_input(net)[1:]), "num_classes": int(net.num_classes)},
-    }
-    folder = Path(folder)
-    make_folder(folder)
-    text = json.dumps(content, indent=1) + "\n"
-    weights = safetensors.torch.save(state, metadata={"format": "pt"})
-    write_files(folder, {**(more or {}), "model.safetensors": weights, "config.json": text.encode()})
-
-
-def _check_rebuild(args: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
     try:
         with torch.device("meta"):
             again = build_pruned(**args)
     except Exception as error:  # timm's constructors raise many kinds
-        raise InputError(f"model {args['source']!r} cannot be rebuilt with {args['source_args']} ({error}); "
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"model {args['source']!r} cannot be rebuilt with {args['source_args']} ({reason}); "
                          "load it with prune_realloc.load_model") from error  # fmt: skip
     have = {name: tuple(tensor.shape) for name, tensor in again.state_dict().items()}
     if have != {name: tuple(tensor.shape) for name, tensor in state.items()}:
         raise InputError(f"model {args['source']!r} with {args['source_args']} has other shapes than this network; "
                          "load it with prune_realloc.load_model")  # fmt: skip
+    return args
 
 
 def model_identity(net: nn.Module) -> dict[str, Any]:

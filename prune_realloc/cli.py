@@ -132,7 +132,7 @@ def analyze(
         with _progress("scoring") as progress:
             found = run(
                 model, ckpt=ckpt, pretrained=pretrained, ema=ema, img_size=img_size,
-                model_args=_pairs(model_arg or []), data=data, split=split, data_dir=data_dir, labels=labels,
+                model_args=_pairs(model_arg), data=data, split=split, data_dir=data_dir, labels=labels,
                 preprocess=preprocess, scorer=scorer, samples=samples, batch_size=batch_size, workers=workers,
                 device=device, amp=amp, seed=seed, progress=progress,
             )  # fmt: skip
@@ -147,7 +147,8 @@ def plan(
     macs: Annotated[str | None, _option(_PLAN, "--macs", help="Multiply-adds, such as 600M.")] = None,
     params: Annotated[str | None, _option(_PLAN, "--params", help="Parameters, such as 10M.")] = None,
     recipe: Annotated[
-        Path | None, _option(_PLAN, "--recipe", help="Recipe to start from: its rules, axes and budget.")
+        Path | None,
+        _option(_PLAN, "--recipe", help="Recipe to start from: its budget, allocation, axes, rules, compensation."),
     ] = None,
     allocation: Annotated[
         str | None, _option(_PLAN, "--allocation", help="damage (default), uniform or per-axis.")
@@ -174,7 +175,8 @@ def plan(
     from prune_realloc.report import plan_facts, plan_table
 
     found = Analysis.load(analysis)
-    base = load_recipe(recipe).model_dump(exclude_defaults=True, exclude={"plan"}) if recipe is not None else {}
+    taken = {"budget", "allocation", "axes", "rules", "compensate"}
+    base = {} if recipe is None else load_recipe(recipe).model_dump(exclude_defaults=True, include=taken)
     given = {"keep_macs": keep_macs, "keep_params": keep_params, "macs": macs, "params": params}
     budget = {key: value for key, value in given.items() if value is not None}
     changes: dict[str, Any] = {"budget": budget} if budget else {}
@@ -182,7 +184,7 @@ def plan(
     changes |= {"axes": [axis.strip() for axis in axes.split(",")]} if axes is not None else {}
     rules = {axis: list(rs) if isinstance(rs, list) else [rs] for axis, rs in base.get("rules", {}).items()}
     for field, items in (("round_to", round_to), ("floor", floor), ("ceiling", ceiling)):
-        for axis, value in _pairs(items or []).items():
+        for axis, value in _pairs(items, field, "ffn=32").items():
             rules.setdefault(axis, []).append({field: value})
     for item in freeze or []:
         axis, _, blocks = item.partition("=")
@@ -241,9 +243,14 @@ def apply(
 
         values = load_recipe(recipe).model_dump(exclude_none=True)
         source = {"ckpt": ckpt, "model": model, "pretrained": pretrained or None, "ema": ema or None,
-                  "img_size": img_size, "model_args": _pairs(model_arg or []) or None}  # fmt: skip
+                  "img_size": img_size, "model_args": _pairs(model_arg) or None}  # fmt: skip
         images = {"name": data, "split": split, "data_dir": data_dir, "labels": labels, "samples": samples,
                   "seed": seed, "preprocess": _preprocess(mean, std, interpolation, crop_pct) or None}  # fmt: skip
+        # another checkpoint, other images: what the recipe says of its own no longer holds
+        for section, own, new in (("source", ("pretrained", "ema"), ckpt),
+                                  ("data", ("data_dir", "labels", "preprocess"), data)):  # fmt: skip
+            for key in own if new is not None else ():
+                values[section].pop(key, None)
         for section, given in (("source", source), ("data", images)):
             values[section] |= {key: value for key, value in given.items() if value is not None}
         if out is not None:
@@ -310,7 +317,7 @@ def evaluate(
         preprocess = _preprocess(mean, std, interpolation, crop_pct)
         with _progress("evaluating") as progress:
             found = run(
-                model, ckpt=ckpt, ema=ema, img_size=img_size, model_args=_pairs(model_arg or []), source=source,
+                model, ckpt=ckpt, ema=ema, img_size=img_size, model_args=_pairs(model_arg), source=source,
                 data=data, split=split, data_dir=data_dir, labels=labels, preprocess=preprocess, samples=samples,
                 batch_size=batch_size, workers=workers, device=device, seed=seed, progress=progress,
             )  # fmt: skip
@@ -351,9 +358,10 @@ def bench(
     with _quiet_libraries(), _failure_is_exit_code_1():
         from prune_realloc.bench import bench as run
         from prune_realloc.checkpoint import load_model
-        from prune_realloc.evaluate import input_shape, load_source, require_same_input
+        from prune_realloc.evaluate import load_source, require_same_input
+        from prune_realloc.session import input_shape
 
-        net = load_model(model, ckpt=ckpt, ema=ema, img_size=img_size, model_args=_pairs(model_arg or []))
+        net = load_model(model, ckpt=ckpt, ema=ema, img_size=img_size, model_args=_pairs(model_arg))
         models = {"model": net}
         if source is not None:
             models = {"source": load_source(source, img_size=img_size)} | models
@@ -391,10 +399,10 @@ def export(
     """Write the network as ONNX, after ONNX Runtime has computed the same outputs as PyTorch."""
     with _quiet_libraries(), _failure_is_exit_code_1():
         from prune_realloc.checkpoint import load_model
-        from prune_realloc.evaluate import input_shape
         from prune_realloc.export import export_onnx
+        from prune_realloc.session import input_shape
 
-        net = load_model(model, ckpt=ckpt, ema=ema, img_size=img_size, model_args=_pairs(model_arg or []))
+        net = load_model(model, ckpt=ckpt, ema=ema, img_size=img_size, model_args=_pairs(model_arg))
         size = int(batch) if batch.isdecimal() else batch
         found = export_onnx(net, onnx, input_shape=input_shape(net), batch=size, opset=opset)
     rows = [
@@ -531,15 +539,21 @@ def _check_folder(folder: Path) -> None:
     (folder / ".writable").unlink()
 
 
-def _pairs(items: list[str]) -> dict[str, Any]:
+def _pairs(items: list[str] | None, flag: str = "model-arg", example: str = "num_heads=6") -> dict[str, Any]:
     import yaml
 
-    pairs = {}
-    for item in items:
+    pairs: dict[str, Any] = {}
+    for item in items or []:
         key, sign, value = item.partition("=")
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InputError(f"{flag} {item!r}: the value is not YAML; write it as in {example}") from error
         if not sign or not key.isidentifier():
-            raise InputError(f"model-arg {item!r} is not KEY=VALUE, such as num_heads=6")
-        pairs[key] = yaml.safe_load(value)
+            raise InputError(f"{flag} {item!r} is not KEY=VALUE, such as {example}")
+        if key in pairs:
+            raise InputError(f"{flag} {item!r}: {key} is given twice; leave one out")
+        pairs[key] = parsed
     return pairs
 
 

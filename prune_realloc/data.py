@@ -125,9 +125,9 @@ def preprocessing(model: nn.Module, input_size: tuple[int, int, int], overrides:
 
 def iterate(
     source: ImageSource, prepare: Preprocessing, *, samples: int, batch_size: int, seed: int,
-    workers: int = 0, skip: int = 0, unreadable: list[str] | None = None,
+    workers: int = 0, unreadable: list[str] | None = None,
 ) -> Iterator[Batch]:  # fmt: skip
-    """Batches of `samples` images, chosen without replacement and ordered by `seed`, after the first `skip` of them.
+    """Batches of `samples` images, chosen without replacement and ordered by `seed`.
 
     Images that cannot be read are left out and named in `unreadable`.
 
@@ -135,7 +135,7 @@ def iterate(
         InputError: more than `MAX_UNREADABLE` of the images cannot be read.
     """
     skipped = [] if unreadable is None else unreadable
-    chosen = torch.randperm(source.count, generator=torch.Generator().manual_seed(seed))[skip:][:samples].tolist()
+    chosen = torch.randperm(source.count, generator=torch.Generator().manual_seed(seed))[:samples].tolist()
     loader = torch.utils.data.DataLoader(
         _Prepared(source, prepare, chosen), batch_size=batch_size, num_workers=workers, collate_fn=list
     )

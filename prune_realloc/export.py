@@ -16,7 +16,7 @@ from torch import nn
 
 from prune_realloc.analysis import make_folder
 from prune_realloc.errors import InputError
-from prune_realloc.evaluate import evaluation_mode, require_at_least
+from prune_realloc.session import evaluation_mode, require_at_least
 
 TOLERANCE = 1e-4
 """Largest difference between PyTorch and ONNX Runtime, as a share of the largest absolute output."""

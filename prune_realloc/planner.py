@@ -133,10 +133,10 @@ class _House:
 
     def check_budget(self, limit: int) -> None:
         source, least = self.count(self.source), self.cost({name: w[-1] for name, w in self.choices.items()})
-        if limit >= source:
+        most = self.cost({name: w[0] for name, w in self.choices.items()})
+        if limit >= source == most:
             raise InputError(f"{self.kind}: a budget of {limit:,} leaves the source's {source:,} as they are, nothing "
                              "would be removed; lower it")  # fmt: skip
-        most = self.cost({name: w[0] for name, w in self.choices.items()})
         if least <= limit <= most:
             return
         if limit > most:

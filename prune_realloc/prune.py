@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,18 @@ from typing import Any
 from torch import nn
 
 from prune_realloc.bench import Bench, bench
-from prune_realloc.checkpoint import load_model, save_pruned
+from prune_realloc.checkpoint import check_rebuild, load_model, model_identity, save_pruned
 from prune_realloc.compensate import refit_
 from prune_realloc.cost import Cost, total_cost
 from prune_realloc.damage import kept_units
-from prune_realloc.data import open_images, preprocessing
+from prune_realloc.data import Batch, open_images
 from prune_realloc.errors import InputError
 from prune_realloc.evaluate import Evaluation, measure
 from prune_realloc.examine import Examined, calibration, examine
-from prune_realloc.importance import WEIGHT_SCORERS
+from prune_realloc.families import family_of
+from prune_realloc.importance import GRADIENT_SCORERS, WEIGHT_SCORERS
 from prune_realloc.planner import plan
-from prune_realloc.recipe import Plan, Recipe, dump_recipe
+from prune_realloc.recipe import Plan, Recipe, Source, dump_recipe
 from prune_realloc.session import (
     ImageStream,
     Progress,
@@ -99,8 +100,8 @@ def apply(
     Args:
         model: the network, instead of the recipe's source. With neither, the shipped one and its images.
         out: folder for the pruned network, the recipe as carried out, and the numbers.
-        eval_split, eval_samples: images of the recipe's data set that the outcome is measured on. Where the data has
-            no such split, those are taken that nothing was fitted on.
+        eval_split, eval_samples: images of the recipe's data set that the outcome is measured on; those that layers
+            were fitted on are left out.
         timed: measure latency at batch 1 and 32.
 
     Raises:
@@ -127,38 +128,53 @@ def apply(
         raise InputError(
             f"scorer {recipe.scorer!r} looks at images; name some with --data, or use one of {WEIGHT_SCORERS}"
         )
-    if recipe.plan is not None:
-        _check_fit(recipe.plan, net, recipe)
+    notes = _check_fit(recipe, net, given=model is not None)
+    if out is not None:
+        check_rebuild(net)
+    test = None
+    if images is not None and count_classes(net):
+        test = _held_out(net, recipe, str(data), images, eval_split, eval_samples)
     with evaluation_mode(net, device=target), out_of_memory_named(batch_size):
         seen = examine(
-            net, None if recipe.scorer in WEIGHT_SCORERS else images, scorer=recipe.scorer,
-            seed=recipe.data.seed, amp=amp, rotate=recipe.compensate.rotate and images is not None,
+            net, None if recipe.scorer in WEIGHT_SCORERS else images, scorer=recipe.scorer, seed=recipe.data.seed,
+            amp=amp, rotate=recipe.compensate.rotate and images is not None,
             refit=recipe.compensate.refit and images is not None,
         )  # fmt: skip
-        notes = [*seen.analysis.notes, *_check_weights(recipe, seen, given=model is not None)]
+        notes += seen.analysis.notes
+        if recipe.compensate.rotate and images is not None and recipe.scorer not in GRADIENT_SCORERS:
+            notes.append(f"scorer {recipe.scorer} sees no gradients, so Q/K and V were not rotated")
+        allocation: str = recipe.allocation
         done = recipe.plan or plan(seen.analysis, recipe)
         pruned = _carry_out(done, seen, recipe, images)
-        if recipe.plan is None and recipe.allocation == "damage" and recipe.budget is not None and images is not None:
-            done, pruned, note = _no_worse_than_uniform(done, pruned, seen, recipe, images, net)
+        chosen_here = recipe.plan is None and recipe.budget is not None and allocation == "damage"
+        if chosen_here and test is not None and images is not None:
+            allocation, done, pruned, note = _no_worse_than_uniform(done, pruned, seen, recipe, images, net)
             notes.append(note)
         found = None
-        if data is not None and count_classes(net):
-            test, remarks = _held_out(net, data, images, eval_split, eval_samples, loading)
-            notes += remarks
-            found = measure(pruned, test, labelled=test.classes is not None, source=net)
-        if images is None:
+        if test is not None and images is not None:
+            found = measure(pruned, test, labelled=test.stream.classes is not None, source=net)
+            notes += test.stream.notes()
+            if test.left_out:
+                notes.append(f"{test.left_out} of the images of split {eval_split!r} were fitted on and left out")
+            if not found.samples:
+                notes.append("measured on the calibration images, the data has no others; see --eval-split")
+                found = measure(pruned, images, labelled=images.classes is not None, source=net)
+        elif images is None:
             notes.append("without --data nothing was rotated or refitted, and the outcome was not measured")
+        else:
+            notes.append("the model has no classifier: the outcome was not measured")
         networks = {"source": net, "pruned": pruned}
         timing = bench(networks, input_shape(net), device=target.type, seconds=2.0) if timed else None
     pruned.to("cpu")
     identity = {key: seen.analysis.model[key] for key in ("architecture", "weights_sha256")}
+    source = Source(**identity) if model is not None else recipe.source.model_copy(update=identity)
     planned = recipe.model_copy(update={
-        "plan": done, "source": recipe.source.model_copy(update=identity),
+        "plan": done, "allocation": allocation, "source": source,
         "data": recipe.data.model_copy(update={"name": data}),
     })  # fmt: skip
     applied = Applied(
         network=pruned, recipe=planned, source_cost=seen.analysis.cost(),
-        cost=total_cost(seen.analysis.terms, {name: site.width for name, site in done.sites.items()}),
+        cost=total_cost(family_of(pruned).describe(pruned).terms, widths(find_sites(pruned))),
         source_bytes=_bytes(net), bytes=_bytes(pruned), evaluation=found, timing=timing,
         notes=tuple(dict.fromkeys(notes)),
     )  # fmt: skip
@@ -182,25 +198,30 @@ def _source(recipe: Recipe) -> nn.Module:
     )  # fmt: skip
 
 
-def _check_fit(planned: Plan, net: nn.Module, recipe: Recipe) -> None:
+def _check_fit(recipe: Recipe, net: nn.Module, given: bool) -> list[str]:
+    """Is the recipe for this network? Returns what must be said."""
+    source, planned = recipe.source, recipe.plan
+    other = source.weights_sha256 is not None and source.weights_sha256 != model_identity(net)["weights_sha256"]
+    if other and not given and source.ckpt is None and source.model is None:
+        raise InputError("source: the recipe is for a network that only its maker had at hand; give it with --ckpt")
+    if planned is not None:
+        _check_plan(planned, net, source.architecture or "another network")
+    return ["the weights are not those that the recipe was made for"] if other else []
+
+
+def _check_plan(planned: Plan, net: nn.Module, meant: str) -> None:
     have = widths(find_sites(net))
-    meant = recipe.source.architecture or "another network"
+    remedy = f"the plan is for {meant}, remove it to plan again"
     for name in (*planned.sites, *have):
         if name not in have or name not in planned.sites:
-            where = "this model" if name not in have else "the plan"
-            raise InputError(f"plan.sites: {where} has no {name}; the plan is for {meant}, remove it to plan again")
+            raise InputError(f"plan.sites: {'this model' if name not in have else 'the plan'} has no {name}; {remedy}")
         if planned.sites[name].of != have[name]:
-            raise InputError(f"plan.sites.{name}: of {planned.sites[name].of}, this model has {have[name]}; the plan "
-                             f"is for {meant}, remove it to plan again")  # fmt: skip
-
-
-def _check_weights(recipe: Recipe, seen: Examined, given: bool) -> list[str]:
-    meant, source = recipe.source.weights_sha256, recipe.source
-    if meant is None or meant == seen.analysis.model["weights_sha256"]:
-        return []
-    if not given and source.ckpt is None and source.model is None:
-        raise InputError("source: the recipe is for a network that only its maker had at hand; give it with --ckpt")
-    return ["the weights are not those that the recipe was made for"]
+            raise InputError(f"plan.sites.{name}: of {planned.sites[name].of}, this model has {have[name]}; {remedy}")
+    cost = total_cost(family_of(net).describe(net).terms, have)
+    costs = cost.macs if planned.kind == "macs" else cost.params
+    if planned.source != costs:
+        raise InputError(f"plan.source: {planned.source:,} {planned.kind}, this model has {costs:,}, perhaps at "
+                         f"another input size; {remedy}")  # fmt: skip
 
 
 def _carry_out(done: Plan, seen: Examined, recipe: Recipe, images: ImageStream | None) -> nn.Module:
@@ -214,46 +235,55 @@ def _carry_out(done: Plan, seen: Examined, recipe: Recipe, images: ImageStream |
 
 def _no_worse_than_uniform(
     done: Plan, pruned: nn.Module, seen: Examined, recipe: Recipe, images: ImageStream, net: nn.Module
-) -> tuple[Plan, nn.Module, str]:
-    """The plan and its network, or the uniform ones where these are nearer to the source on the calibration images."""
+) -> tuple[str, Plan, nn.Module, str]:
+    """Allocation, plan, network and a note: those given, or the uniform ones where these are nearer to the source."""
     try:
         even = plan(seen.analysis, recipe.model_copy(update={"allocation": "uniform"}))
     except InputError as error:
-        return done, pruned, f"there is no uniform plan to compare with ({error})"
+        return "damage", done, pruned, f"there is no uniform plan to compare with ({error})"
     control = _carry_out(even, seen, recipe, images)
     # against the source's own predictions: on labels, noise of either sign drowns what a good cut adds
     planned, uniform = (float(measure(network, images, labelled=False, source=net).kl or 0.0)
                         for network in (pruned, control))  # fmt: skip
     text = f"calibration loss added: {planned:.2g} nats as planned, {uniform:.2g} with uniform widths of equal cost"
     if uniform < planned:
-        return even, control, f"{text}; the uniform plan was carried out"
-    return done, pruned, text
+        return "uniform", even, control, f"{text}; the uniform plan was carried out"
+    return "damage", done, pruned, text
 
 
-def _held_out(
-    net: nn.Module, data: str, images: ImageStream | None, split: str, samples: int, loading: Mapping[str, Any]
-) -> tuple[ImageStream, list[str]]:
-    """Images to measure the outcome on, and what must be said of them."""
-    notes = []
-    skip = 0
+def _held_out(net: nn.Module, recipe: Recipe, data: str, images: ImageStream, split: str, samples: int) -> _Unseen:
+    """The images to measure the outcome on."""
     try:
-        source = open_images(data, split=split, data_dir=loading["data_dir"], samples=samples)
+        source = open_images(data, split=split, data_dir=recipe.data.data_dir, samples=samples + images.wanted)
     except InputError as error:
-        if images is None:
-            raise
-        source = images.images
-        notes.append(f"measured on the data's own split ({error})")
-    if images is not None and (source.count, source.describe(0)) == (images.images.count, images.images.describe(0)):
-        skip = images.wanted if images.wanted < source.count else 0
-        which = "images that nothing was fitted on" if skip else "the calibration images themselves"
-        notes.append(f"there are no images of split {split!r}: measured on {which}")
-    prepare = preprocessing(net, input_shape(net), loading["preprocess"] or {})
-    labelled = use_labels(net, source, loading["labels"])
-    return ImageStream(
-        source, prepare, classes=count_classes(net) if labelled else None, samples=min(samples, source.count - skip),
-        batch_size=max(64, loading["batch_size"]), seed=loading["seed"], workers=loading["workers"], skip=skip,
-        progress=loading["progress"],
-    ), notes  # fmt: skip
+        raise InputError(f"eval_split {split!r}: {error}; name another with --eval-split") from error
+    labelled = images.classes is not None and use_labels(net, source, True)
+    stream = ImageStream(
+        source, images.prepare, classes=count_classes(net) if labelled else None,
+        samples=min(samples + images.wanted, source.count), progress=images.progress, **images.loading,
+    )  # fmt: skip
+    return _Unseen(stream, images, samples)
+
+
+class _Unseen:
+    """The first images of a stream that nothing was fitted on, told by their checksums."""
+
+    def __init__(self, stream: ImageStream, fitted: ImageStream, count: int) -> None:
+        self.stream, self.fitted, self.count, self.left_out = stream, fitted, count, 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        fitted, left = set(self.fitted.checksums), self.count
+        self.left_out = 0
+        for batch in self.stream:
+            fresh = [i for i, checksum in enumerate(batch.checksums) if checksum not in fitted]
+            self.left_out += len(batch.checksums) - len(fresh)
+            fresh = fresh[:left]
+            left -= len(fresh)
+            if fresh:
+                yield Batch(batch.positions[fresh], batch.images[fresh], batch.labels[fresh],
+                            tuple(batch.checksums[i] for i in fresh))  # fmt: skip
+            if not left:
+                return
 
 
 def _bytes(net: nn.Module) -> int:

@@ -37,7 +37,7 @@ from typing_extensions import Self
 from prune_realloc.errors import InputError
 
 RecipeAxis = Literal["qk", "v", "ffn", "heads", "embed", "block"]
-"""The axes of `structure.Axis`, and `block`: whole blocks may go."""
+"""`structure.Axis`, in the order in which recipes list them."""
 Scorer = Literal["fisher", "taylor", "loss", "activation", "magnitude", "magnitude-l1", "random"]
 SCHEMA_FILE = "recipe.schema.json"
 """Ships beside this module; a dumped recipe names it for editors."""
@@ -350,6 +350,17 @@ class Plan(_Part):
     """No plan at this budget has less predicted damage than this, in nats per image."""
     sites: dict[StrictStr, SitePlan]
     """Site name -> decision: embed, blocks.0.qk, or blocks.3 for a whole block."""
+
+    def _conflicts(self) -> Iterator[_Conflict]:
+        for name, site in self.sites.items():
+            whole = ".".join(name.split(".")[:2])
+            if name == whole and "." in name:
+                continue
+            block_goes = whole in self.sites and "." in name and not self.sites[whole].width
+            if not site.width and not block_goes:
+                yield _Conflict(("sites", name, "width"), "is 0, but its block stays; keep at least 1")
+            if site.width and block_goes:
+                yield _Conflict(("sites", name, "width"), f"is {site.width}, but its block {whole} goes; it must be 0")
 
 
 class Recipe(_Part):

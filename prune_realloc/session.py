@@ -109,13 +109,12 @@ class ImageStream:
 
     def __init__(
         self, images: ImageSource, prepare: Preprocessing, *, classes: int | None, samples: int | None,
-        batch_size: int, seed: int, workers: int = 0, skip: int = 0, progress: Progress | None = None,
+        batch_size: int, seed: int, workers: int = 0, progress: Progress | None = None,
     ) -> None:  # fmt: skip
-        """`classes`: how many the labels may name; None: they are not read. `samples`: None takes all after `skip`."""
+        """`classes`: how many the labels may name; None: they are not read. `samples`: None takes all."""
         self.images, self.prepare, self.classes, self.progress = images, prepare, classes, progress
-        there = images.count - skip
-        self.asked, self.wanted = samples, min(samples or there, there)
-        self.loading: dict[str, int] = {"batch_size": batch_size, "seed": seed, "workers": workers, "skip": skip}
+        self.asked, self.wanted = samples, min(samples or images.count, images.count)
+        self.loading: dict[str, int] = {"batch_size": batch_size, "seed": seed, "workers": workers}
         self.unreadable: list[str] = []
         self.checksums: list[int] = []
 

@@ -211,6 +211,20 @@ def test_plan_then_apply(run_cli, run_folder, tmp_path):
     assert code == 0, err
 
 
+def test_plan_takes_rules_from_a_recipe_and_the_rest_from_the_analysis(run_cli, run_folder, tmp_path):
+    (tmp_path / "rules.yaml").write_text(
+        "source: {model: deit_small_patch16_224}\ndata: {samples: 5}\nscorer: magnitude\n"
+        "budget: {keep_macs: 0.6}\nrules: {v: {freeze: true}}\n"
+    )
+    code, out, err = run_cli("plan", run_folder, "--recipe", tmp_path / "rules.yaml", "--json")
+    assert code == 0, err
+    planned = json.loads(out)
+    assert planned["source"].get("model") is None
+    assert (planned["data"]["samples"], planned["scorer"]) == (64, "fisher")
+    assert planned["budget"] == {"keep_macs": 0.6}
+    assert planned["plan"]["sites"]["blocks.3.v"]["reason"] == "frozen"
+
+
 def test_apply_plans_by_itself_and_flags_override_the_recipe(run_cli, tmp_path):
     (tmp_path / "r.yaml").write_text("budget: {keep_params: 0.6}\ndata: {samples: 999999}\n")
     code, out, err = run_cli("apply", tmp_path / "r.yaml", "--samples", 32, "--eval-samples", 50, "--no-labels",
@@ -233,7 +247,9 @@ def test_apply_plans_by_itself_and_flags_override_the_recipe(run_cli, tmp_path):
         (("--keep-macs", 0.01), "embed, heads may not change"),
         (("--keep-macs", 0.5, "--freeze", "qk", "--freeze", "v", "--freeze", "ffn"), "may not change"),
         (("--keep-macs", 0.5, "--axes", "qk,width"), "width"),
-        (("--keep-macs", 0.5, "--round-to", "ffn"), "KEY=VALUE"),
+        (("--keep-macs", 0.5, "--round-to", "ffn"), "round_to 'ffn' is not KEY=VALUE, such as ffn=32"),
+        (("--keep-macs", 0.5, "--floor", "qk=["), "floor 'qk=['"),
+        (("--keep-macs", 0.5, "--floor", "qk=4", "--floor", "qk=8"), "given twice"),
         (("--keep-macs", 0.5, "--floor", "ffn=lots"), "rules.ffn"),
         (("--keep-macs", 0.5, "-o", "/dev/null/half.yaml"), "cannot be written"),
     ],

@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 from conftest import VARIANTS, build, measured_macs
+from PIL import Image
 from timm.utils import ModelEmaV3
 
 from prune_realloc import apply, build_recipe, find_sites, load_model, load_pruned, load_recipe, save_pruned
@@ -253,6 +254,62 @@ def test_damaged_folders_are_refused(applied, tmp_path):
         load_pruned(tmp_path)
     with pytest.raises(InputError, match="no pruned network"):
         load_pruned(load_model.__globals__["DEMO"])
+
+
+# -- what is measured, and what must be said ------------------------------------------------------------------
+
+
+def folder_of_images(folder, parts):
+    for part, count in parts.items():
+        for label in range(10):
+            (folder / part / str(label)).mkdir(parents=True)
+            for i in range(count):
+                pixels = np.random.default_rng([label, i, len(part)]).integers(0, 255, (28, 28), np.uint8)
+                Image.fromarray(pixels).save(folder / part / str(label) / f"{i}.png")
+    return str(folder)
+
+
+@pytest.mark.parametrize(("parts", "left", "measured"), [({"train": 6}, 40, 20), ({"train": 6, "val": 2}, 0, 20)])
+def test_images_that_layers_were_fitted_on_are_not_measured(tmp_path, parts, left, measured):
+    data = {"name": folder_of_images(tmp_path, parts), "samples": 40}
+    done = apply(half(data=data, axes=["ffn"]), **QUICK | {"batch_size": 16})
+    assert done.evaluation.samples == measured
+    assert any(f"{left} of the images" in note for note in done.notes) == bool(left)
+
+
+def test_where_all_images_were_fitted_on_it_is_said(tmp_path):
+    data = {"name": folder_of_images(tmp_path, {"train": 2}), "samples": 64}
+    done = apply(half(data=data), **QUICK)
+    assert done.evaluation.samples == 20
+    assert any("measured on the calibration images" in note for note in done.notes)
+
+
+def test_a_network_without_a_classifier_is_cut_too(tmp_path):
+    data = {"name": folder_of_images(tmp_path / "images", {"train": 2}), "samples": 16}
+    model = build("registers", in_chans=1, img_size=28, patch_size=7, num_classes=0)
+    done = apply(half(data=data, axes=["embed", "ffn"]), model=model, out=tmp_path / "out", **QUICK)
+    assert done.evaluation is None
+    assert any("no classifier" in note for note in done.notes)
+    images = torch.randn(2, 1, 28, 28)
+    assert torch.equal(load_pruned(tmp_path / "out")(images), done.network.eval()(images))
+
+
+def test_a_plan_for_another_input_size_is_refused(applied):
+    done, _ = applied
+    with pytest.raises(InputError, match="another input size"):
+        apply(done.recipe, model=load_model(img_size=32), **QUICK)
+
+
+def test_timm_knows_pruned_networks_even_after_others_looked_for_it(applied):
+    _, folder = applied
+    probe = f"""
+import importlib.util, prune_realloc
+importlib.util.find_spec("timm")
+import timm
+print(type(timm.create_model("local-dir:{folder}", pretrained=True)).__name__)
+"""
+    out = subprocess.run([sys.executable, "-W", "ignore", "-c", probe], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "VisionTransformer"
 
 
 # -- bad input ------------------------------------------------------------------------------------------------

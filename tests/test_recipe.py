@@ -556,3 +556,24 @@ print("HEAVY", [m for m in ("torch", "timm", "matplotlib") if m in sys.modules])
     out = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True).stdout
     assert "ok" in out
     assert "HEAVY []" in out
+
+
+@pytest.mark.parametrize(
+    ("block", "ffn", "complaint"),
+    [(1, 0, "plan.sites.blocks.0.ffn.width: is 0, but its block stays"),
+     (0, 8, "plan.sites.blocks.0.ffn.width: is 8, but its block blocks.0 goes"), (0, 0, None), (1, 8, None)],
+)  # fmt: skip
+def test_planned_widths_that_no_network_has(block, ffn, complaint):
+    text = f"""
+plan:
+  kind: macs
+  achieved: 5
+  source: 9
+  macs: 5
+  params: 5
+  sites:
+    blocks.0: {{width: {block}, of: 1, reason: x}}
+    blocks.0.ffn: {{width: {ffn}, of: 16, reason: x}}
+"""
+    problems = [str(problem) for problem in check_recipe(text)]
+    assert [complaint in problem for problem in problems] == [True] if complaint else problems == []
