@@ -163,7 +163,7 @@ def _scratch_folder(path: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
             yield Path(folder)
     except OSError as error:
-        raise InputError(f"output {str(path)!r} cannot be written: {error.strerror}") from error
+        raise InputError(f"output {str(path)!r} cannot be written: {error.strerror or error}") from error
 
 
 @contextmanager
