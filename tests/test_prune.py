@@ -245,7 +245,7 @@ def test_damaged_folders_are_refused(applied, tmp_path):
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     config = json.loads((tmp_path / "config.json").read_text())
-    config["model_args"]["widths"]["blocks.0.ffn"] += 8
+    config["model_args"]["widths"]["blocks.0.ffn"] -= 8
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=r"mlp\.fc1"):
         load_pruned(tmp_path)
