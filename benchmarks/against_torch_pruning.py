@@ -163,7 +163,7 @@ def main() -> None:
             ours, theirs = (half.result() for half in halves)
         test = load_tensors(load_model(), args.data, "test")
         record = origin | {
-            "command": "python benchmarks/against_torch_pruning.py --accuracy docs/pruning.json",
+            "command": f"python benchmarks/against_torch_pruning.py --accuracy docs/pruning.json --data {args.data}",
             "model": model_identity(load_model()), "test_images": len(test[1]),
             "dense": dict(zip(("loss", "top1"), (round(v, 4) for v in evaluate(load_model(), *test)), strict=True)),
             "ours": ours, "torch_pruning": theirs,

@@ -136,29 +136,31 @@ class _Elimination:
 
     def __init__(self, weight: Tensor, moments: LinearMoments) -> None:
         self.alive = torch.arange(weight.shape[1], device=weight.device)
-        self.weight, self.gradient, self.half_tokens = weight, moments.gradient, moments.tokens / 2
+        # with R'R = N / 2 G, the squared length of a column of R W is what an error of that shape costs
+        values, vectors = torch.linalg.eigh(moments.tokens / 2 * moments.gradient)
+        self.weight = values.clamp(min=0).sqrt()[:, None] * (vectors.T @ weight)
         self.inverse = torch.linalg.inv(ridged(moments.covariance, moments.mean))
 
     def costs(self) -> Tensor:
         """Damage of removing each unit that is left, alone."""
-        return self._power(self.weight) / self.inverse.diagonal()
+        return self.weight.square().sum(0) / self.inverse.diagonal()
 
     def remove_(self, positions: Tensor) -> Tensor:
         """Take units out in the given order; returns the damage that each adds."""
         stays = torch.ones(len(self.alive), dtype=torch.bool, device=positions.device)
         stays[positions] = False
+        left = stays.nonzero().squeeze(1)
         lower = torch.linalg.cholesky(self.inverse[positions][:, positions])
         # row i of L^-1 W_P' is unit i's column in W after those before it went, over the square root of [C^-1]_ii
-        gone = torch.linalg.solve_triangular(lower, self.weight[:, positions].T, upper=False).T
-        damage = self._power(gone)
-        update = torch.cholesky_solve(self.inverse[positions][:, stays], lower)
-        self.weight = self.weight[:, stays] - self.weight[:, positions] @ update
-        self.inverse = self.inverse[stays][:, stays] - self.inverse[stays][:, positions] @ update
-        self.alive = self.alive[stays]
+        gone = self.weight[:, positions]
+        damage = torch.linalg.solve_triangular(lower, gone.T, upper=False).square().sum(1)
+        rest = self.inverse.index_select(0, left)
+        across = rest.index_select(1, positions)
+        update = torch.cholesky_solve(across.T, lower)
+        self.weight = self.weight.index_select(1, left).addmm_(gone, update, alpha=-1)
+        self.inverse = rest.index_select(1, left).addmm_(across, update, alpha=-1)
+        self.alive = self.alive[left]
         return damage
-
-    def _power(self, columns: Tensor) -> Tensor:
-        return self.half_tokens * ((self.gradient @ columns) * columns).sum(0)
 
 
 def ridged(covariance: Tensor, mean: Tensor, share: float = RIDGE) -> Tensor:

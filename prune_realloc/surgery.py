@@ -30,7 +30,6 @@ def cut(model: nn.Module, sites: Iterable[Site], keep: Keep) -> nn.Module:
     for name, units in keep.items():
         _check(by_name, name, np.asarray(units))
         _check_groups(by_name[name], units, keep)
-    smaller = copy.deepcopy(model)
     blocks_gone = {
         site.block for site in by_name.values() if site.axis == "block" and not len(keep.get(site.name, [0]))
     }
@@ -38,15 +37,15 @@ def cut(model: nn.Module, sites: Iterable[Site], keep: Keep) -> nn.Module:
         raise InputError("every block would go; keep at least one")
     keep = {name: units for name, units in keep.items() if by_name[name].axis != "block"}
     gone = _removed_positions(by_name, keep)
-    parameters = dict(smaller.named_parameters())
+    parameters = dict(model.named_parameters())
+    narrower: dict[int, object] = {}  # what deepcopy takes in place of a copy of the whole parameter
     for name, by_dim in gone.items():
         tensor = parameters[name].detach()
         for dim, positions in by_dim.items():
             stays = np.setdiff1d(np.arange(tensor.shape[dim]), positions)
             tensor = tensor.index_select(dim, torch.as_tensor(stays, device=tensor.device))
-        owner, _, attribute = name.rpartition(".")
-        replacement = nn.Parameter(tensor.contiguous(), requires_grad=parameters[name].requires_grad)
-        setattr(smaller.get_submodule(owner), attribute, replacement)
+        narrower[id(parameters[name])] = nn.Parameter(tensor.contiguous(), parameters[name].requires_grad)
+    smaller = copy.deepcopy(model, narrower)
     family = family_of(model)
     family.sync_(smaller, keep)
     if blocks_gone:
