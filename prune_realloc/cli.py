@@ -327,7 +327,7 @@ def evaluate(
         ("loss, nats", found.loss, "{:.4f}"),
         ("top-1 of the source", found.source_top1, "{:.2%}"),
         ("agreement with the source", found.agreement, "{:.2%}"),
-        ("KL(source || model), nats", found.kl, "{:.4f}"),
+        ("KL(source || model), nats", found.kl, "{:.2g}"),
     ]
     rows = [(name, form.format(value)) for name, value, form in values if value is not None]
     where = f"{found.samples} images of {(found.data or {})['name']}, {split}"

@@ -187,7 +187,7 @@ def outcome_facts(numbers: dict[str, Any]) -> list[str]:
     lines = []
     if numbers["agreement"] is not None:
         lines.append(f"{numbers['samples']} images: the two agree on {numbers['agreement']:.2%}, "
-                     f"KL(source || pruned) {numbers['kl']:.4f} nats")  # fmt: skip
+                     f"KL(source || pruned) {numbers['kl']:.2g} nats")  # fmt: skip
     return lines + list(numbers["faster"] or ())
 
 
