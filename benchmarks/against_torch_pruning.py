@@ -11,11 +11,9 @@ Speed: random weights at 224 px, scores at hand (`torch_pruning_baseline.time_to
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
-from importlib.metadata import version
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
@@ -30,6 +28,7 @@ from torch_pruning_baseline import (
     count_macs,
     evaluate,
     load_tensors,
+    origin,
     time_torch_pruning,
 )
 
@@ -152,17 +151,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    origin = {
-        "machine": f"{platform.machine()}, {args.threads} threads",
-        "date": time.strftime("%Y-%m-%d"),
-        "versions": {package: version(package) for package in ("torch", "timm", "torch-pruning")},
-    }
     if args.accuracy:
         with ProcessPoolExecutor(2, get_context("spawn"), torch.set_num_threads, (max(1, args.threads // 2),)) as pool:
             halves = pool.submit(our_table, args.data), pool.submit(baseline_table, SHARES, data=args.data)
             ours, theirs = (half.result() for half in halves)
         test = load_tensors(load_model(), args.data, "test")
-        record = origin | {
+        record = origin(args.threads) | {
             "command": f"python benchmarks/against_torch_pruning.py --accuracy docs/pruning.json --data {args.data}",
             "model": model_identity(load_model()), "test_images": len(test[1]),
             "dense": dict(zip(("loss", "top1"), (round(v, 4) for v in evaluate(load_model(), *test)), strict=True)),
@@ -170,7 +164,9 @@ def main() -> None:
         }  # fmt: skip
         args.accuracy.write_text(json.dumps(record, indent=1) + "\n")
     if args.speed:
-        record = origin | {"command": "python benchmarks/against_torch_pruning.py --speed docs/pruning_speed.json"}
+        record = origin(args.threads) | {
+            "command": "python benchmarks/against_torch_pruning.py --speed docs/pruning_speed.json"
+        }
         record["models"] = {}
         for name in MODELS:
             runs = 1 if name.startswith("vit_large") else 3

@@ -360,6 +360,15 @@ def time_torch_pruning(name: str, img_size: int = 224, *, runs: int = 3) -> dict
     return result
 
 
+def origin(threads: int) -> dict[str, Any]:
+    """Machine, date and versions of a measurement."""
+    return {
+        "machine": f"{platform.machine()}, {threads} threads",
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": {package: version(package) for package in ("torch", "timm", "torch-pruning")},
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="write the table of accuracies")
@@ -371,20 +380,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    origin = {
-        "machine": f"{platform.machine()}, {args.threads} threads",
-        "date": time.strftime("%Y-%m-%d"),
-        "versions": {package: version(package) for package in ("torch", "timm", "torch-pruning")},
-    }
     if args.out:
         rows = baseline_table(args.shares, data=args.data, modes=args.modes, scores=args.scores)
-        record = origin | {"model": model_identity(load_model()), "test": args.data, "rows": rows}
+        record = origin(args.threads) | {"model": model_identity(load_model()), "test": args.data, "rows": rows}
         args.out.write_text(json.dumps(record, indent=1) + "\n")
     if args.timing:
         names = [f"deit_{size}_patch16_224" for size in ("tiny", "small", "base")]
         times = {name: time_torch_pruning(name) for name in names}
         times["vit_large_patch16_224"] = time_torch_pruning("vit_large_patch16_224", runs=1)
-        args.timing.write_text(json.dumps(origin | {"models": times}, indent=1) + "\n")
+        args.timing.write_text(json.dumps(origin(args.threads) | {"models": times}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

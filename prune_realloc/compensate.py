@@ -151,7 +151,11 @@ def refit_(
     channels = torch.as_tensor(keep.get(sites[0].name, np.arange(whole)))
     narrower = len(channels) < whole
     # what the layers that read the stream should put out: the source's, at the units that are left
-    wide = cut(source, sites, {name: units for name, units in keep.items() if name != sites[0].name})
+    wide = (
+        cut(source, sites, {name: units for name, units in keep.items() if name != sites[0].name})
+        if narrower
+        else model
+    )
     first = next(model.parameters())
     share = RIDGE if ridge else None
     added = family.added

@@ -58,8 +58,8 @@ def damage_curves(
     """
     stream, *inside = sites
     curves = {stream.name: _stream_curve(stream, moments, refit)}
-    curves |= {name: _logit_curve(logit_moments) for name, logit_moments in moments.logits.items()}
     by_name = {site.name: site for site in inside}
+    curves |= {name: _logit_curve(by_name[name], read) for name, read in moments.logits.items()}
     lost: dict[str, float] = dict.fromkeys((site.name for site in inside if site.axis == "block"), 0.0)
     for branch in structure.branches:
         site, read = by_name[branch.site], moments.writers[branch.site]
@@ -123,12 +123,9 @@ def _heads_curve(order: np.ndarray, weight: Tensor, moments: LinearMoments, refi
     return Curve(order[None], np.cumsum(damage)[::-1].copy())
 
 
-def _logit_curve(moments: LogitMoments) -> Curve:
+def _logit_curve(site: Site, moments: LogitMoments) -> Curve:
     power = moments.activation.diagonal(dim1=1, dim2=2) * moments.gradient.diagonal(dim1=1, dim2=2)
-    each = (moments.tokens / 2 * power).cpu().numpy()
-    order = np.argsort(-each, axis=1, kind="stable")
-    kept = np.take_along_axis(each, order, 1).sum(0)
-    return Curve(order, np.append(kept[::-1].cumsum()[::-1], 0.0))
+    return score_curve(site, (moments.tokens / 2 * power).cpu().numpy())
 
 
 class _Elimination:
