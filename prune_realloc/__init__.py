@@ -63,7 +63,7 @@ def __getattr__(name: str) -> Any:
 
 
 class _OnceTimmIsThere(MetaPathFinder):
-    """timm must know pruned networks as soon as both packages are imported, without this one importing timm."""
+    """timm must know our architectures as soon as both packages are imported, without this one importing timm."""
 
     looking = False
 
@@ -83,13 +83,18 @@ class _OnceTimmIsThere(MetaPathFinder):
             def run_and_register(module: ModuleType) -> None:
                 run(module)
                 sys.meta_path.remove(self)
-                import_module("prune_realloc.pruned")
+                _register()
 
             spec.loader.exec_module = run_and_register  # type: ignore[method-assign]
         return spec
 
 
+def _register() -> None:
+    for home in ("efficientvit", "pruned"):
+        import_module(f"prune_realloc.{home}")
+
+
 if "timm" in sys.modules:
-    import_module("prune_realloc.pruned")
+    _register()
 else:
     sys.meta_path.insert(0, _OnceTimmIsThere())

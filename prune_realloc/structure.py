@@ -16,18 +16,20 @@ Axis = Literal["embed", "block", "heads", "qk", "v", "ffn"]
 AXES: tuple[Axis, ...] = ("embed", "block", "heads", "qk", "v", "ffn")
 
 
-def site_name(axis: str, block: int | None) -> str:
-    """`embed`, `blocks.3` (the whole block) or `blocks.3.ffn`."""
+def site_name(axis: str, block: int | None, stage: int | None = None) -> str:
+    """`embed`, `stages.1.embed` where each stage has a stream, `blocks.3` (the whole block) or `blocks.3.ffn`."""
     if block is None:
-        return axis
+        return axis if stage is None else f"stages.{stage}.{axis}"
     return f"blocks.{block}" if axis == "block" else f"blocks.{block}.{axis}"
 
 
 def site_place(name: str) -> tuple[str, int | None]:
-    """(axis, block) of a site's name; the inverse of `site_name`."""
+    """(axis, block) of a site's name; the stream of a stage belongs to no block."""
     first, *rest = name.split(".")
     if not rest:
         return first, None
+    if first == "stages":
+        return rest[1], None
     return (rest[1] if len(rest) > 1 else "block"), int(rest[0])
 
 
