@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from prune_realloc.recipe import Recipe, build_recipe, load_recipe
     from prune_realloc.report import write_report
     from prune_realloc.sites import find_sites
+    from prune_realloc.variants import emit
 
 __version__ = "0.1.0"
 _HOMES = {
@@ -30,6 +31,7 @@ _HOMES = {
     "analyze": "examine",
     "apply": "prune",
     "build_recipe": "recipe",
+    "emit": "variants",
     "find_sites": "sites",
     "load_model": "checkpoint",
     "load_pruned": "checkpoint",
@@ -45,6 +47,7 @@ __all__ = [
     "analyze",
     "apply",
     "build_recipe",
+    "emit",
     "find_sites",
     "load_model",
     "load_pruned",

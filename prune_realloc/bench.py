@@ -209,7 +209,9 @@ def _eager(net: Run, input_shape: tuple[int, int, int], threads: int, device: to
 
 
 def _compiled(net: nn.Module, input_shape: tuple[int, int, int], threads: int, device: torch.device) -> Run:
-    return _eager(torch.compile(net, dynamic=False), input_shape, threads, device)
+    # with frozen weights the compiler may lay them out once, and on a GPU replay the whole pass as one graph
+    how: dict[str, Any] = {"options": {"freezing": True}} if device.type == "cpu" else {"mode": "reduce-overhead"}
+    return _eager(torch.compile(net, dynamic=False, **how), input_shape, threads, device)
 
 
 def _onnx(net: nn.Module, input_shape: tuple[int, int, int], threads: int, device: torch.device) -> Run:

@@ -203,12 +203,16 @@ def _read_folder(path: Path) -> _Checkpoint:
         model_args = dict(content.get("model_args") or {})
         if "num_classes" in content:
             model_args.setdefault("num_classes", int(content["num_classes"]))
+        version = content.get("format_version", FORMAT_VERSION)  # timm writes none
     except (json.JSONDecodeError, KeyError, UnicodeDecodeError, TypeError, ValueError) as error:
         raise InputError(f"{config} is not a model configuration as timm writes it ({error!r})") from error
+    if version != FORMAT_VERSION:
+        raise InputError(f"{config}: format_version {version!r}, this program reads {FORMAT_VERSION}")
     names = ("model.safetensors", "pytorch_model.bin")
     weights = next((path / n for n in names if (path / n).is_file()), None)
     if weights is None:
-        raise InputError(f"ckpt {str(path)!r} has a config.json but none of {', '.join(names)}")
+        raise InputError(f"ckpt {str(path)!r} has a config.json but none of {', '.join(names)}: its network is not "
+                         "trained yet")  # fmt: skip
     state = _strip(_select_weights(_read_tensors(weights), weights, ema=False))
     return _Checkpoint(state, name, model_args, pretrained_cfg)
 

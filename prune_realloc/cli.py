@@ -26,6 +26,7 @@ from prune_realloc.errors import InputError
 if TYPE_CHECKING:
     from prune_realloc.analysis import Analysis
     from prune_realloc.prune import Applied
+    from prune_realloc.variants import Variant
 
 app = typer.Typer(
     help="Find where a trained Vision Transformer keeps the parameters that matter.",
@@ -264,6 +265,54 @@ def apply(
 
 
 @app.command()
+def emit(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="Folder of an analysis or a pruned network, or a planned recipe.")
+    ],
+    recipe: Annotated[
+        Path | None, _option(_PLAN, "--recipe", help="Recipe whose target says what is wanted and what may move.")
+    ] = None,
+    like: Annotated[
+        str | None,
+        _option(_PLAN, "--like", help="efficientvit_m0 to m5: depth, heads and kernels; its cost is the budget."),
+    ] = None,
+    macs: Annotated[str | None, _option(_PLAN, "--macs", help="Multiply-adds, such as 80M.")] = None,
+    params: Annotated[str | None, _option(_PLAN, "--params", help="Parameters, such as 2.3M.")] = None,
+    grid: Annotated[bool, _option(_PLAN, "--grid", help="One variant for each of M0 to M5.")] = False,
+    per: Annotated[
+        str | None, _option(_PLAN, "--per", help="stage (default) or block: what shares its widths.")
+    ] = None,
+    img_size: Annotated[int | None, _option(_MODEL, "--img-size", help="Pixels. Default: the source's.")] = None,
+    in_chans: Annotated[int | None, _option(_MODEL, "--in-chans", help="Channels. Default: the source's.")] = None,
+    num_classes: Annotated[int | None, _option(_MODEL, "--num-classes", help="Default: the source's.")] = None,
+    stem_strides: Annotated[
+        str | None,
+        _option(_MODEL, "--stem-strides", help="Such as 2,2. Default: about 14 x 14 tokens in the first stage."),
+    ] = None,
+    timed: Annotated[bool, _option(_RUN, "--bench/--no-bench", help="Measure latency.")] = True,
+    out: Annotated[Path | None, _option(_RUN, "-o", "--out", help="Folder for the variants.")] = None,
+    as_json: _Json = False,
+) -> None:
+    """A new EfficientViT (MSRA) whose widths follow from what pruning keeps, and the uniform control of equal cost."""
+    with _quiet_libraries():
+        from prune_realloc.recipe import load_recipe
+        from prune_realloc.variants import emit as run
+
+        given: dict[str, Any] = {"like": like, "macs": macs, "params": params, "per": per, "img_size": img_size,
+                 "in_chans": in_chans, "num_classes": num_classes}  # fmt: skip
+        if stem_strides is not None:
+            given["stem_strides"] = [int(n) if n.strip().isdecimal() else n for n in stem_strides.split(",")]
+        if out is not None:
+            _check_folder(out)
+        found = run(
+            source, recipe=None if recipe is None else load_recipe(recipe),
+            target={key: value for key, value in given.items() if value is not None}, grid=grid, out=out, timed=timed,
+            progress=lambda what: print(what, file=sys.stderr),
+        )  # fmt: skip
+    _show_variants(found, out, as_json)
+
+
+@app.command()
 def validate(
     files: Annotated[list[Path] | None, typer.Argument(metavar="FILE", help="Recipes.")] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of recipes, for editors.")] = False,
@@ -359,13 +408,15 @@ def bench(
         from prune_realloc.bench import bench as run
         from prune_realloc.checkpoint import load_model
         from prune_realloc.evaluate import load_source, require_same_input
+        from prune_realloc.export import deployed
         from prune_realloc.session import input_shape
 
         net = load_model(model, ckpt=ckpt, ema=ema, img_size=img_size, model_args=_pairs(model_arg))
-        models = {"model": net}
+        models = {"model": deployed(net)}
         if source is not None:
-            models = {"source": load_source(source, img_size=img_size)} | models
-            require_same_input(net, models["source"])
+            before = load_source(source, img_size=img_size)
+            require_same_input(net, before)
+            models = {"source": deployed(before)} | models
         found = run(
             models, input_shape(net), batch_sizes=batch_size or (1, 32), backends=backend or ("eager",),
             threads=threads, device=device, seconds=seconds, seed=seed,
@@ -399,10 +450,10 @@ def export(
     """Write the network as ONNX, after ONNX Runtime has computed the same outputs as PyTorch."""
     with _quiet_libraries(), _failure_is_exit_code_1():
         from prune_realloc.checkpoint import load_model
-        from prune_realloc.export import export_onnx
+        from prune_realloc.export import deployed, export_onnx
         from prune_realloc.session import input_shape
 
-        net = load_model(model, ckpt=ckpt, ema=ema, img_size=img_size, model_args=_pairs(model_arg))
+        net = deployed(load_model(model, ckpt=ckpt, ema=ema, img_size=img_size, model_args=_pairs(model_arg)))
         size = int(batch) if batch.isdecimal() else batch
         found = export_onnx(net, onnx, input_shape=input_shape(net), batch=size, opset=opset)
     rows = [
@@ -528,6 +579,28 @@ def _show_outcome(done: Applied, out: Path | None, as_json: bool) -> None:
         messages.print(f"note: {note}", markup=False)
     if out is not None:
         messages.print(f"wrote {out}; timm.create_model('local-dir:{out}', pretrained=True) loads it", markup=False)
+
+
+def _show_variants(found: Sequence[Variant], out: Path | None, as_json: bool) -> None:
+    import dataclasses
+
+    from prune_realloc.report import variant_facts, variant_tables
+
+    if as_json:
+        print(json.dumps([{"name": v.name, "network": v.network.model_dump(exclude_none=True),
+                           "latency": None if v.latency is None else dataclasses.asdict(v.latency)} for v in found],
+                         indent=1))  # fmt: skip
+    else:
+        console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+        for variant in found:
+            for table in variant_tables(variant):
+                console.print(table)
+                console.print()
+            for line in variant_facts(variant):
+                console.print(line, soft_wrap=True, markup=False)
+    if out is not None:
+        for variant in found:
+            print(f"wrote {out / variant.name / 'realloc'} and {out / variant.name / 'control'}", file=sys.stderr)
 
 
 def _check_folder(folder: Path) -> None:

@@ -138,6 +138,11 @@ def calibration(
                        batch_size=batch_size, seed=seed, workers=workers, progress=progress)  # fmt: skip
 
 
+def facts_of(net: nn.Module) -> dict[str, Any]:
+    """What a network that follows from this one takes and gives: (C, H, W) of an image, and the number of classes."""
+    return {"input_size": list(input_shape(net)), "num_classes": count_classes(net)}
+
+
 def check_scorer(scorer: str) -> None:
     """Raises InputError where `scorer` is none of `SCORERS`."""
     if scorer not in SCORERS:
@@ -205,7 +210,7 @@ def examine(
             scores=scores, damage={name: curve.damage for name, curve in curves.items()}, widths=widths(sites),
             groups={site.name: site.groups for site in sites}, terms=structure.terms, scorer=scorer,
             unit="nats" if scorer in GRADIENT_SCORERS else scorer, seed=seed,
-            model=model_identity(net) | dict(source or {}), notes=tuple(dict.fromkeys(notes)),
+            model=model_identity(net) | facts_of(net) | dict(source or {}), notes=tuple(dict.fromkeys(notes)),
             versions={name: version(name) for name in ("prune-realloc", "torch", "timm", "torch-pruning", "numpy")}
             | {"python": platform.python_version()},
             **facts,

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from prune_realloc.analysis import make_folder
+from prune_realloc.efficientvit import EfficientVit
 from prune_realloc.errors import InputError
 from prune_realloc.session import evaluation_mode, require_at_least
 
@@ -36,6 +37,11 @@ class Exported:
     """Of the input `images`: (B, C, H, W), B a number or `batch`. The output is `logits`."""
     difference: float | None
     """Largest absolute difference to PyTorch over the largest absolute output; None: not checked."""
+
+
+def deployed(net: nn.Module) -> nn.Module:
+    """The form in which a network is used: an EfficientViT without batch norms, any other as it is."""
+    return net.fuse() if isinstance(net, EfficientVit) else net
 
 
 def export_onnx(

@@ -7,11 +7,9 @@ in it can run), the nodes become plain values, and pydantic checks the values. E
 
 from __future__ import annotations
 
-import difflib
 import math
-import operator
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -19,22 +17,33 @@ from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Discriminator,
-    Field,
     StrictBool,
     StrictStr,
     Tag,
     ValidationError,
     WithJsonSchema,
-    model_validator,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
-from typing_extensions import Self
 
 from prune_realloc.errors import InputError
+from prune_realloc.fields import (
+    Conflict,
+    Count,
+    Location,
+    Natural,
+    Number,
+    Part,
+    PlainDict,
+    Share,
+    Size,
+    plain,
+    shown,
+    size_text,
+    unknown,
+)
+from prune_realloc.target import Network, Target, TargetRule
 
 RecipeAxis = Literal["qk", "v", "ffn", "heads", "embed", "block"]
 """`structure.Axis`, in the order in which recipes list them."""
@@ -42,43 +51,16 @@ Scorer = Literal["fisher", "taylor", "loss", "activation", "magnitude", "magnitu
 SCHEMA_FILE = "recipe.schema.json"
 """Ships beside this module; a dumped recipe names it for editors."""
 
-Location = tuple[str | int, ...]
-
 
 # -- field types ----------------------------------------------------------------------------------------------
 
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kKmMgG]?)")
-_SCALE = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 _RANGES = re.compile(r"[0-9]{1,5}(-[0-9]{1,5})?(, ?[0-9]{1,5}(-[0-9]{1,5})?)*")
 _PREPROCESS = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
 
 
-def _whole(value: Any) -> Any:
-    """NumPy's integers as Python's; everything else as it is, for the strict check that follows."""
-    return operator.index(value) if hasattr(value, "__index__") and not isinstance(value, bool) else value
-
-
-def _size(value: Any) -> Any:
-    if isinstance(value, str) and (found := _SIZE.fullmatch(value.strip())):
-        value = Fraction(found[1]) * _SCALE[found[2].upper()]
-    if isinstance(value, float | Fraction) and math.isfinite(value) and value == int(value):
-        return int(value)
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise ValueError(f"must be a whole number, such as 80M, 1.2G or 600000000, got {_shown(value)}")
-    return operator.index(value)
-
-
-def _size_text(size: int) -> int | str:
-    for letter in "GMK":
-        tenths, rest = divmod(size * 10, _SCALE[letter])
-        if tenths >= 10 and not rest:
-            return f"{tenths // 10}.{tenths % 10}".removesuffix(".0") + letter
-    return size
-
-
 def _block_numbers(value: Any) -> Any:
     if value is not None and not _ranges(value):
-        raise ValueError(f'must be a block number, a range "4-11", a mix "0,3-5" or a list, got {_shown(value)}')
+        raise ValueError(f'must be a block number, a range "4-11", a mix "0,3-5" or a list, got {shown(value)}')
     return value
 
 
@@ -93,38 +75,17 @@ def _ranges(blocks: Any) -> list[range]:
     return [range(first, last + 1) for first, last in ends] if all(a <= b for a, b in ends) else []
 
 
-def _plain(value: Any) -> Any:
-    """Tuples as lists; refuses what a YAML file of plain values cannot hold."""
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {key: _plain(item) for key, item in value.items()}
-    if value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value)):
-        return value
-    raise ValueError(f"must hold finite numbers, text, true, false, lists and mappings only, got {_shown(value)}")
-
-
 def _preprocess(value: Any) -> Any:
     for key in value if isinstance(value, dict) else ():
         if key not in _PREPROCESS:
-            raise ValueError(_unknown("key", key, _PREPROCESS))
-    return _plain(value)
+            raise ValueError(unknown("key", key, _PREPROCESS))
+    return plain(value)
 
 
 def _one_or_many(value: Any) -> str:
     return "[many]" if isinstance(value, list) else "[one]"
 
 
-_Count = Annotated[int, Field(strict=True, ge=1), BeforeValidator(_whole)]
-_Natural = Annotated[int, Field(strict=True, ge=0), BeforeValidator(_whole)]
-_Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-_Share = Annotated[float, Field(strict=True, gt=0, le=1)]
-_Size = Annotated[
-    int,
-    Field(strict=True, ge=1, le=10**18),
-    BeforeValidator(_size),
-    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": f"^{_SIZE.pattern}$"}]}),
-]
 _Blocks = Annotated[
     int | str | list[int] | None,
     BeforeValidator(_block_numbers),
@@ -139,66 +100,34 @@ _Blocks = Annotated[
         }
     ),
 ]
-_PlainDict = Annotated[dict[str, Any], BeforeValidator(_plain)]
 
 
 # -- the document ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Conflict:
-    """Fields that are right one by one, but not together."""
-
-    loc: Location
-    message: str
-    about: tuple[str, ...] = ()
-    """Top-level fields that the check reads, where they are more than `loc`."""
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
-
-    def _conflicts(self) -> Iterator[_Conflict]:
-        return iter(())
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> Self:
-        errors: list[InitErrorDetails] = [
-            {
-                "type": PydanticCustomError("conflict", "{message}", {"message": c.message, "about": c.about}),
-                "loc": c.loc,
-                "input": None,
-            }
-            for c in self._conflicts()
-        ]
-        if errors:
-            raise ValidationError.from_exception_data(type(self).__name__, errors)
-        return self
-
-
-class Budget(_Part):
+class Budget(Part):
     """What must hold after rounding; exactly one field is set."""
 
     model_config = ConfigDict(
         json_schema_extra={"oneOf": [{"required": [f]} for f in ("keep_macs", "keep_params", "macs", "params")]}
     )
 
-    keep_macs: _Share | None = None
+    keep_macs: Share | None = None
     """Share of the source's multiply-adds, above 0 and at most 1."""
-    keep_params: _Share | None = None
+    keep_params: Share | None = None
     """Share of the source's parameters, above 0 and at most 1."""
-    macs: _Size | None = None
+    macs: Size | None = None
     """Multiply-adds for one image: 600M, 1.2G or a whole number."""
-    params: _Size | None = None
+    params: Size | None = None
     """Parameters: 10M or a whole number."""
 
-    def _conflicts(self) -> Iterator[_Conflict]:
+    def _conflicts(self) -> Iterator[Conflict]:
         given = self.model_dump(exclude_none=True)
         if not given:
-            yield _Conflict((), f"is empty; set one of {', '.join(type(self).model_fields)}")
+            yield Conflict((), f"is empty; set one of {', '.join(type(self).model_fields)}")
         for second in list(given)[1:]:
             first = next(iter(given))
-            yield _Conflict((second,), f"excludes {first} {given[first]}; keep one of the two")
+            yield Conflict((second,), f"excludes {first} {given[first]}; keep one of the two")
 
     @property
     def kind(self) -> Literal["macs", "params"]:
@@ -215,20 +144,20 @@ class Budget(_Part):
         return int(Fraction(str(share)) * (source_macs if self.kind == "macs" else source_params))
 
 
-class Rule(_Part):
+class Rule(Part):
     """What one axis must or must not do, in all blocks or some; later rules override earlier ones."""
 
     blocks: _Blocks = None
     """Block numbers of the source: 7, "4-11", "0,3-5" or [0, 1]. Default: all blocks."""
-    keep: _Share | None = None
+    keep: Share | None = None
     """Share of the width that stays, above 0 and at most 1; needs no budget. Excludes width."""
-    width: _Count | None = None
+    width: Count | None = None
     """Units that stay, exactly; for qk and v in each head. Needs no budget. Excludes keep."""
-    floor: _Count | None = None
+    floor: Count | None = None
     """Never fewer units than this; for qk and v in each head."""
-    ceiling: _Count | None = None
+    ceiling: Count | None = None
     """Never more units than this; for qk and v in each head."""
-    round_to: _Count | None = None
+    round_to: Count | None = None
     """Widths are multiples of this; for qk and v in each head."""
     freeze: StrictBool | None = None
     """true: nothing goes. Excludes keep and width."""
@@ -242,20 +171,20 @@ class Rule(_Part):
         """Whether it says how much stays, so that it cuts without a budget."""
         return self.keep is not None or self.width is not None
 
-    def _conflicts(self) -> Iterator[_Conflict]:
+    def _conflicts(self) -> Iterator[Conflict]:
         low, high = self.floor or 1, self.ceiling or math.inf
         if self.keep is not None and self.width is not None:
-            yield _Conflict(("width",), f"{self.width} excludes keep {self.keep}; remove one of the two")
+            yield Conflict(("width",), f"{self.width} excludes keep {self.keep}; remove one of the two")
         if self.freeze and self.fixes_width:
-            yield _Conflict(("freeze",), "true excludes keep and width; remove freeze, or the width")
+            yield Conflict(("freeze",), "true excludes keep and width; remove freeze, or the width")
         if low > high:
-            yield _Conflict(("floor",), f"{low} is above ceiling {high}; lower it to at most {high}")
+            yield Conflict(("floor",), f"{low} is above ceiling {high}; lower it to at most {high}")
         elif self.width is not None and not low <= self.width <= high:
-            yield _Conflict(("width",), f"{self.width} is outside floor and ceiling ({low} to {high}); change one")
+            yield Conflict(("width",), f"{self.width} is outside floor and ceiling ({low} to {high}); change one")
         if self.width is not None and self.round_to is not None and self.width % self.round_to:
             down = self.width - self.width % self.round_to
             nearest = " or ".join(str(n) for n in (down, down + self.round_to) if n)
-            yield _Conflict(("width",), f"{self.width} is not a multiple of round_to {self.round_to}; take {nearest}")
+            yield Conflict(("width",), f"{self.width} is not a multiple of round_to {self.round_to}; take {nearest}")
 
 
 _OneOrMany = Annotated[
@@ -263,7 +192,7 @@ _OneOrMany = Annotated[
 ]
 
 
-class Compensation(_Part):
+class Compensation(Part):
     """What is done around a cut so that less is lost; all of it in closed form, without training."""
 
     rotate: StrictBool = True
@@ -274,7 +203,7 @@ class Compensation(_Part):
     """After the cut: add the mean of what the removed units gave to the next bias."""
 
 
-class Source(_Part):
+class Source(Part):
     """The network that is cut. What is not set comes from the command line."""
 
     model: StrictStr | None = None
@@ -285,9 +214,9 @@ class Source(_Part):
     """Fetch the published weights of model."""
     ema: StrictBool = False
     """Take the averaged weights of a training checkpoint."""
-    img_size: _Count | None = None
+    img_size: Count | None = None
     """Run at another input size, in pixels."""
-    model_args: _PlainDict = {}
+    model_args: PlainDict = {}
     """Arguments for timm.create_model that differ from the named model's."""
     architecture: StrictStr | None = None
     """The network that was planned for; written by plan."""
@@ -295,7 +224,7 @@ class Source(_Part):
     """Checksum of the weights that were planned for; written by plan."""
 
 
-class Data(_Part):
+class Data(Part):
     """The calibration images."""
 
     name: StrictStr | None = None
@@ -304,9 +233,9 @@ class Data(_Part):
     """Part of the data set."""
     data_dir: StrictStr | None = None
     """Where a named data set lies."""
-    samples: _Count = 1024
+    samples: Count = 1024
     """How many images."""
-    seed: _Natural = 0
+    seed: Natural = 0
     """Chooses the images and every draw."""
     labels: StrictBool = True
     """Use the data's labels; false: draw them from the model."""
@@ -314,56 +243,56 @@ class Data(_Part):
     """Overrides of the model's own: mean, std, interpolation, crop_pct, crop_mode."""
 
 
-class SitePlan(_Part):
+class SitePlan(Part):
     """The decision about one site."""
 
-    width: _Natural
+    width: Natural
     """Units that stay; for qk and v in each head. For a whole block 1 or 0."""
-    of: _Count
+    of: Count
     """Units of the source."""
     reason: StrictStr
     """Why this many."""
 
-    def _conflicts(self) -> Iterator[_Conflict]:
+    def _conflicts(self) -> Iterator[Conflict]:
         if self.width > self.of:
-            yield _Conflict(("width",), f"{self.width} is more than the source has; at most {self.of}")
+            yield Conflict(("width",), f"{self.width} is more than the source has; at most {self.of}")
 
 
-class Plan(_Part):
+class Plan(Part):
     """What the planner decided; written by plan, carried out by apply."""
 
     kind: Literal["macs", "params"]
     """What requested, achieved and source count."""
-    requested: _Count | None = None
+    requested: Count | None = None
     """The budget in numbers; not set where rules alone decided."""
-    achieved: _Count
+    achieved: Count
     """What the planned network has."""
-    source: _Count
+    source: Count
     """What the source has."""
-    macs: _Natural
+    macs: Natural
     """Multiply-adds of the planned network for one image."""
-    params: _Count
+    params: Count
     """Parameters of the planned network."""
-    damage: _Number | None = None
+    damage: Number | None = None
     """Predicted loss that the cut adds, in nats per image."""
-    bound: _Number | None = None
+    bound: Number | None = None
     """No plan at this budget has less predicted damage than this, in nats per image."""
     sites: dict[StrictStr, SitePlan]
     """Site name -> decision: embed, blocks.0.qk, or blocks.3 for a whole block."""
 
-    def _conflicts(self) -> Iterator[_Conflict]:
+    def _conflicts(self) -> Iterator[Conflict]:
         for name, site in self.sites.items():
             whole = ".".join(name.split(".")[:2])
             if name == whole and "." in name:
                 continue
             block_goes = whole in self.sites and "." in name and not self.sites[whole].width
             if not site.width and not block_goes:
-                yield _Conflict(("sites", name, "width"), "is 0, but its block stays; keep at least 1")
+                yield Conflict(("sites", name, "width"), "is 0, but its block stays; keep at least 1")
             if site.width and block_goes:
-                yield _Conflict(("sites", name, "width"), f"is {site.width}, but its block {whole} goes; it must be 0")
+                yield Conflict(("sites", name, "width"), f"is {site.width}, but its block {whole} goes; it must be 0")
 
 
-class Recipe(_Part):
+class Recipe(Part):
     """One way to prune a Vision Transformer."""
 
     format_version: Literal[1] = 1
@@ -386,6 +315,8 @@ class Recipe(_Part):
     """What is done around the cut so that less is lost."""
     plan: Plan | None = None
     """Written by plan. Remove it to plan again."""
+    target: Target | None = None
+    """The EfficientViT that emit makes of what pruning shows."""
 
     def rules_of(self, axis: str) -> list[Rule]:
         """The rules of one axis, in the order of the document."""
@@ -406,35 +337,37 @@ class Recipe(_Part):
                 merged |= rule.model_dump(exclude_none=True, exclude={"blocks"})
         return Rule.model_construct(**merged)
 
-    def _conflicts(self) -> Iterator[_Conflict]:
+    def _conflicts(self) -> Iterator[Conflict]:
         yield from self._without_purpose()
         for axis in sorted(set(self.axes), key=self.axes.index):
             if self.axes.count(axis) > 1:
-                yield _Conflict(("axes",), f"names {axis} more than once; remove one")
+                yield Conflict(("axes",), f"names {axis} more than once; remove one")
         for axis in self.rules:
             yield from self._misplaced(axis)
             yield from self._crossed_bounds(axis)
         yield from self._stale_plan()
 
-    def _without_purpose(self) -> Iterator[_Conflict]:
-        if self.plan is not None or any(rule.fixes_width for axis in self.rules for rule in self.rules_of(axis)):
+    def _without_purpose(self) -> Iterator[Conflict]:
+        if self.plan is not None or self.target is not None:
+            return
+        if any(rule.fixes_width for axis in self.rules for rule in self.rules_of(axis)):
             return
         if self.budget is None:
             message = "is missing, and no rule has keep or width; set one of them, such as budget: {keep_macs: 0.5}"
-            yield _Conflict(("budget",), message, about=("budget", "rules", "plan"))
+            yield Conflict(("budget",), message, about=("budget", "rules", "plan", "target"))
         elif not self.axes:
             message = f"is empty, so the budget has nothing to cut; name some of {', '.join(get_args(RecipeAxis))}"
-            yield _Conflict(("axes",), message, about=("axes", "rules", "plan"))
+            yield Conflict(("axes",), message, about=("axes", "rules", "plan"))
 
-    def _misplaced(self, axis: RecipeAxis) -> Iterator[_Conflict]:
+    def _misplaced(self, axis: RecipeAxis) -> Iterator[Conflict]:
         for index, rule in enumerate(self.rules_of(axis)):
             loc: Location = ("rules", axis, index) if isinstance(self.rules[axis], list) else ("rules", axis)
             if axis == "embed" and rule.blocks is not None:
-                yield _Conflict((*loc, "blocks"), "does not apply: embed belongs to no block; remove it")
+                yield Conflict((*loc, "blocks"), "does not apply: embed belongs to no block; remove it")
             for field in rule.model_dump(exclude_none=True, exclude={"blocks", "freeze"}) if axis == "block" else ():
-                yield _Conflict((*loc, field), "does not apply: a whole block stays or goes; use freeze")
+                yield Conflict((*loc, field), "does not apply: a whole block stays or goes; use freeze")
 
-    def _crossed_bounds(self, axis: RecipeAxis) -> Iterator[_Conflict]:
+    def _crossed_bounds(self, axis: RecipeAxis) -> Iterator[Conflict]:
         """Floors above ceilings that come from different rules; what covers a block changes at the ends of ranges."""
         ranges = [numbers for rule in self.rules_of(axis) for numbers in _ranges(rule.blocks)]
         for block in (None, *sorted({end for numbers in ranges for end in (numbers.start, numbers.stop)})):
@@ -442,20 +375,20 @@ class Recipe(_Part):
             if rule.floor is not None and rule.ceiling is not None and rule.floor > rule.ceiling:
                 where = "" if block is None else f" for block {block}"
                 message = f"has floor {rule.floor} above ceiling {rule.ceiling}{where}, from several rules; change one"
-                yield _Conflict(("rules", axis), message)
+                yield Conflict(("rules", axis), message)
                 return
 
-    def _stale_plan(self) -> Iterator[_Conflict]:
+    def _stale_plan(self) -> Iterator[Conflict]:
         if self.plan is None or self.budget is None:
             return
         if self.plan.kind != self.budget.kind:
             message = f"is {self.plan.kind}, the budget counts {self.budget.kind}; remove plan, and plan again"
-            yield _Conflict(("plan", "kind"), message, about=("budget", "plan"))
+            yield Conflict(("plan", "kind"), message, about=("budget", "plan"))
             return
         limit = self.budget.limit(self.plan.source, self.plan.source)
         if self.plan.requested is not None and self.plan.requested != limit:
             message = f"is {self.plan.requested}, the budget now asks for {limit}; remove plan, and plan again"
-            yield _Conflict(("plan", "requested"), message, about=("budget", "plan"))
+            yield Conflict(("plan", "requested"), message, about=("budget", "plan"))
 
 
 # -- reading --------------------------------------------------------------------------------------------------
@@ -533,7 +466,7 @@ def read_text(path: str | Path) -> str:
 class _Loader(yaml.SafeLoader):
     """Scalars as YAML 1.2 reads them, as editors do: `on` and `4:11` are text, `1e-3` is a number."""
 
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012, as PyYAML declares it
+    yaml_implicit_resolvers: dict[str, Any] = {}
 
 
 class _Dumper(yaml.SafeDumper):
@@ -685,12 +618,18 @@ def _position(root: yaml.Node, loc: Location) -> tuple[int, int]:
     return mark.line + 1, mark.column + 1
 
 
-_PARTS: dict[str, type[_Part]] = {
+_PARTS: dict[str, type[Part]] = {
     "source": Source,
     "data": Data,
     "budget": Budget,
     "compensate": Compensation,
     "plan": Plan,
+    "target": Target,
+}
+_INNER_PARTS: dict[Location, type[Part]] = {
+    ("plan", "sites"): SitePlan,
+    ("target", "rules"): TargetRule,
+    ("target", "network"): Network,
 }
 _MUST_BE = {
     "int_type": "a whole number",
@@ -721,9 +660,9 @@ def _message(error: Any) -> str:
         return _unknown_key(_untagged(error["loc"][:-1]), str(error["loc"][-1]))
     if kind == "literal_error":
         choices = re.findall("'([^']*)'", context["expected"])
-        return _unknown("value", value, choices) if choices else f"must be {context['expected']}, got {_shown(value)}"
+        return unknown("value", value, choices) if choices else f"must be {context['expected']}, got {shown(value)}"
     if kind in _MUST_BE:
-        return f"must be {_MUST_BE[kind].format(**context)}, got {_shown(value)}"
+        return f"must be {_MUST_BE[kind].format(**context)}, got {shown(value)}"
     return error["msg"]
 
 
@@ -732,24 +671,9 @@ def _unknown_key(around: Location, key: str) -> str:
         for name, part in _PARTS.items():
             if key in part.model_fields:
                 return f"unknown key {key!r}; it belongs under {name}"
-        return _unknown("key", key, Recipe.model_fields)
-    part = Rule if around[0] == "rules" else SitePlan if around[:2] == ("plan", "sites") else _PARTS[str(around[0])]
-    return _unknown("key", key, part.model_fields)
-
-
-def _unknown(what: str, value: Any, choices: Iterable[str]) -> str:
-    near = difflib.get_close_matches(str(value), choices, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(choices)}"
-    return f"unknown {what} {_shown(value)}; {hint}"
-
-
-def _shown(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "nothing", True: "true", False: "false"}[value]
-    if isinstance(value, dict | list):
-        return "a mapping" if isinstance(value, dict) else "a list"
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+        return unknown("key", key, Recipe.model_fields)
+    part = _INNER_PARTS.get(around[:2]) or (Rule if around[0] == "rules" else _PARTS[str(around[0])])
+    return unknown("key", key, part.model_fields)
 
 
 # -- writing --------------------------------------------------------------------------------------------------
@@ -777,7 +701,7 @@ def dump_recipe(recipe: Recipe, command: str, *, schema: str = SCHEMA_FILE) -> s
         lines.append(f"scorer: {recipe.scorer}")
     if recipe.budget is not None:
         budget = recipe.budget.model_dump(exclude_none=True)
-        budget |= {key: _size_text(budget[key]) for key in ("macs", "params") if key in budget}
+        budget |= {key: size_text(budget[key]) for key in ("macs", "params") if key in budget}
         lines.append(f"budget: {_flow(budget)}")
     lines += [f"allocation: {recipe.allocation}", f"axes: {_flow(list(recipe.axes))}"]
     lines += _rule_lines(recipe)
@@ -785,6 +709,8 @@ def dump_recipe(recipe: Recipe, command: str, *, schema: str = SCHEMA_FILE) -> s
     if recipe.plan is not None:
         lines += _section("plan", recipe.plan.model_dump(exclude_none=True, exclude={"sites"}))
         lines += _site_lines(recipe.plan.sites)
+    if recipe.target is not None:
+        lines += _target_lines(recipe.target)
     return "\n".join(lines) + "\n"
 
 
@@ -817,6 +743,30 @@ def _rule_lines(recipe: Recipe) -> list[str]:
                 else [f"  {axis}: {''.join(shown) or '[]'}"]
             )
     return lines
+
+
+def _target_lines(target: Target) -> list[str]:
+    plain_fields = target.model_dump(exclude_defaults=True, exclude={"rules", "network"})
+    plain_fields |= {key: size_text(plain_fields[key]) for key in ("macs", "params") if key in plain_fields}
+    lines = ["target:", f"  like: {target.like}"]
+    lines += [f"  {key}: {_flow(_lists(value))}" for key, value in plain_fields.items() if key != "like"]
+    if target.rules:
+        lines.append("  rules:")
+        lines += [f"    {key}: {_flow(rule.model_dump(exclude_defaults=True))}" for key, rule in target.rules.items()]
+    if target.network is not None:
+        lines += ["  network:"]
+        for key, value in target.network.model_dump(exclude={"widths"}).items():
+            lines.append(f"    {key}: {_flow(value)}")
+        names = {name: f"{_flow(name)}:" for name in target.network.widths}
+        longest = max(map(len, names.values()), default=0)
+        lines.append("    widths:")
+        lines += [f"      {names[name]:{longest}} {_flow(width.model_dump(exclude_none=True))}"
+                  for name, width in target.network.widths.items()]  # fmt: skip
+    return lines
+
+
+def _lists(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _site_lines(sites: Mapping[str, SitePlan]) -> list[str]:

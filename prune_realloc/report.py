@@ -7,15 +7,19 @@ import html
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.table import Table
 
 from prune_realloc.analysis import Analysis, make_folder, write_file
+from prune_realloc.card import component_rows, width_rows
 from prune_realloc.planner import INNER_AXES, retention
 from prune_realloc.recipe import Recipe
 from prune_realloc.structure import site_name, site_place
+
+if TYPE_CHECKING:
+    from prune_realloc.variants import Variant
 
 BUDGETS = (0.7, 0.5, 0.3)
 """Shares of the prunable multiply-adds at which the picture shows what is kept."""
@@ -290,3 +294,37 @@ block's units is left when 70, 50 and 30 % of their multiply-adds are kept.</p>
 <pre>{html.escape(json.dumps(provenance, indent=1))}</pre>
 </body></html>
 """
+
+
+# -- emitted networks -----------------------------------------------------------------------------------------
+
+
+def variant_tables(variant: Variant) -> list[Table]:
+    """Where an emitted network spends its cost against its control, and the width of every place with its reason."""
+    title = f"{variant.name or 'The emitted network'} and its uniform control"
+    shares = Table(title=title, title_justify="left", pad_edge=False, box=None, header_style="bold")
+    for column in ("component", "params: control", "realloc", "points", "MACs: control", "realloc", "points"):
+        shares.add_column(column, justify="left" if column == "component" else "right")
+    for row in component_rows(variant):
+        shares.add_row(*row)
+    widths = Table(title="Widths", title_justify="left", pad_edge=False, box=None, header_style="bold",
+                   caption="of each head for qk and v", caption_justify="left")  # fmt: skip
+    for column in ("place", "control", "realloc", "why"):
+        widths.add_column(column, justify="right" if column in ("control", "realloc") else "left")
+    for row in width_rows(variant):
+        widths.add_row(*row)
+    return [shares, widths]
+
+
+def variant_facts(variant: Variant) -> list[str]:
+    """Cost, latency, and what moved, in words."""
+    n = variant.network
+    lines = [
+        f"budget: {n.requested:,} {n.kind}; reallocated {n.macs:,} MACs, {n.params:,} params; control "
+        f"{n.control_macs:,} MACs, {n.control_params:,} params",
+        *(() if variant.latency is None else variant.latency.verdicts()),
+    ]
+    moved = sorted(((float(row[6]), row[0]) for row in component_rows(variant)), key=lambda item: -abs(item[0]))
+    words = [f"{name} {points:+.1f}" for points, name in moved if abs(points) >= 0.5]
+    lines.append(f"share of the MACs against the control, in points: {', '.join(words) or 'nothing moved'}")
+    return lines

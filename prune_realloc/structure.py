@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
-
-import numpy as np
+from typing import TYPE_CHECKING, Literal
 
 from prune_realloc.cost import Term
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Axis = Literal["embed", "block", "heads", "qk", "v", "ffn"]
 AXES: tuple[Axis, ...] = ("embed", "block", "heads", "qk", "v", "ffn")

@@ -1,0 +1,211 @@
+"""The verb `emit`: what pruning shows -> folders with a reallocated EfficientViT and its uniform control."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prune_realloc.analysis import META_FILE, Analysis, make_folder, write_files
+from prune_realloc.bench import Bench, bench
+from prune_realloc.card import model_card
+from prune_realloc.checkpoint import FORMAT_VERSION
+from prune_realloc.cost import Cost
+from prune_realloc.efficientvit import ARCHITECTURE, EfficientVit
+from prune_realloc.efficientvit_config import SIZES, EfficientVitConfig, stock_args
+from prune_realloc.errors import InputError
+from prune_realloc.export import deployed
+from prune_realloc.planner import INNER_AXES, plan
+from prune_realloc.prune import RECIPE_FILE
+from prune_realloc.reallocate import reallocate
+from prune_realloc.recipe import Recipe, build_recipe, dump_recipe, load_recipe
+from prune_realloc.target import Network, Target
+
+REALLOCATED, CONTROL = "realloc", "control"
+"""The two folders of an emitted variant."""
+_KEEP_MACS = 0.5
+"""The share of the source's multiply-adds at which it is read what pruning keeps, where the recipe has no budget."""
+_PREPROCESSING = ("mean", "std", "interpolation", "crop_pct")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A reallocated network and its control."""
+
+    name: str
+    """Folder under the output; empty: the output itself."""
+    recipe: Recipe
+    """With `target.network`."""
+    latency: Bench | None
+    """Of both in their deploy form, untrained; None: not measured."""
+
+    @property
+    def network(self) -> Network:
+        assert self.recipe.target is not None
+        assert self.recipe.target.network is not None
+        return self.recipe.target.network
+
+    def configs(self) -> dict[str, EfficientVitConfig]:
+        """The control first, as it is what the other is compared with."""
+        return {CONTROL: EfficientVitConfig(**self.network.control_args),
+                REALLOCATED: EfficientVitConfig(**self.network.args)}  # fmt: skip
+
+    def components(self) -> dict[str, dict[str, Cost]]:
+        """Network -> component -> cost, with the same components in both."""
+        found = {name: config.component_costs for name, config in self.configs().items()}
+        names = list(dict.fromkeys(part for costs in found.values() for part in costs))
+        return {name: {part: costs.get(part, Cost()) for part in names} for name, costs in found.items()}
+
+
+def emit(
+    source: str | Path | Analysis | Recipe,
+    *,
+    recipe: Recipe | None = None,
+    target: Mapping[str, Any] | None = None,
+    grid: bool = False,
+    out: str | Path | None = None,
+    timed: bool = True,
+    progress: Callable[[str], None] | None = None,
+) -> tuple[Variant, ...]:
+    """A reallocated EfficientViT and its uniform control of equal cost, for each budget.
+
+    Args:
+        source: what pruning shows: the folder of an analysis, a planned recipe, or the folder of a pruned network.
+        recipe: its `target` is what is wanted (without it, that of a recipe as source); its budget is the share at
+            which an analysis is read (0.5 of the multiply-adds without one), its axes and rules what may go there.
+        target: fields of the recipe's target that override it, such as `{"like": "efficientvit_m2"}`.
+        grid: one variant for each of M0 to M5, at its cost, in place of the recipe's budget.
+        out: folder to write to; each variant becomes `realloc/` and `control/` there, or in `NAME/` with `grid`.
+        timed: measure latency.
+
+    Raises:
+        InputError: the source does not show what is needed, or a budget cannot be met.
+    """
+    read, facts = _evidence(source, recipe)
+    given = (recipe or read).target or Target()
+    wanted = given.model_dump(exclude_unset=True, exclude={"network"})
+    for field in ("like", "macs", "params"):
+        if grid and field in (target or {}):
+            raise InputError(f"grid: excludes {field}, which sets one budget; leave one of the two out")
+    outside = {key: facts[key] for key in ("img_size", "in_chans", "num_classes") if key in facts}
+    wanted = outside | {key: value for key, value in wanted.items() if value is not None} | dict(target or {})
+    for field in ("img_size", "in_chans", "num_classes"):
+        if wanted.get(field) is None:
+            raise InputError(f"target.{field}: the source does not tell it; give --{field.replace('_', '-')}")
+    if grid:
+        wanted = {key: value for key, value in wanted.items() if key not in ("macs", "params")}
+    found = []
+    for like in SIZES if grid else (None,):
+        values = read.model_dump(exclude_none=True, exclude={"target"})
+        values["data"] |= {"preprocess": prepare} if (prepare := _preprocessing(facts)) else {}
+        full = build_recipe(values | {"target": wanted | ({"like": like} if like else {})})
+        assert read.plan is not None
+        assert full.target is not None
+        network = reallocate(read.plan.sites, full.target)
+        done = full.model_copy(update={"target": full.target.model_copy(update={"network": network})})
+        if progress is not None and timed:
+            progress(f"timing {like or full.target.like}")
+        variant = Variant(name=like or "", recipe=done, latency=None)
+        found.append(Variant(name=like or "", recipe=done, latency=_latency(variant) if timed else None))
+    if out is not None:
+        for variant in found:
+            _write(variant, Path(out) / variant.name, facts)
+    return tuple(found)
+
+
+def _evidence(source: str | Path | Analysis | Recipe, recipe: Recipe | None) -> tuple[Recipe, dict[str, Any]]:
+    """A planned recipe, and what is known of the source's images and classes."""
+    if isinstance(source, Recipe):
+        return _planned(source, "the recipe"), _preprocessing(source.data.preprocess or {})
+    if isinstance(source, Analysis):
+        return _read_analysis(source, recipe)
+    path = Path(source)
+    if not path.exists():
+        raise InputError(f"source {str(path)!r} does not exist; give the folder of an analysis or of a pruned network, "
+                         "or a planned recipe")  # fmt: skip
+    if path.is_file():
+        planned = _planned(load_recipe(path), str(path))
+        return planned, _preprocessing(planned.data.preprocess or {})
+    if (path / META_FILE).exists():
+        return _read_analysis(Analysis.load(path), recipe)
+    if (path / RECIPE_FILE).exists():
+        return _planned(load_recipe(path / RECIPE_FILE), str(path / RECIPE_FILE)), _config_facts(path / "config.json")
+    raise InputError(f"source {str(path)!r} has neither {META_FILE} nor {RECIPE_FILE}; give the folder that "
+                     "`analyze -o` or `apply -o` wrote")  # fmt: skip
+
+
+def _planned(recipe: Recipe, where: str) -> Recipe:
+    if recipe.plan is None:
+        raise InputError(f"{where} has no plan, so it does not show what pruning keeps; run `plan`, or give the folder "
+                         "of an analysis")  # fmt: skip
+    return recipe
+
+
+def _read_analysis(analysis: Analysis, recipe: Recipe | None) -> tuple[Recipe, dict[str, Any]]:
+    """The plan at the recipe's budget; without rounding, where the recipe does not ask for it."""
+    if recipe is not None and recipe.plan is not None:
+        return recipe, _facts(analysis)
+    taken = {"budget", "allocation", "axes", "rules"}
+    own = {} if recipe is None else recipe.model_dump(exclude_unset=True, exclude_none=True, include=taken)
+    axes = [axis for axis in INNER_AXES if any(name.endswith(f".{axis}") for name in analysis.widths)]
+    values = {"budget": {"keep_macs": _KEEP_MACS}, "axes": axes, "rules": {axis: {"round_to": 1} for axis in axes}}
+    done = build_recipe(analysis.as_recipe() | values | own)
+    return done.model_copy(update={"plan": plan(analysis, done)}), _facts(analysis)
+
+
+def _facts(analysis: Analysis) -> dict[str, Any]:
+    found = {"architecture": analysis.model["architecture"]}
+    found |= _preprocessing(analysis.data or {})
+    if "input_size" in analysis.model:
+        chans, height, width = analysis.model["input_size"]
+        found |= {"in_chans": chans, "num_classes": analysis.model["num_classes"]}
+        found |= {"img_size": height} if height == width else {}
+    return found
+
+
+def _config_facts(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+        config = content["pretrained_cfg"]
+        chans, height, width = config["input_size"]
+        found = {"architecture": content["model_args"]["source"], "in_chans": chans,
+                 "num_classes": content["num_classes"]}  # fmt: skip
+    except (OSError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is not the configuration of a pruned network ({error!r})") from error
+    found |= {"img_size": height} if height == width else {}
+    return found | _preprocessing(config)
+
+
+def _preprocessing(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What images of the new network must look like: as those of its source."""
+    return {key: facts[key] for key in _PREPROCESSING if facts.get(key)}
+
+
+def _latency(variant: Variant) -> Bench:
+    nets = {name: deployed(EfficientVit(config)) for name, config in variant.configs().items()}
+    config = variant.configs()[REALLOCATED]
+    return bench(nets, config.input_size, batch_sizes=(1, 32), seconds=1.0)
+
+
+def _write(variant: Variant, folder: Path, facts: Mapping[str, Any]) -> None:
+    recipe = dump_recipe(variant.recipe, f"prune-realloc emit {RECIPE_FILE} -o variants")
+    for name, config in variant.configs().items():
+        make_folder(folder / name)
+        stock, lost = stock_args(config)
+        content = {
+            "architecture": ARCHITECTURE,
+            "num_classes": config.num_classes,
+            "num_features": config.embed_dim[-1],
+            "format_version": FORMAT_VERSION,
+            "model_args": config.args(),
+            "pretrained_cfg": _preprocessing(facts)
+            | {"input_size": list(config.input_size), "num_classes": config.num_classes},
+            "stock": {"architecture": "EfficientVitMsra", "model_args": stock, "not_expressed": lost},
+        }
+        write_files(folder / name, {
+            RECIPE_FILE: recipe.encode(),
+            "model_card.md": model_card(variant, name, str(folder / name), facts.get("architecture")).encode(),
+            "config.json": (json.dumps(content, indent=1) + "\n").encode(),
+        })  # fmt: skip
