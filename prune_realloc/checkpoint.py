@@ -277,10 +277,13 @@ def _create_by_name(name: str, pretrained: bool, model_args: dict[str, Any]) -> 
         hint = f"; did you mean {', '.join(close)}?" if close else "; see timm.list_models()"
         raise InputError(f"model {name!r} is unknown to timm{hint}")
     try:
-        return _with_origin(timm.create_model(name, pretrained=pretrained or local, **model_args), name, model_args)
+        net = timm.create_model(name, pretrained=pretrained or local, **model_args)
     except Exception as error:  # the hub's client raises many kinds; each means that the weights cannot be had
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"model {name!r} cannot be created ({reason}); with a local file use --ckpt") from error
+    for family in FAMILIES.values():
+        net = family.adopt(net)
+    return _with_origin(net, name, model_args)
 
 
 def _build(
@@ -302,7 +305,7 @@ def _build(
     if known is None:
         return _load_strictly(_other_model(found, path, name, args), found, path)
     args = known.inferred_args(found.state, args.get("img_size", img_size)) | args
-    if name is None:
+    if name is None or name.split(".")[0] in known.ALIASES:
         name = _infer_name(known, found.state, args, path)
     return _load_strictly(_skeleton(name, args, path), found, path)
 
@@ -323,17 +326,16 @@ def _with_origin(net: Any, name: str, args: Mapping[str, Any]) -> nn.Module:
 
 
 def _other_model(found: _Checkpoint, path: Path, name: str | None, args: dict[str, Any]) -> nn.Module:
-    """A network of no family of ours: named by the user or the file, or one of the two EfficientViTs."""
+    """A network of no family of ours: named by the user or the file, or MIT's EfficientViT."""
     if name is not None:
         return _skeleton(name, args, path)
-    for whose, pattern in (("MSRA", "efficientvit_m*"), ("MIT", "efficientvit_[bl]*")):
-        for candidate in timm.list_models(pattern):
-            with torch.device("meta"):
-                net = timm.create_model(candidate)
-            if {k: v.shape for k, v in net.state_dict().items()} == {k: v.shape for k, v in found.state.items()}:
-                raise InputError(
-                    f"ckpt {str(path)!r} is {candidate} ({whose}'s EfficientViT), whose sites are not supported yet"
-                )
+    for candidate in timm.list_models("efficientvit_[bl]*"):
+        with torch.device("meta"):
+            net = timm.create_model(candidate)
+        if {k: v.shape for k, v in net.state_dict().items()} == {k: v.shape for k, v in found.state.items()}:
+            raise InputError(
+                f"ckpt {str(path)!r} is {candidate} (MIT's EfficientViT), whose sites are not supported yet"
+            )
     first = ", ".join(list(found.state)[:3])
     raise InputError(f"ckpt {str(path)!r}: tensors {first}, ... are of no known layout; name it with --model")
 
@@ -352,9 +354,9 @@ def _infer_name(family: Any, state: dict[str, Tensor], args: dict[str, Any], pat
         if {k: v.shape for k, v in net.state_dict().items()} == {k: v.shape for k, v in renamed.items()}:
             fitting.append(name)
     if not fitting:
-        shape = tuple(state["patch_embed.proj.weight"].shape)
+        first, tensor = next(iter(state.items()))
         raise InputError(
-            f"ckpt {str(path)!r}: no timm model has its shape (patch_embed {shape}); "
+            f"ckpt {str(path)!r}: no timm model has its shape ({first} {tuple(tensor.shape)}, ...); "
             "name the nearest with --model and its differences with --model-arg, such as num_heads=6"
         )
     stem = path.name.lower()
@@ -406,7 +408,7 @@ def _resize_(net: Any, img_size: int | tuple[int, int]) -> None:
     if not hasattr(net, "set_input_size"):
         raise InputError(f"img_size: {type(net).__name__} cannot change its input size")
     size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
-    patch = net.patch_embed.patch_size
+    patch = getattr(net.patch_embed, "patch_size", (1, 1))  # a stem of convolutions takes any size
     if any(s < 1 or s % p for s, p in zip(size, patch, strict=True)):
         raise InputError(f"img_size {img_size} is not a multiple of the patch size {patch[0]}")
     net.set_input_size(img_size=size)

@@ -289,6 +289,10 @@ def emit(
         str | None,
         _option(_MODEL, "--stem-strides", help="Such as 2,2. Default: about 14 x 14 tokens in the first stage."),
     ] = None,
+    inherit: Annotated[
+        Path | None,
+        _option(_MODEL, "--inherit", help="The analysed EfficientViT's checkpoint: start with what survives of it."),
+    ] = None,
     timed: Annotated[bool, _option(_RUN, "--bench/--no-bench", help="Measure latency.")] = True,
     out: Annotated[Path | None, _option(_RUN, "-o", "--out", help="Folder for the variants.")] = None,
     as_json: _Json = False,
@@ -306,7 +310,8 @@ def emit(
             _check_folder(out)
         found = run(
             source, recipe=None if recipe is None else load_recipe(recipe),
-            target={key: value for key, value in given.items() if value is not None}, grid=grid, out=out, timed=timed,
+            target={key: value for key, value in given.items() if value is not None}, grid=grid, inherit=inherit,
+            out=out, timed=timed,
             progress=lambda what: print(what, file=sys.stderr),
         )  # fmt: skip
     _show_variants(found, out, as_json)

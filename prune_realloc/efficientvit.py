@@ -86,9 +86,11 @@ class Residual(nn.Module):
     def __init__(self, m: nn.Module) -> None:
         super().__init__()
         self.m = m
+        self.inplace = False
+        """Into what m returns, which is nobody else's; the deploy form does that."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.m(x).add_(x)  # what m returns is its own, so nothing is overwritten that is needed again
+        return self.m(x).add_(x) if self.inplace else x + self.m(x)
 
 
 class ConvFfn(nn.Sequential):
@@ -385,6 +387,8 @@ class EfficientVit(nn.Module):
                 for dw in list[Any](module.dws):
                     dw.weight.mul_(module.scale)
                     dw.bias.mul_(module.scale)
+            elif isinstance(module, Residual):
+                module.inplace = True
             elif isinstance(module, TokenFfn):
                 conv: Any = module.get_submodule("dw.m")
                 middle = conv.kernel_size[0] // 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import platform
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from math import log
@@ -185,19 +186,20 @@ def examine(
             else:
                 draws = torch.rand(images.wanted, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
                 watch = GradientWatch(network, structure)
-                with watch.attached():
+                with watch.attached() if structure.branches else nullcontext():
                     moments = gate_moments(network, sites, images, draws=draws, labelled=labelled, amp=amp)
                 scores = gradient_scores(scorer, moments, labelled=labelled)
                 halves = [gradient_scores(scorer, moments, labelled=labelled, half=h) for h in (0, 1)]
                 loss, top1 = moments.loss if classes else None, moments.right
                 notes += _training_notes(scorer, moments, classes, labelled)
                 _check_scores(scores, notes)
-                layers = layer_moments(network, structure, watch, images)
-                weights = {name: read.weight for name, read in (layers.writers | layers.readers).items()}
-                if rotate:
-                    network, layers = rotated(network, structure, layers)
-                if rotate or refit:
-                    curves = damage_curves(network, sites, structure, layers, scores, refit=refit)
+                if structure.branches:
+                    layers = layer_moments(network, structure, watch, images)
+                    weights = {name: read.weight for name, read in (layers.writers | layers.readers).items()}
+                    if rotate:
+                        network, layers = rotated(network, structure, layers)
+                    if rotate or refit:
+                        curves = damage_curves(network, sites, structure, layers, scores, refit=refit)
         notes += images.notes()
         given = "given" if labelled else ("drawn from the model" if classes else "random projections")
         facts = {"samples": len(images.checksums), "loss": loss, "top1": top1, "stability": _stability(sites, halves),

@@ -99,7 +99,8 @@ def gate_moments(
             for half, members in enumerate((~odd, odd)):
                 count[half] += members.sum()
                 for name, s in scores.items():
-                    part = s[members].to(double)
+                    # windows are scored one by one; those of an image are one after the other
+                    part = s.unflatten(0, (len(images), -1)).sum(1)[members].to(double)
                     first[name][half] += part.sum(0)
                     second[name][half] += part.square().sum(0)
             loss_sum += float(losses.detach().double().sum())
@@ -132,7 +133,8 @@ def activation_variances(
             odd = (batch.positions % 2 == 1).to(device)
 
             def add(key: tuple[str, str], gates: list[tuple[Site, Gate]], x: Tensor, odd: Tensor = odd) -> None:
-                flat = x.double().flatten(1, -2)  # (B, tokens, C)
+                flat = x.double().movedim(gates[0][1].dim, -1).flatten(1, -2)  # (B, tokens, C)
+                flat = flat.reshape(len(odd), -1, flat.shape[-1])  # the windows of an image are one after the other
                 if key not in sums:
                     sums[key] = torch.zeros(2, 3, flat.shape[2], dtype=torch.float64, device=device)
                 for half, members in enumerate((~odd, odd)):
@@ -149,7 +151,7 @@ def activation_variances(
             count, total, squares = sums[gate.module, gate.side].cpu().numpy().transpose(1, 0, 2)
             with np.errstate(invalid="ignore"):  # a half without images
                 variance = squares / count - (total / count) ** 2
-            variances[site.name] += variance[:, gate.index].sum(axis=2)
+            variances[site.name][:, _units(gate)] += variance[:, gate.index].sum(axis=2)
     return variances
 
 
@@ -158,10 +160,11 @@ def masked(model: nn.Module, site: Site, units: Iterable[int]) -> Iterator[None]
     """Inside the block, `units` of `site` are switched off: their channels are zero at all the site's gates."""
     picked = list(units)
 
-    def zeroed(index: np.ndarray, x: Tensor) -> Tensor:
-        keep = torch.ones(x.shape[-1], dtype=x.dtype, device=x.device)
-        keep[torch.as_tensor(index[picked].ravel())] = 0
-        return x * keep
+    def zeroed(gate: Gate, x: Tensor) -> Tensor:
+        keep = torch.ones(x.shape[gate.dim], dtype=x.dtype, device=x.device)
+        index = gate.index[picked] if gate.units is None else gate.index[np.isin(gate.units, picked)]
+        keep[torch.as_tensor(index.ravel())] = 0
+        return (x.movedim(gate.dim, -1) * keep).movedim(-1, gate.dim)
 
     handles = []
     try:
@@ -169,9 +172,9 @@ def masked(model: nn.Module, site: Site, units: Iterable[int]) -> Iterator[None]
             module = model.get_submodule(gate.module)
             if gate.side == "input":
                 handles.append(module.register_forward_pre_hook(
-                    lambda _, args, index=gate.index: (zeroed(index, args[0]), *args[1:])))  # fmt: skip
+                    lambda _, args, gate=gate: (zeroed(gate, args[0]), *args[1:])))  # fmt: skip
             else:
-                handles.append(module.register_forward_hook(lambda _, __, out, index=gate.index: zeroed(index, out)))
+                handles.append(module.register_forward_hook(lambda _, __, out, gate=gate: zeroed(gate, out)))
         yield
     finally:
         for handle in handles:
@@ -231,12 +234,18 @@ def _add_gate_gradients(
         for site, gate in gates:
             start, stop = int(gate.index.min()), int(gate.index.max()) + 1
             if (start, stop) not in runs:
-                product = _at_least_single(kept[..., start:stop]) * grad[..., start:stop]
-                runs[start, stop] = product.flatten(1, -2).sum(1)
+                a, g = (t.movedim(gate.dim, -1)[..., start:stop] for t in (kept, grad))
+                runs[start, stop] = (_at_least_single(a) * g).flatten(1, -2).sum(1)
             s = _gather(runs[start, stop], gate.index - start)
+            if gate.units is not None:
+                s = s.new_zeros(len(s), site.units).index_copy(1, torch.as_tensor(gate.units, device=s.device), s)
             scores[site.name] = scores[site.name] + s if site.name in scores else s
 
     x.register_hook(on_gradient)
+
+
+def _units(gate: Gate) -> np.ndarray | slice:
+    return slice(None) if gate.units is None else gate.units
 
 
 def _at_least_single(x: Tensor) -> Tensor:
@@ -311,7 +320,7 @@ def weight_scores(scorer: str, model: nn.Module, sites: Iterable[Site], seed: in
             powers = tensor.abs() if scorer == "magnitude-l1" else tensor.square()
             others = [d for d in range(tensor.ndim) if d != part.dim]
             along = powers.sum(others) if others else powers
-            total += along.cpu().numpy()[part.index].sum(axis=1)
+            total[slice(None) if part.units is None else part.units] += along.cpu().numpy()[part.index].sum(axis=1)
         scores[site.name] = total if scorer == "magnitude-l1" else np.sqrt(total)
     return scores
 

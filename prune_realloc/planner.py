@@ -88,9 +88,16 @@ def plan(analysis: Analysis, recipe: Recipe) -> Plan:
         macs=cost.macs, params=cost.params,
         damage=_digits(house.damage(widths)) if comparable else None,
         bound=_digits(bound) if comparable and bound is not None else None,
-        sites={name: SitePlan(width=widths[name], of=analysis.widths[name], reason=house.reason(name, widths))
-               for name in analysis.widths},
+        sites={name: SitePlan(width=widths[name], of=analysis.widths[name], groups=_groups(analysis, name),
+                              reason=house.reason(name, widths)) for name in analysis.widths},
     )  # fmt: skip
+
+
+def _groups(analysis: Analysis, name: str) -> int:
+    """Groups of a site whose number of groups no other site tells."""
+    axis, block = site_place(name)
+    heads = axis in ("qk", "v") and site_name("heads", block) in analysis.widths
+    return 1 if heads else analysis.groups[name]
 
 
 # -- what may be chosen ---------------------------------------------------------------------------------------

@@ -250,6 +250,8 @@ class SitePlan(Part):
     """Units that stay; for qk and v in each head. For a whole block 1 or 0."""
     of: Count
     """Units of the source."""
+    groups: Count = 1
+    """Heads or FFNs that have so many each, where the model's heads are no site of their own."""
     reason: StrictStr
     """Why this many."""
 
@@ -774,4 +776,7 @@ def _site_lines(sites: Mapping[str, SitePlan]) -> list[str]:
         return ["  sites: {}"]
     names = {name: f"{_flow(name)}:" for name in sites}
     longest = max(map(len, names.values()))
-    return ["  sites:", *(f"    {names[n]:{longest}} {_flow(site.model_dump())}" for n, site in sites.items())]
+    return [
+        "  sites:",
+        *(f"    {names[n]:{longest}} {_flow(site.model_dump(exclude_defaults=True))}" for n, site in sites.items()),
+    ]

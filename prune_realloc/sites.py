@@ -14,7 +14,7 @@ __all__ = ["AXES", "Axis", "Gate", "Site", "Slice", "Structure", "find_sites", "
 
 
 def find_sites(model: nn.Module) -> tuple[Site, ...]:
-    """Every site of `model`: `embed` first, then of each block the whole, `heads`, `qk`, `v`, `ffn`.
+    """Every site of `model`: the streams first, then of each block the whole, `heads`, `qk`, `v`, `ffn`.
 
     Raises:
         InputError: no family supports the model, or a parameter is neither in a slice nor declared fixed.
@@ -41,7 +41,10 @@ def _check_coverage(model: nn.Module, sites: tuple[Site, ...], fixed: dict[str, 
     covered = set(fixed)
     for site in sites:
         for part in site.slices if site.axis != "block" else ():  # a whole block would cover what was overlooked
-            assert part.index.shape[0] == site.units, (site.name, part.parameter)
+            assert len(part.index) == (site.units if part.units is None else len(part.units)), (
+                site.name,
+                part.parameter,
+            )
             assert part.index.max() < shapes[part.parameter][part.dim], (site.name, part.parameter, part.dim)
             covered.add(part.parameter)
     left = sorted(set(shapes) - covered)

@@ -42,16 +42,22 @@ class Slice:
     dim: int
     index: np.ndarray
     """Positions along `dim` of each unit, shape (units, entries)."""
+    units: np.ndarray | None = None
+    """Which of the site's units lie here, one for each row of `index`; None: all."""
 
 
 @dataclass(frozen=True, eq=False)
 class Gate:
-    """Where a unit can be switched off: channels (last dimension) of a module's input or output."""
+    """Where a unit can be switched off: channels of a module's input or output."""
 
     module: str
     side: Literal["input", "output"]
     index: np.ndarray
     """Channels of each unit, shape (units, entries)."""
+    dim: int = -1
+    """The tensor's dimension that runs over channels."""
+    units: np.ndarray | None = None
+    """Which of the site's units pass here, one for each row of `index`; None: all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,10 +74,12 @@ class Site:
     """The units lie in this many equal runs (heads); each must keep the same number."""
     note: str = ""
     """What is special here, for the reader."""
+    stage: int | None = None
+    """Of a stream that belongs to one stage."""
 
     @property
     def name(self) -> str:
-        return site_name(self.axis, self.block)
+        return site_name(self.axis, self.block, self.stage)
 
     @property
     def width(self) -> int:
@@ -131,7 +139,7 @@ class Structure:
     family: str
     num_blocks: int
     sites: tuple[Site, ...]
-    """Every site inside a block; the streams are found by the graph."""
+    """Every site inside a block; the streams too, where `stream_roots` leaves none for the graph to find."""
     terms: tuple[Term, ...]
     opaque: tuple[OpaqueModule, ...]
     stream_roots: dict[str, tuple[str, int]]
@@ -141,7 +149,7 @@ class Structure:
     fixed: dict[str, str]
     """Parameter -> why no site may narrow it."""
     branches: tuple[Branch, ...]
-    """In the order in which they are computed."""
+    """In the order in which they are computed; none: layers are neither rotated nor refitted."""
     pairs: tuple[Pair, ...]
     exits: tuple[str, ...]
     """Linear layers that read the stream after its last block."""

@@ -8,25 +8,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
+import torch
+
 from prune_realloc.analysis import META_FILE, Analysis, make_folder, write_files
 from prune_realloc.bench import Bench, bench
 from prune_realloc.card import model_card
-from prune_realloc.checkpoint import FORMAT_VERSION
+from prune_realloc.checkpoint import FORMAT_VERSION, load_model, model_identity
 from prune_realloc.cost import Cost
 from prune_realloc.efficientvit import ARCHITECTURE, EfficientVit
 from prune_realloc.efficientvit_config import SIZES, EfficientVitConfig, stock_args
 from prune_realloc.errors import InputError
 from prune_realloc.export import deployed
+from prune_realloc.inherit import inherit as inherit_weights
 from prune_realloc.planner import INNER_AXES, plan
 from prune_realloc.prune import RECIPE_FILE
 from prune_realloc.reallocate import reallocate
 from prune_realloc.recipe import Recipe, build_recipe, dump_recipe, load_recipe
+from prune_realloc.structure import site_place
 from prune_realloc.target import Network, Target
 
 REALLOCATED, CONTROL = "realloc", "control"
 """The two folders of an emitted variant."""
-_KEEP_MACS = 0.5
-"""The share of the source's multiply-adds at which it is read what pruning keeps, where the recipe has no budget."""
+_KEEP = 0.5
+"""Share of what Q/K, V and FFN of the source cost at which it is read what pruning keeps, without a recipe's budget."""
 _PREPROCESSING = ("mean", "std", "interpolation", "crop_pct")
 
 
@@ -65,6 +70,7 @@ def emit(
     recipe: Recipe | None = None,
     target: Mapping[str, Any] | None = None,
     grid: bool = False,
+    inherit: str | Path | None = None,
     out: str | Path | None = None,
     timed: bool = True,
     progress: Callable[[str], None] | None = None,
@@ -74,9 +80,11 @@ def emit(
     Args:
         source: what pruning shows: the folder of an analysis, a planned recipe, or the folder of a pruned network.
         recipe: its `target` is what is wanted (without it, that of a recipe as source); its budget is the share at
-            which an analysis is read (0.5 of the multiply-adds without one), its axes and rules what may go there.
+            which an analysis is read (without one, half of what Q/K, V and FFN cost), its axes and rules what may go.
         target: fields of the recipe's target that override it, such as `{"like": "efficientvit_m2"}`.
         grid: one variant for each of M0 to M5, at its cost, in place of the recipe's budget.
+        inherit: checkpoint of the EfficientViT that `source` is an analysis of; both networks start with what survives
+            of its weights.
         out: folder to write to; each variant becomes `realloc/` and `control/` there, or in `NAME/` with `grid`.
         timed: measure latency.
 
@@ -109,10 +117,34 @@ def emit(
             progress(f"timing {like or full.target.like}")
         variant = Variant(name=like or "", recipe=done, latency=None)
         found.append(Variant(name=like or "", recipe=done, latency=_latency(variant) if timed else None))
+    weights = [{} for _ in found] if inherit is None else [_inherited(variant, source, inherit) for variant in found]
     if out is not None:
-        for variant in found:
-            _write(variant, Path(out) / variant.name, facts)
+        for variant, files in zip(found, weights, strict=True):
+            _write(variant, Path(out) / variant.name, facts, files)
     return tuple(found)
+
+
+def _inherited(variant: Variant, source: str | Path | Analysis | Recipe, ckpt: str | Path) -> dict[str, bytes]:
+    """Network -> its weights as a file."""
+    if isinstance(source, str | Path) and (Path(source) / META_FILE).exists():
+        source = Analysis.load(source)
+    if not isinstance(source, Analysis):
+        raise InputError("inherit: needs the scores of an analysis as source, a recipe has none")
+    net = load_model(ckpt=ckpt)
+    if not isinstance(net, EfficientVit):
+        raise InputError(f"inherit: {str(ckpt)!r} is a {type(net).__name__}; only an EfficientViT (MSRA) hands on its "
+                         "weights")  # fmt: skip
+    if model_identity(net)["weights_sha256"] != source.model["weights_sha256"]:
+        raise InputError(f"inherit: {str(ckpt)!r} is not the network of the analysis; give the checkpoint that was "
+                         "analysed")  # fmt: skip
+    found = {}
+    for name, config in variant.configs().items():
+        torch.manual_seed(0)
+        fresh = EfficientVit(config)
+        inherit_weights(net, fresh, source.scores)
+        state = {key: tensor.contiguous() for key, tensor in fresh.state_dict().items()}
+        found[name] = safetensors.torch.save(state, metadata={"format": "pt"})
+    return found
 
 
 def _evidence(source: str | Path | Analysis | Recipe, recipe: Recipe | None) -> tuple[Recipe, dict[str, Any]]:
@@ -150,7 +182,10 @@ def _read_analysis(analysis: Analysis, recipe: Recipe | None) -> tuple[Recipe, d
     taken = {"budget", "allocation", "axes", "rules"}
     own = {} if recipe is None else recipe.model_dump(exclude_unset=True, exclude_none=True, include=taken)
     axes = [axis for axis in INNER_AXES if any(name.endswith(f".{axis}") for name in analysis.widths)]
-    values = {"budget": {"keep_macs": _KEEP_MACS}, "axes": axes, "rules": {axis: {"round_to": 1} for axis in axes}}
+    inside = tuple(name for name in analysis.widths if site_place(name)[0] in axes)
+    movable = sum(term.cost(analysis.widths).macs for term in analysis.terms if set(term.sites) & set(inside))
+    share = round(1 - (1 - _KEEP) * movable / analysis.cost().macs, 4)
+    values = {"budget": {"keep_macs": share}, "axes": axes, "rules": {axis: {"round_to": 1} for axis in axes}}
     done = build_recipe(analysis.as_recipe() | values | own)
     return done.model_copy(update={"plan": plan(analysis, done)}), _facts(analysis)
 
@@ -189,7 +224,7 @@ def _latency(variant: Variant) -> Bench:
     return bench(nets, config.input_size, batch_sizes=(1, 32), seconds=1.0)
 
 
-def _write(variant: Variant, folder: Path, facts: Mapping[str, Any]) -> None:
+def _write(variant: Variant, folder: Path, facts: Mapping[str, Any], weights: Mapping[str, bytes]) -> None:
     recipe = dump_recipe(variant.recipe, f"prune-realloc emit {RECIPE_FILE} -o variants")
     for name, config in variant.configs().items():
         make_folder(folder / name)
@@ -204,7 +239,8 @@ def _write(variant: Variant, folder: Path, facts: Mapping[str, Any]) -> None:
             | {"input_size": list(config.input_size), "num_classes": config.num_classes},
             "stock": {"architecture": "EfficientVitMsra", "model_args": stock, "not_expressed": lost},
         }
-        write_files(folder / name, {
+        files = {"model.safetensors": weights[name]} if name in weights else {}
+        write_files(folder / name, files | {
             RECIPE_FILE: recipe.encode(),
             "model_card.md": model_card(variant, name, str(folder / name), facts.get("architecture")).encode(),
             "config.json": (json.dumps(content, indent=1) + "\n").encode(),

@@ -8,9 +8,9 @@ import timm
 from torch import nn
 
 from prune_realloc.errors import InputError
-from prune_realloc.families import vit
+from prune_realloc.families import efficientvit_msra, vit
 
-FAMILIES: dict[str, ModuleType] = {"vit": vit}
+FAMILIES: dict[str, ModuleType] = {"vit": vit, "efficientvit_msra": efficientvit_msra}
 
 
 def family_of(model: nn.Module) -> ModuleType:
@@ -24,7 +24,7 @@ def family_of(model: nn.Module) -> ModuleType:
             return family
     raise InputError(
         f"model {type(model).__name__} is of no supported family; supported: timm's VisionTransformer "
-        "(ViT, DeiT, DeiT-III, DINOv2)"
+        "(ViT, DeiT, DeiT-III, DINOv2) and EfficientViT (MSRA)"
     )
 
 

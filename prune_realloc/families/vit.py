@@ -25,6 +25,15 @@ TIMM_MODULES = ("deit", "vision_transformer")
 """Where timm defines the networks of this family."""
 
 
+ALIASES = ()
+"""Every network of this family is built under its own name."""
+
+
+def adopt(model: nn.Module) -> nn.Module:
+    """timm's networks are read as they are."""
+    return model
+
+
 class FreeAttention(nn.Module):
     """timm's `Attention` with q/k and v widths of their own, and the softmax scale of the network it was cut from.
 
