@@ -507,13 +507,14 @@ def _failure_is_exit_code_1() -> Iterator[None]:
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for what the steps write.")] = Path("runs/demo"),
 ) -> None:
-    """Every step on the shipped ViT and images: analyze, plan at half of the MACs, apply, with all they show."""
+    """Every step on the shipped ViT and images: analyze, plan at half of the MACs, apply, emit, with all they show."""
     with _quiet_libraries():
         from prune_realloc.analysis import write_file
         from prune_realloc.examine import analyze as run_analyze
         from prune_realloc.planner import plan as run_plan
         from prune_realloc.prune import apply as run_apply
         from prune_realloc.recipe import build_recipe, dump_recipe
+        from prune_realloc.variants import emit as run_emit
 
         _check_folder(out)
         with _progress("scoring the shipped ViT") as progress:
@@ -524,8 +525,12 @@ def demo(
         write_file(out / "half.yaml", dump_recipe(recipe, "prune-realloc apply half.yaml -o pruned").encode())
         with _progress("cutting and refitting it") as progress:
             done = run_apply(recipe, out=out / "pruned", progress=progress)
-    print()
-    _show_outcome(done, out / "pruned", as_json=False)
+        print()
+        _show_outcome(done, out / "pruned", as_json=False)
+        print()
+        _show_variants(
+            run_emit(found, target={"like": "efficientvit_m0"}, out=out / "variants"), out / "variants", False
+        )
 
 
 def main() -> None:

@@ -93,11 +93,12 @@ def plan(analysis: Analysis, recipe: Recipe) -> Plan:
     )  # fmt: skip
 
 
-def _groups(analysis: Analysis, name: str) -> int:
+def _groups(analysis: Analysis, name: str) -> int | None:
     """Groups of a site whose number of groups no other site tells."""
     axis, block = site_place(name)
-    heads = axis in ("qk", "v") and site_name("heads", block) in analysis.widths
-    return 1 if heads else analysis.groups[name]
+    if axis not in INNER_AXES or (axis != "ffn" and site_name("heads", block) in analysis.widths):
+        return None
+    return analysis.groups[name] if analysis.groups[name] > 1 else None
 
 
 # -- what may be chosen ---------------------------------------------------------------------------------------

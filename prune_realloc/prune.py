@@ -115,6 +115,9 @@ def apply(
         require_at_least(name, value, least)
     target = pick_device(device)
     net = _source(recipe) if model is None else model
+    if not family_of(net).describe(net).branches:
+        raise InputError(f"model {type(net).__name__} cannot be cut by apply; `emit --inherit` makes a narrower one "
+                         "with its weights")  # fmt: skip
     data = recipe.data.name
     if data is None and model is None and recipe.source.ckpt is None and recipe.source.model is None:
         data = "demo"

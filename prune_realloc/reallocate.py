@@ -108,7 +108,7 @@ def _units(sites: Mapping[str, SitePlan], axis: str, block: int) -> tuple[float,
         return 0.0, 0.0
     heads = sites.get(site_name("heads", block)) if axis in ("qk", "v") else None
     if heads is None:
-        return site.width * site.groups, site.of * site.groups
+        return site.width * (site.groups or 1), site.of * (site.groups or 1)
     return site.width * heads.width, site.of * heads.of
 
 

@@ -250,8 +250,8 @@ class SitePlan(Part):
     """Units that stay; for qk and v in each head. For a whole block 1 or 0."""
     of: Count
     """Units of the source."""
-    groups: Count = 1
-    """Heads or FFNs that have so many each, where the model's heads are no site of their own."""
+    groups: Count | None = None
+    """How many heads or FFNs have so many each; set where no site of heads tells it."""
     reason: StrictStr
     """Why this many."""
 

@@ -13,6 +13,7 @@ from timm.models import save_for_hf
 from torch import nn
 
 from prune_realloc.checkpoint import load_model, model_identity
+from prune_realloc.efficientvit import EfficientVit
 from prune_realloc.errors import InputError
 
 # the smallest networks that timm knows by name
@@ -145,11 +146,12 @@ def test_a_grid_that_is_not_square_needs_the_input_size(tmp_path):
     assert same_weights(load_model("vit_tiny_patch16_224", ckpt=path, model_args=args | {"img_size": (16, 40)}), model)
 
 
-@pytest.mark.parametrize(("name", "whose"), [("efficientvit_m0", "MSRA"), ("efficientvit_b0", "MIT")])
-def test_the_two_efficientvits_are_told_apart(tmp_path, name, whose):
-    path = saved(tmp_path / "efficientvit.pth", timm.create_model(name).state_dict())
-    with pytest.raises(InputError, match=rf"{name} \({whose}'s EfficientViT\)"):
-        load_model(ckpt=path)
+def test_the_two_efficientvits_are_told_apart(tmp_path):
+    msra, mit = (saved(tmp_path / f"{name}.pth", timm.create_model(name).state_dict())
+                 for name in ("efficientvit_m0", "efficientvit_b0"))  # fmt: skip
+    assert isinstance(load_model(ckpt=msra), EfficientVit)
+    with pytest.raises(InputError, match=r"efficientvit_b0 \(MIT's EfficientViT\)"):
+        load_model(ckpt=mit)
 
 
 class Hostile:
