@@ -86,18 +86,13 @@ class _OnceTimmIsThere(MetaPathFinder):
             def run_and_register(module: ModuleType) -> None:
                 run(module)
                 sys.meta_path.remove(self)
-                _register()
+                import_module("prune_realloc.architectures")
 
             spec.loader.exec_module = run_and_register  # type: ignore[method-assign]
         return spec
 
 
-def _register() -> None:
-    for home in ("efficientvit", "pruned"):
-        import_module(f"prune_realloc.{home}")
-
-
 if "timm" in sys.modules:
-    _register()
+    import_module("prune_realloc.architectures")
 else:
     sys.meta_path.insert(0, _OnceTimmIsThere())

@@ -20,9 +20,10 @@ from timm.models import is_model
 from torch import Tensor, nn
 
 from prune_realloc.analysis import make_folder, write_files
+from prune_realloc.architectures import PRUNED
 from prune_realloc.errors import InputError
 from prune_realloc.families import FAMILIES, family_of
-from prune_realloc.pruned import ARCHITECTURE, build_pruned
+from prune_realloc.pruned import build_pruned
 from prune_realloc.sites import find_sites, widths
 
 DEMO = Path(__file__).parent / "assets" / "demo_vit"
@@ -91,7 +92,7 @@ def load_pruned(folder: str | Path) -> nn.Module:
         InputError: the folder is missing, damaged, or holds another kind of network.
     """
     found = _read(Path(folder), ema=False)
-    if found.architecture != ARCHITECTURE:
+    if found.architecture != PRUNED:
         raise InputError(f"{str(folder)!r} is no pruned network (architecture {found.architecture}); use load_model")
     return load_model(ckpt=folder)
 
@@ -109,7 +110,7 @@ def save_pruned(net: Any, folder: str | Path, more: Mapping[str, bytes] | None =
     args = check_rebuild(net)
     config = getattr(net, "pretrained_cfg", None) or {}
     content = {
-        "architecture": ARCHITECTURE,
+        "architecture": PRUNED,
         "num_classes": int(net.num_classes),
         "num_features": int(net.num_features),
         "format_version": FORMAT_VERSION,

@@ -18,23 +18,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import SelectAdaptivePool2d, SqueezeExcite, resize_rel_pos_bias_table_levit, trunc_normal_
-from timm.models import (
-    build_model_with_cfg,
-    checkpoint,
-    checkpoint_seq,
-    generate_default_cfgs,
-    register_model,
-)
+from timm.models import checkpoint, checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from prune_realloc.efficientvit_config import BlockShape, EfficientVitConfig, MergeShape
 from prune_realloc.errors import InputError
-
-ARCHITECTURE = "efficientvit_flex"
-"""timm's name of these networks."""
 
 
 class ConvNorm(nn.Sequential):
@@ -466,30 +456,14 @@ def to_flex_weights(state: Mapping[str, Tensor], net: nn.Module) -> dict[str, Te
     return found
 
 
-# -- timm -----------------------------------------------------------------------------------------------------
+def build_efficientvit(*, global_pool: str = "avg", drop_rate: float = 0.0, **args: Any) -> EfficientVit:
+    """The network of these arguments of `EfficientVitConfig`.
 
-default_cfgs = generate_default_cfgs({
-    ARCHITECTURE: {
-        "num_classes": 1000, "input_size": (3, 224, 224), "pool_size": (4, 4), "fixed_input_size": True,
-        "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "patch_embed.conv1.conv", "classifier": "head.linear",
-    }
-})  # fmt: skip
-
-
-@register_model
-def efficientvit_flex(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """An EfficientViT of any widths: the arguments of `EfficientVitConfig`."""
-    return build_model_with_cfg(
-        _build, ARCHITECTURE, pretrained, pretrained_filter_fn=to_flex_weights,
-        feature_cfg={"flatten_sequential": True, "out_indices": tuple(range(len(kwargs.get("embed_dim", (0, 1, 2)))))},
-        **kwargs,
-    )  # fmt: skip
-
-
-def _build(*, global_pool: str = "avg", drop_rate: float = 0.0, **args: Any) -> EfficientVit:
+    Raises:
+        InputError: an argument that is none, or a value that cannot be built.
+    """
     known = {field.name for field in dataclasses.fields(EfficientVitConfig)}
     for name in args:
         if name not in known:
-            raise InputError(f"{name} is no argument of {ARCHITECTURE}; it takes {', '.join(sorted(known))}")
+            raise InputError(f"{name} is no argument of efficientvit_flex; it takes {', '.join(sorted(known))}")
     return EfficientVit(EfficientVitConfig(**args), global_pool=global_pool, drop_rate=drop_rate)

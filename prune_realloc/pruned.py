@@ -6,24 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import timm
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from torch import nn
 
 from prune_realloc.families import family_of_architecture
 from prune_realloc.structure import site_place
 from prune_realloc.surgery import cut_to_widths
-
-ARCHITECTURE = "prune_realloc"
-"""timm's name of every pruned network."""
-default_cfgs = generate_default_cfgs({ARCHITECTURE: {}})
-
-
-@register_model
-def prune_realloc(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Any network that this package has cut; `source`, `source_args` and `widths` say which."""
-    return build_model_with_cfg(
-        build_pruned, ARCHITECTURE, pretrained, feature_cfg={"out_indices": 3, "feature_cls": "getter"}, **kwargs
-    )
 
 
 def build_pruned(*, source: str, source_args: Mapping[str, Any], widths: Mapping[str, int], **more: Any) -> Any:

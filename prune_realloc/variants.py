@@ -12,11 +12,12 @@ import safetensors.torch
 import torch
 
 from prune_realloc.analysis import META_FILE, Analysis, make_folder, write_files
+from prune_realloc.architectures import EFFICIENTVIT
 from prune_realloc.bench import Bench, bench
 from prune_realloc.card import model_card
 from prune_realloc.checkpoint import FORMAT_VERSION, load_model, model_identity
 from prune_realloc.cost import Cost
-from prune_realloc.efficientvit import ARCHITECTURE, EfficientVit
+from prune_realloc.efficientvit import EfficientVit
 from prune_realloc.efficientvit_config import SIZES, EfficientVitConfig, stock_args
 from prune_realloc.errors import InputError
 from prune_realloc.export import deployed
@@ -230,7 +231,7 @@ def _write(variant: Variant, folder: Path, facts: Mapping[str, Any], weights: Ma
         make_folder(folder / name)
         stock, lost = stock_args(config)
         content = {
-            "architecture": ARCHITECTURE,
+            "architecture": EFFICIENTVIT,
             "num_classes": config.num_classes,
             "num_features": config.embed_dim[-1],
             "format_version": FORMAT_VERSION,

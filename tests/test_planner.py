@@ -621,7 +621,8 @@ def test_scores_that_do_not_compare_are_refused(deit_s):
 def test_an_axis_that_the_model_lacks_is_named():
     alone = Analysis(
         scores={}, damage={"blocks.0": np.array([1.0, 0.0]), "blocks.0.ffn": np.linspace(1, 0, 401)},
-        widths={"blocks.0": 1, "blocks.0.ffn": 400}, groups={"blocks.0": 1, "blocks.0.ffn": 1}, scorer="fisher", unit="nats", samples=1, seed=0,
+        widths={"blocks.0": 1, "blocks.0.ffn": 400}, groups={"blocks.0": 1, "blocks.0.ffn": 1},
+        scorer="fisher", unit="nats", samples=1, seed=0,
         terms=(Term(component="ffn", sites=("blocks.0.ffn",), params=3, macs=3),), model={}, data=None, stability={},
     )  # fmt: skip
     budget = {"keep_macs": 0.5}

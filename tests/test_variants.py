@@ -1,6 +1,8 @@
 """The verb `emit`: folders that timm loads, tables, and what it refuses."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import timm
@@ -188,3 +190,10 @@ def test_a_configuration_of_another_version_is_refused(emitted, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match="format_version 7, this program reads 1"):
         load_model(ckpt=tmp_path)
+
+
+@pytest.mark.parametrize("first", ["variants", "efficientvit", "pruned", "checkpoint", "families", "architectures"])
+def test_timm_knows_our_architectures_whatever_is_imported_first(first):
+    probe = f"import prune_realloc.{first}, timm; print(*map(timm.is_model, ('efficientvit_flex', 'prune_realloc')))"
+    found = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert found.stdout == "True True\n"

@@ -12,8 +12,8 @@ import numpy as np
 from timm.models.efficientvit_msra import EfficientVitMsra
 from torch import Tensor, nn
 
+from prune_realloc.architectures import EFFICIENTVIT
 from prune_realloc.efficientvit import (
-    ARCHITECTURE,
     Block,
     CascadedGroupAttention,
     EfficientVit,
@@ -45,7 +45,7 @@ def adopt(model: nn.Module) -> nn.Module:
     net: Any = EfficientVit(EfficientVitConfig(**inferred_args(state, model.img_size)))
     net.load_state_dict(to_flex_weights(state, net))
     config: Any = model.pretrained_cfg
-    net.pretrained_cfg = net.default_cfg = dict(config) | {"architecture": ARCHITECTURE}
+    net.pretrained_cfg = net.default_cfg = dict(config) | {"architecture": EFFICIENTVIT}
     return net
 
 
@@ -257,4 +257,4 @@ def to_timm_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor
 
 def candidates(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """The one name of this family; its arguments follow from the shapes."""
-    return {ARCHITECTURE: (224, 224)}
+    return {EFFICIENTVIT: (224, 224)}
