@@ -34,7 +34,8 @@ def efficientvit_flex(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """An EfficientViT (MSRA) of any widths: the arguments of `EfficientVitConfig`."""
     from prune_realloc.efficientvit import build_efficientvit, to_flex_weights
 
-    stages = len(kwargs.get("embed_dim", (0, 1, 2)))
+    embed = kwargs.get("embed_dim")
+    stages = len(embed) if isinstance(embed, list | tuple) else 3
     return build_model_with_cfg(
         build_efficientvit, EFFICIENTVIT, pretrained, pretrained_filter_fn=to_flex_weights,
         feature_cfg={"flatten_sequential": True, "out_indices": tuple(range(stages))}, **kwargs,

@@ -34,7 +34,7 @@ FORMAT_VERSION = 1
 _KEPT_CONFIG = ("fixed_input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std", "pool_size", "first_conv",
                 "classifier", "license", "label_names", "label_descriptions", "tag")  # fmt: skip
 """What of timm's pretrained_cfg is true of the pruned network too."""
-_DATA_KEYS = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
+PREPROCESSING = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
 
 
 @dataclass
@@ -133,6 +133,9 @@ def check_rebuild(net: Any) -> dict[str, Any]:
         InputError: it cannot; the network was made by hand.
     """
     state, family = net.state_dict(), family_of(net)
+    if not family.describe(net).branches:
+        raise InputError(f"model {type(net).__name__} cannot be cut, so it is no pruned network; write it with "
+                         "timm.models.save_for_hf")  # fmt: skip
     config = getattr(net, "pretrained_cfg", None) or {}
     origin = getattr(net, "origin", None) or {
         "source": config.get("architecture"), "source_args": dict(getattr(net, "_model_args", {}))
@@ -189,7 +192,7 @@ def _read(path: Path, ema: bool) -> _Checkpoint:
         found.architecture = name.removeprefix("timm/")
     if isinstance(options.get("model_kwargs"), Mapping):
         found.model_args |= dict(options["model_kwargs"])
-    found.pretrained_cfg |= {key: options[key] for key in _DATA_KEYS if options.get(key) is not None}
+    found.pretrained_cfg |= {key: options[key] for key in PREPROCESSING if options.get(key) is not None}
     return found
 
 

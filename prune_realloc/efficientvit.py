@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.layers import SelectAdaptivePool2d, SqueezeExcite, resize_rel_pos_bias_table_levit, trunc_normal_
-from timm.models import checkpoint, checkpoint_seq
+from timm.models import checkpoint
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
@@ -166,10 +166,8 @@ class CascadedGroupAttention(nn.Module):
 class WindowAttention(nn.Module):
     """Cascaded group attention in windows that do not overlap; one window where the feature map is no larger."""
 
-    def __init__(self, shape: BlockShape, wanted: int) -> None:
-        """`wanted`: side of the windows where the feature map is large enough."""
+    def __init__(self, shape: BlockShape) -> None:
         super().__init__()
-        self.wanted = wanted
         self.attn = CascadedGroupAttention(shape)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -190,11 +188,11 @@ class WindowAttention(nn.Module):
 class Block(nn.Sequential):
     """The sandwich: N x (token interaction, FFN), attention, N x (token interaction, FFN)."""
 
-    def __init__(self, shape: BlockShape, window: int) -> None:
+    def __init__(self, shape: BlockShape) -> None:
         def ffns() -> nn.Module:
             return nn.Sequential(*(TokenFfn(shape.embed, shape.ffn) for _ in range(shape.num_ffns)))
 
-        mixer = Residual(WindowAttention(shape, window))
+        mixer = Residual(WindowAttention(shape))
         super().__init__(OrderedDict(before=ffns(), mixer=mixer, after=ffns()))
 
 
@@ -211,13 +209,13 @@ class PatchMerging(nn.Sequential):
 
 
 class Stage(nn.Sequential):
-    def __init__(self, merge: MergeShape | None, blocks: Sequence[tuple[BlockShape, int]]) -> None:
+    def __init__(self, merge: MergeShape | None, blocks: Sequence[BlockShape]) -> None:
         downsample = nn.Sequential() if merge is None else nn.Sequential(OrderedDict(
             before=TokenFfn(merge.embed_in, merge.ffn_in, scale=1.0),
             merge=PatchMerging(merge),
             after=TokenFfn(merge.embed_out, merge.ffn_out, scale=1.0),
         ))  # fmt: skip
-        super().__init__(OrderedDict(downsample=downsample, blocks=nn.Sequential(*(Block(*b) for b in blocks))))
+        super().__init__(OrderedDict(downsample=downsample, blocks=nn.Sequential(*map(Block, blocks))))
 
 
 class Stem(nn.Sequential):
@@ -244,7 +242,7 @@ class EfficientVit(nn.Module):
         super().__init__()
         self.config = config
         self.num_classes, self.in_chans, self.drop_rate = config.num_classes, config.in_chans, drop_rate
-        self.grad_checkpointing = False
+        self.grad_checkpointing = self.fused = False
         self.num_features = config.embed_dim[-1]
         self.global_pool: Any = None
         self.patch_embed: Any = Stem(config)
@@ -252,11 +250,9 @@ class EfficientVit(nn.Module):
         for stride in config.stem_strides:
             reduction *= stride
         self.feature_info: list[dict[str, Any]] = []
-        wanted = [side for stage in config.window_size for side in stage]  # type: ignore[union-attr]
-        blocks = list(zip(config.blocks, wanted, strict=True))
         for index, embed in enumerate(config.embed_dim):
             merge = config.merges[index - 1] if index else None
-            stages.append(Stage(merge, [item for item in blocks if item[0].stage == index]))
+            stages.append(Stage(merge, [shape for shape in config.blocks if shape.stage == index]))
             self.feature_info.append({"num_chs": embed, "reduction": reduction << index, "module": f"stages.{index}"})
         self.stages = nn.Sequential(*stages)
         self.reset_classifier(config.num_classes, global_pool)
@@ -288,13 +284,16 @@ class EfficientVit(nn.Module):
         """A fresh classifier; `global_pool` "" keeps the feature map, which no classifier can read."""
         if global_pool is None:
             global_pool = self.global_pool.pool_type
+        if global_pool == "catavgmax":
+            raise InputError("global_pool 'catavgmax' doubles the features; take 'avg', 'max' or 'avgmax'")
         if num_classes and not global_pool:
             raise InputError(f"global_pool {global_pool!r} leaves a feature map, num_classes {num_classes} needs "
                              "pooled features; take global_pool 'avg', or num_classes 0")  # fmt: skip
         like = next(self.parameters())
         self.num_classes = num_classes
+        self.config = dataclasses.replace(self.config, num_classes=num_classes)
         self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=bool(global_pool))
-        self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
+        self.head_hidden_size = self.num_features
 
         def head() -> nn.Module:
             made = NormLinear(self.head_hidden_size, num_classes, self.drop_rate) if num_classes else nn.Identity()
@@ -305,8 +304,11 @@ class EfficientVit(nn.Module):
 
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
         """Another input size; where windows shrink or grow, the attention biases are resized."""
-        args = self.config.args() | {"img_size": img_size, "num_classes": self.num_classes}
-        self.config = EfficientVitConfig(**args)
+        if self.fused:
+            raise InputError(
+                "img_size: the deploy form has one input size; change that of the network it was made from"
+            )
+        self.config = dataclasses.replace(self.config, img_size=img_size)
         attentions = [module for module in self.modules() if isinstance(module, CascadedGroupAttention)]
         for attention, shape in zip(attentions, self.config.blocks, strict=True):
             attention.set_window(shape.window)
@@ -333,6 +335,7 @@ class EfficientVit(nn.Module):
         take, last = feature_take_indices(len(self.stages), indices)
         shorter = last < len(self.stages) - 1
         self.stages = self.stages[: last + 1]
+        self.config = self.config.truncated(last + 1)
         if shorter:
             self.num_features = self.feature_info[last]["num_chs"]
         if prune_head or shorter:
@@ -342,9 +345,9 @@ class EfficientVit(nn.Module):
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_chans, H, W) -> the last stage's feature map."""
         x = self.patch_embed(x)
-        if self.grad_checkpointing and self.training:
-            return checkpoint_seq(self.stages, x)
-        return self.stages(x)
+        for stage in self.stages:
+            x = self._run(stage, x)
+        return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Any:
         x = self.global_pool(x)
@@ -367,6 +370,9 @@ class EfficientVit(nn.Module):
     def fuse(self) -> EfficientVit:
         """The deploy form: a copy for inference that computes the same, without batch norms."""
         net = copy.deepcopy(self).eval()
+        if self.fused:
+            return net
+        net.fused = True
         for module in list(net.modules()):
             for name, child in module.named_children():
                 if isinstance(child, ConvNorm | NormLinear):

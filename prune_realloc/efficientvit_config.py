@@ -116,10 +116,9 @@ class EfficientVitConfig:
             object.__setattr__(self, name, value)
 
         size = self.img_size
-        put("img_size", (size, size) if isinstance(size, int) else _integers("img_size", size, least=1))
+        put("img_size", _integers("img_size", [size, size] if isinstance(size, int) else size, least=1))
         if len(self.img_size) != 2:  # type: ignore[arg-type]
             raise InputError(f"img_size {_shown(size)} is neither one number nor (height, width)")
-        put("img_size", _integers("img_size", self.img_size, least=1))
         for name, least in (("in_chans", 1), ("num_classes", 0)):
             put(name, _integer(name, getattr(self, name), least))
         for name in ("stem_strides", "embed_dim", "depth"):
@@ -207,6 +206,14 @@ class EfficientVitConfig:
             ffn_in=ffns[0], ffn_out=ffns[1],
             resolution_in=self.resolutions[stage - 1], resolution_out=self.resolutions[stage],
         )  # fmt: skip
+
+    def truncated(self, stages: int) -> EfficientVitConfig:
+        """The first so many stages."""
+        names = ("embed_dim", "depth", "num_heads", "qk_dim", "v_dim", "ffn_dim", "num_ffns", "window_size", "kernels")
+        cut = {name: value[:stages] for name in names if (value := getattr(self, name)) is not None}
+        merges = {name: value[: stages - 1] for name in ("merge_dim", "merge_ffn_dim")
+                  if (value := getattr(self, name)) is not None}  # fmt: skip
+        return dataclasses.replace(self, **cut, **merges)
 
     # -- cost -----------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from timm.layers import resize_rel_pos_bias_table_levit
 from torch import Tensor, nn
 
 from prune_realloc.efficientvit import ConvNorm, EfficientVit
@@ -47,6 +48,11 @@ def inherit(source: EfficientVit, target: EfficientVit, scores: Scores) -> None:
     ):
         if have != want:
             raise InputError(f"inherit: the source has {field} {have}, the new network {want}; they must be the same")
+    for stage in range(len(old.depth)):
+        own = {b.heads for b in old.blocks if b.stage == stage}
+        if len(own) > 1:
+            raise InputError(f"inherit: stage {stage} has blocks of {sorted(own)} heads, which divide its channels "
+                             "differently; they must be the same")  # fmt: skip
     heads = [next(b.heads for b in old.blocks if b.stage == s) for s in range(len(old.depth))]
     streams = [
         _by_part(scores[site_name("embed", None, stage)], heads[stage], new.embed_dim[stage])
@@ -155,8 +161,8 @@ def _attention(old: Any, new: Any, stream: Map, qk_scores: np.ndarray, v_scores:
             tensor.mul_((new.qk_dim / K) ** 0.5)
         columns.append(np.where(v < 0, -1, v + head * old.v_dim))
     _conv(old.proj, new.proj, stream, np.concatenate(columns))
-    if old.window == new.window:
-        new.attention_biases.copy_(old.attention_biases)
+    biases = resize_rel_pos_bias_table_levit(old.attention_biases.T, (new.window**2, H))
+    new.attention_biases.copy_(biases.T)
 
 
 def _downsample(old: Any, new: Any, before: Map, after: Map) -> None:

@@ -27,6 +27,8 @@ TOLERANCE = 0.01
 """The network spends at most so much less than its budget, and never more; the control differs from it by no more."""
 UNIFORM_FFN = 4
 """Hidden units of a uniform network's FFN, as a multiple of its channels."""
+EMBED_FLOOR = 8
+"""Channels of a stage, where no rule says more."""
 MERGE = 4
 """Hidden channels of a patch merging, as a multiple of the channels before it, as in the paper."""
 
@@ -83,6 +85,9 @@ def retention(sites: Mapping[str, SitePlan], target: Target) -> Retention:
             for axis in axes if overlap > 1e-12 else ():
                 units = _units(sites, axis, block)
                 kept, of = kept + overlap * units[0], of + overlap * units[1]
+        if not of:
+            raise InputError(f"the source has no {' and no '.join(axes)} from {start:.0%} to {end:.0%} of its "
+                             "depth; reallocation needs them in every block")  # fmt: skip
         return kept / of
 
     component: dict[tuple[str, Place], float] = {}
@@ -91,6 +96,8 @@ def retention(sites: Mapping[str, SitePlan], target: Target) -> Retention:
         for axis in ("qk", "v", "ffn"):
             component[axis, place] = share((axis,), start, end)
     everything, streams = share(("qk", "v", "ffn"), 0, 1), _streams(sites)
+    if not everything:
+        raise InputError("pruning kept nothing of the source, so it shows nothing; raise its budget")
     stage, first = [], 0
     depths = _base(target).depth
     for index, count in enumerate(depths):
@@ -270,7 +277,7 @@ class _Sizing:
         for stage in range(len(self.base.depth)):
             rule, step = self.target.rule("embed"), self.step("embed", stage)
             width = min(self.wanted_embed(stage, multiplier), rule.ceiling or 10**9)
-            least = ceil((rule.floor or 8) / step) * step
+            least = ceil((rule.floor or EMBED_FLOOR) / step) * step
             embed.append(max(int(width / step + 1e-9) * step, least))
         inner: dict[tuple[str, Place], int] = {}
         for place in self.places:
@@ -317,7 +324,7 @@ class _Sizing:
         """What rounding down left over goes, step by step, to the width that fell shortest and still fits."""
         while shape.cost(kind) < (1 - TOLERANCE / 4) * limit:
             for what, by in self._shortest_first(shape, multiplier):
-                if (wider := self._settled(shape.raised(what, by))) is not None and wider.cost(kind) <= limit:
+                if (wider := self._settled(shape.raised(what, by))).cost(kind) <= limit:
                     shape = wider
                     break
             else:
@@ -342,8 +349,8 @@ class _Sizing:
         # half a step past what is wanted is as good as half a step short of it
         return [(what, step) for _, what, step in sorted(found, key=lambda item: -item[0])]
 
-    def _settled(self, shape: _Shape) -> _Shape | None:
-        """With the widths that follow from embed; None where another falls below its floor."""
+    def _settled(self, shape: _Shape) -> _Shape:
+        """With the widths that follow from embed, and floors met."""
         inner = dict(shape.inner)
         for (component, place), width in shape.inner.items():
             rule, embed = self.target.rule(component), shape.embed[place.stage]
@@ -367,7 +374,7 @@ class _Sizing:
                    f"{wanted:.1f}") if self.target.rule("embed").move else f"does not move: {wanted:.1f}"  # fmt: skip
             yield site_name("embed", None, stage), NetworkWidth(
                 width=width, control=control.embed_dim[stage], kept=round(kept, 4),
-                reason=f"{how}; {_rounding(width, wanted, self.step('embed', stage))}",
+                reason=f"{how}; {self._embed_bound(stage, width, wanted)}",
             )  # fmt: skip
         for place in self.places:
             block = control.blocks[place.first]
@@ -377,6 +384,14 @@ class _Sizing:
                     kept=round(self.kept.component[component, place], 4),
                     reason=self._reason(component, place, shape, multiplier),
                 )  # fmt: skip
+
+    def _embed_bound(self, stage: int, width: int, wanted: float) -> str:
+        rule, step = self.target.rule("embed"), self.step("embed", stage)
+        if rule.ceiling is not None and wanted > rule.ceiling:
+            return f"at its ceiling {rule.ceiling}, as a multiple of {step}"
+        if wanted < (rule.floor or EMBED_FLOOR):
+            return f"at its floor {rule.floor or EMBED_FLOOR}, as a multiple of {step}"
+        return _rounding(width, wanted, step)
 
     def _reason(self, component: str, place: Place, shape: _Shape, multiplier: float) -> str:
         rule, embed = self.target.rule(component), shape.embed[place.stage]

@@ -751,7 +751,11 @@ def _target_lines(target: Target) -> list[str]:
     plain_fields = target.model_dump(exclude_defaults=True, exclude={"rules", "network"})
     plain_fields |= {key: size_text(plain_fields[key]) for key in ("macs", "params") if key in plain_fields}
     lines = ["target:", f"  like: {target.like}"]
-    lines += [f"  {key}: {_flow(_lists(value))}" for key, value in plain_fields.items() if key != "like"]
+    lines += [
+        f"  {key}: {_flow(list(value) if isinstance(value, tuple) else value)}"
+        for key, value in plain_fields.items()
+        if key != "like"
+    ]
     if target.rules:
         lines.append("  rules:")
         lines += [f"    {key}: {_flow(rule.model_dump(exclude_defaults=True))}" for key, rule in target.rules.items()]
@@ -765,10 +769,6 @@ def _target_lines(target: Target) -> list[str]:
         lines += [f"      {names[name]:{longest}} {_flow(width.model_dump(exclude_none=True))}"
                   for name, width in target.network.widths.items()]  # fmt: skip
     return lines
-
-
-def _lists(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _site_lines(sites: Mapping[str, SitePlan]) -> list[str]:

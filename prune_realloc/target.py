@@ -50,7 +50,7 @@ class TargetRule(Part):
     ratio: PositiveNumber | None = None
     """Exactly this share: qk and v of embed / heads, ffn of embed. Excludes width."""
     floor: Count | None = None
-    """Never fewer units than this; for qk and v in each head."""
+    """Never fewer units than this, for qk and v in each head; holds against ceilings. embed: 8 by default."""
     ceiling: Count | None = None
     """Never more units than this; for qk and v in each head."""
     floor_ratio: PositiveNumber | None = None
@@ -69,6 +69,14 @@ class TargetRule(Part):
             yield Conflict(("ratio",), f"{self.ratio:g} excludes width {self.width}; remove one of the two")
         if not self.move and self.fixed:
             yield Conflict(("move",), "false excludes width and ratio; remove one of the two")
+        bounds = [
+            name for name in ("floor", "ceiling", "floor_ratio", "ceiling_ratio") if getattr(self, name) is not None
+        ]
+        if bounds and (self.fixed or not self.move):
+            what = "width" if self.width is not None else "ratio" if self.ratio is not None else "move: false"
+            yield Conflict(
+                (bounds[0],), f"does not apply beside {what}, which decides the width; remove one of the two"
+            )
         for low, high in (("floor", "ceiling"), ("floor_ratio", "ceiling_ratio")):
             least, most = getattr(self, low), getattr(self, high)
             if least is not None and most is not None and least > most:
@@ -124,7 +132,7 @@ class Target(Part):
     """The EfficientViT that is wanted."""
 
     like: _Like = "efficientvit_m0"
-    """Gives depth, heads, kernels and windows; and the budget, where none is set."""
+    """Gives depth, heads and kernels; and the budget, where none is set."""
     macs: Size | None = None
     """Multiply-adds for one image: 80M, 1.2G or a whole number. Excludes params."""
     params: Size | None = None
@@ -144,7 +152,7 @@ class Target(Part):
     rules: dict[Component, TargetRule] = {}
     """Component -> what it must or must not do."""
     network: Network | None = None
-    """Written by emit. Remove it to reallocate again."""
+    """Written by emit, which decides anew each time."""
 
     def rule(self, component: str) -> TargetRule:
         """The recipe's rule, or the default."""

@@ -15,7 +15,7 @@ from prune_realloc.analysis import META_FILE, Analysis, make_folder, write_files
 from prune_realloc.architectures import EFFICIENTVIT
 from prune_realloc.bench import Bench, bench
 from prune_realloc.card import model_card
-from prune_realloc.checkpoint import FORMAT_VERSION, load_model, model_identity
+from prune_realloc.checkpoint import FORMAT_VERSION, PREPROCESSING, load_model, model_identity
 from prune_realloc.cost import Cost
 from prune_realloc.efficientvit import EfficientVit
 from prune_realloc.efficientvit_config import SIZES, EfficientVitConfig, stock_args
@@ -33,7 +33,6 @@ REALLOCATED, CONTROL = "realloc", "control"
 """The two folders of an emitted variant."""
 _KEEP = 0.5
 """Share of what Q/K, V and FFN of the source cost at which it is read what pruning keeps, without a recipe's budget."""
-_PREPROCESSING = ("mean", "std", "interpolation", "crop_pct")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +98,9 @@ def emit(
         if grid and field in (target or {}):
             raise InputError(f"grid: excludes {field}, which sets one budget; leave one of the two out")
     outside = {key: facts[key] for key in ("img_size", "in_chans", "num_classes") if key in facts}
+    for field, other in (("macs", "params"), ("params", "macs")):
+        if field in (target or {}):
+            wanted.pop(other, None)
     wanted = outside | {key: value for key, value in wanted.items() if value is not None} | dict(target or {})
     for field in ("img_size", "in_chans", "num_classes"):
         if wanted.get(field) is None:
@@ -131,7 +133,8 @@ def _inherited(variant: Variant, source: str | Path | Analysis | Recipe, ckpt: s
         source = Analysis.load(source)
     if not isinstance(source, Analysis):
         raise InputError("inherit: needs the scores of an analysis as source, a recipe has none")
-    net = load_model(ckpt=ckpt)
+    opened = {key: source.model[key] for key in ("ema", "img_size", "model_args") if source.model.get(key)}
+    net = load_model(ckpt=ckpt, **opened)
     if not isinstance(net, EfficientVit):
         raise InputError(f"inherit: {str(ckpt)!r} is a {type(net).__name__}; only an EfficientViT (MSRA) hands on its "
                          "weights")  # fmt: skip
@@ -150,8 +153,21 @@ def _inherited(variant: Variant, source: str | Path | Analysis | Recipe, ckpt: s
 
 def _evidence(source: str | Path | Analysis | Recipe, recipe: Recipe | None) -> tuple[Recipe, dict[str, Any]]:
     """A planned recipe, and what is known of the source's images and classes."""
+    planned_source = isinstance(source, Recipe) or not (
+        isinstance(source, Analysis) or (Path(source) / META_FILE).exists()
+    )
+    own = set() if recipe is None else recipe.model_fields_set & {"budget", "axes", "rules", "allocation", "plan"}
+    if own and (planned_source or "plan" in own):
+        raise InputError(
+            f"recipe: its {', '.join(sorted(own))} would not count, because "
+            + (
+                "the source is planned already; give the folder of an analysis as source"
+                if planned_source
+                else "the source is an analysis; give the recipe as source instead"
+            )
+        )
     if isinstance(source, Recipe):
-        return _planned(source, "the recipe"), _preprocessing(source.data.preprocess or {})
+        return _planned(source, "the recipe"), _recipe_facts(source)
     if isinstance(source, Analysis):
         return _read_analysis(source, recipe)
     path = Path(source)
@@ -160,13 +176,18 @@ def _evidence(source: str | Path | Analysis | Recipe, recipe: Recipe | None) -> 
                          "or a planned recipe")  # fmt: skip
     if path.is_file():
         planned = _planned(load_recipe(path), str(path))
-        return planned, _preprocessing(planned.data.preprocess or {})
+        return planned, _recipe_facts(planned)
     if (path / META_FILE).exists():
         return _read_analysis(Analysis.load(path), recipe)
     if (path / RECIPE_FILE).exists():
         return _planned(load_recipe(path / RECIPE_FILE), str(path / RECIPE_FILE)), _config_facts(path / "config.json")
     raise InputError(f"source {str(path)!r} has neither {META_FILE} nor {RECIPE_FILE}; give the folder that "
                      "`analyze -o` or `apply -o` wrote")  # fmt: skip
+
+
+def _recipe_facts(recipe: Recipe) -> dict[str, Any]:
+    known = {} if recipe.source.architecture is None else {"architecture": recipe.source.architecture}
+    return known | _preprocessing(recipe.data.preprocess or {})
 
 
 def _planned(recipe: Recipe, where: str) -> Recipe:
@@ -178,8 +199,6 @@ def _planned(recipe: Recipe, where: str) -> Recipe:
 
 def _read_analysis(analysis: Analysis, recipe: Recipe | None) -> tuple[Recipe, dict[str, Any]]:
     """The plan at the recipe's budget; without rounding, where the recipe does not ask for it."""
-    if recipe is not None and recipe.plan is not None:
-        return recipe, _facts(analysis)
     taken = {"budget", "allocation", "axes", "rules"}
     own = {} if recipe is None else recipe.model_dump(exclude_unset=True, exclude_none=True, include=taken)
     axes = [axis for axis in INNER_AXES if any(name.endswith(f".{axis}") for name in analysis.widths)]
@@ -216,7 +235,7 @@ def _config_facts(path: Path) -> dict[str, Any]:
 
 def _preprocessing(facts: Mapping[str, Any]) -> dict[str, Any]:
     """What images of the new network must look like: as those of its source."""
-    return {key: facts[key] for key in _PREPROCESSING if facts.get(key)}
+    return {key: facts[key] for key in PREPROCESSING if facts.get(key)}
 
 
 def _latency(variant: Variant) -> Bench:
@@ -229,6 +248,10 @@ def _write(variant: Variant, folder: Path, facts: Mapping[str, Any], weights: Ma
     recipe = dump_recipe(variant.recipe, f"prune-realloc emit {RECIPE_FILE} -o variants")
     for name, config in variant.configs().items():
         make_folder(folder / name)
+        if name not in weights and (folder / name / "model.safetensors").exists():
+            raise InputError(
+                f"output {str(folder / name)!r} holds the weights of another network; choose another folder"
+            )
         stock, lost = stock_args(config)
         content = {
             "architecture": EFFICIENTVIT,

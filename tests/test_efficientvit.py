@@ -252,6 +252,13 @@ def test_deploy_form_computes_the_same_and_leaves_the_network_alone(args):
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
 
 
+def test_a_deploy_form_is_its_own_deploy_form():
+    fused, x = small(num_ffns=[0, 1, 1]).fuse(), images()
+    torch.testing.assert_close(fused.fuse()(x), fused(x))
+    with pytest.raises(InputError, match="the deploy form has one input size"):
+        fused.set_input_size(56)
+
+
 @pytest.mark.parametrize("fused", [False, True])
 def test_export_has_no_graph_break_and_a_free_batch(fused):
     net = small(img_size=56)
@@ -294,6 +301,19 @@ def test_reset_classifier():
     assert net(images()).shape == (2, 32, 2, 2)
     with pytest.raises(InputError, match="num_classes 5 needs pooled"):
         net.reset_classifier(5)
+    with pytest.raises(InputError, match="'catavgmax' doubles the features"):
+        net.reset_classifier(5, "catavgmax")
+
+
+def test_configuration_follows_classifier_and_stages():
+    net = small()
+    net.reset_classifier(9)
+    assert net.config.cost.params == sum(p.numel() for p in net.parameters())
+    net.prune_intermediate_layers([1])
+    assert net.config.cost.params == sum(p.numel() for p in net.parameters())
+    assert len(net.config.embed_dim) == 2
+    net.set_input_size(56)
+    assert net(images(1, 56)).shape == (1, 24, 7, 7)
 
 
 def test_weight_decay_spares_the_attention_biases():

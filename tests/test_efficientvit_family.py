@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from conftest import measured_macs
 from test_efficientvit import SMALL, as_original, images, randomise_
 
-from prune_realloc import InputError, emit, load_model
+from prune_realloc import Analysis, InputError, emit, load_model
 from prune_realloc.checkpoint import DEMO
 from prune_realloc.cost import total_cost
 from prune_realloc.data import Batch
@@ -76,6 +76,29 @@ def test_another_input_size_resizes_the_biases(tmp_path):
     net = load_model(ckpt=tmp_path / "m0.pth", img_size=160)
     assert net.config.resolutions == ((10, 10), (5, 5), (3, 3))
     assert net(images(1, 160)).shape == (1, 1000)
+
+
+def test_windows_that_are_smaller_than_their_feature_map_stay(tmp_path):
+    net = flex(img_size=44, window_size=[6, 6, 3])  # maps of 11, 6 and 3
+    torch.save(net.state_dict(), tmp_path / "net.pth")
+    again = load_model(ckpt=tmp_path / "net.pth", img_size=44)
+    x = images(1, 44, 1)
+    with torch.no_grad():
+        torch.testing.assert_close(again(x), net(x))
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        (lambda net: net.fuse().state_dict(), "has no batch norms: it is a deploy form"),
+        (lambda net: {k: v for k, v in net.state_dict().items() if "patch_embed" not in k}, "not whole"),
+        (lambda net: {k: v for k, v in net.state_dict().items() if "dws.0" not in k}, "not whole"),
+    ],
+)
+def test_checkpoints_that_are_not_whole_are_refused(broken, words, tmp_path):
+    torch.save(broken(flex()), tmp_path / "net.pth")
+    with pytest.raises(InputError, match=words):
+        load_model(ckpt=tmp_path / "net.pth")
 
 
 # -- sites ----------------------------------------------------------------------------------------------------
@@ -240,6 +263,27 @@ def saved(net, folder):
     (folder / "config.json").write_text(json.dumps(content | {"pretrained_cfg": config}))
     safetensors.torch.save_file(net.state_dict(), folder / "model.safetensors")
     return folder
+
+
+def test_inheritance_opens_the_network_as_the_analysis_did(tmp_path):
+    net = flex(depth=(1, 2, 3), num_heads=4, embed_dim=(32, 48, 64), stem_strides=(2, 1), kernels=(5, 5, 5, 5))
+    torch.save(net.state_dict(), tmp_path / "net.pth")
+    opened = {"img_size": 28, "model_args": {"stem_strides": [2, 1]}}
+    found = analyze(ckpt=tmp_path / "net.pth", scorer="magnitude", **opened)
+    found = Analysis(**(vars(found) | {"unit": "nats"}))
+    target = {"like": "efficientvit_m0", "macs": 12_000_000}
+    emit(found, target=target, inherit=tmp_path / "net.pth", out=tmp_path / "v", timed=False)
+    with pytest.raises(InputError, match="holds the weights of another network"):
+        emit(found, target=target, out=tmp_path / "v", timed=False)
+
+
+def test_windows_of_another_size_inherit_resized_biases():
+    net = flex(img_size=56)  # windows of 7, 7 and 4
+    fresh = EfficientVit(EfficientVitConfig(**(net.config.args() | {"window_size": [5, 7, 4]})))
+    inherit(net, fresh, ones(net))
+    biases = fresh.stages[0].blocks[0].mixer.m.attn.attention_biases
+    assert biases.shape == (2, 25)
+    assert biases.abs().sum() > 0
 
 
 def test_inherited_folders_load_with_their_weights(tmp_path):

@@ -6,6 +6,7 @@ import sys
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from prune_realloc.efficientvit_config import SIZES, EfficientVitConfig
 from prune_realloc.errors import InputError
@@ -228,6 +229,27 @@ def test_a_budget_above_what_the_rules_allow_is_refused():
     rules = {"embed": TargetRule(ceiling=64)}
     with pytest.raises(InputError, match=r"macs: the rules leave at most .*, below the budget of 500,000,000"):
         reallocate(EVEN, Target(macs=500_000_000, rules=rules))
+
+
+def test_a_source_of_which_nothing_is_kept_is_refused():
+    gone = {name: site(0, s.of) if name != "embed" else s for name, s in EVEN.items()}
+    with pytest.raises(InputError, match="pruning kept nothing of the source"):
+        reallocate(gone, Target())
+    holes = {name: s for name, s in EVEN.items() if name not in ("blocks.0.qk", "blocks.1.qk")}
+    with pytest.raises(InputError, match="the source has no qk from 0% to 17% of its depth"):
+        reallocate(holes, Target())
+
+
+@pytest.mark.parametrize("rule", [{"width": 16, "floor": 8}, {"move": False, "ceiling": 8}, {"ratio": 1.0, "floor": 8}])
+def test_bounds_beside_an_exact_width_are_refused(rule):
+    with pytest.raises(ValidationError, match="does not apply beside"):
+        TargetRule(**rule)
+
+
+def test_reasons_name_the_bound_of_the_channels():
+    rules = {"embed": TargetRule(ceiling=100)}
+    network = reallocate(EVEN, Target(like="efficientvit_m0", rules=rules))
+    assert "at its ceiling 100, as a multiple of 8" in network.widths["stages.2.embed"].reason
 
 
 def test_stem_strides_suit_the_image():

@@ -13,7 +13,7 @@ from prune_realloc import InputError, emit, load_model, load_recipe
 from prune_realloc.analysis import Analysis
 from prune_realloc.efficientvit_config import SIZES, EfficientVitConfig, stock_args
 from prune_realloc.examine import analyze
-from prune_realloc.recipe import check_recipe
+from prune_realloc.recipe import build_recipe, check_recipe
 
 SMALL = {"macs": 8_000_000, "img_size": 32, "num_classes": 5, "in_chans": 3}
 
@@ -65,7 +65,7 @@ def test_card_has_cost_components_reasons_and_a_way_to_retrain(emitted):
     assert f"{variant.network.control_macs:,}" in text
     assert "| FFN |" in text
     assert all(width.reason in text for width in variant.network.widths.values())
-    assert "--clip-mode agc" in text
+    assert "prune_realloc train " in text
     assert "## What the stock class cannot express" in text
 
 
@@ -131,6 +131,21 @@ def test_sources_that_show_nothing_are_refused(tmp_path, analysis):
         emit(unplanned)
     with pytest.raises(InputError, match="grid: excludes macs"):
         emit(analysis, grid=True, target={"macs": 10**7})
+
+
+def test_a_recipe_that_would_not_count_is_refused(analysis, emitted):
+    out, _ = emitted
+    planned = load_recipe(out / "realloc" / "recipe.yaml")
+    with pytest.raises(InputError, match=r"recipe: its .*plan.* would not count, because the source is an analysis"):
+        emit(analysis, recipe=planned, timed=False)
+    half = planned.model_copy(update={"plan": None})
+    with pytest.raises(InputError, match="would not count, because the source is planned already"):
+        emit(out / "realloc" / "recipe.yaml", recipe=half, timed=False)
+
+
+def test_a_given_budget_replaces_the_recipes(analysis):
+    recipe = build_recipe({"target": {"params": 500_000}})
+    assert emit(analysis, recipe=recipe, target={"macs": 8_000_000}, timed=False)[0].network.kind == "macs"
 
 
 def test_a_source_that_does_not_tell_images_and_classes_is_asked_for_them(emitted, tmp_path):

@@ -27,8 +27,8 @@ from prune_realloc.efficientvit_config import SIZES, EfficientVitConfig
 from prune_realloc.errors import InputError
 from prune_realloc.structure import Gate, Site, Slice, Structure
 
-TIMM_MODULES = ("efficientvit_msra", "efficientvit")
-"""Where timm and we define the networks of this family."""
+TIMM_MODULES = ("efficientvit_msra",)
+"""Where timm defines the networks of this family."""
 ALIASES = tuple(SIZES)
 """timm's names of networks that are built in our class; their tensors' shapes tell everything else."""
 
@@ -202,7 +202,24 @@ def recognises(state: Mapping[str, Tensor]) -> bool:
 
 
 def inferred_args(state: Mapping[str, Tensor], img_size: int | tuple[int, int] | None) -> dict[str, Any]:
-    """Arguments of `EfficientVitConfig` that the tensors' shapes tell; the stem's strides are taken as 2."""
+    """Arguments of `EfficientVitConfig` that the tensors' shapes tell; the stem's strides are taken as 2.
+
+    A window that is as large as its feature map, at `img_size` or at 224, is taken for the paper's 7, cut off there.
+
+    Raises:
+        InputError: batch norms are missing, or a layer.
+    """
+    if not any(name.endswith("bn.running_var") for name in state):
+        raise InputError("the checkpoint has no batch norms: it is a deploy form; give the form that it was made from")
+    try:
+        return _inferred(state, img_size)
+    except (KeyError, IndexError) as error:
+        raise InputError(
+            f"the checkpoint is an EfficientViT (MSRA) without {error.args[0]}; it is not whole"
+        ) from error
+
+
+def _inferred(state: Mapping[str, Tensor], img_size: int | tuple[int, int] | None) -> dict[str, Any]:
     shapes = {name: tuple(tensor.shape) for name, tensor in to_flex_keys(state).items()}
     stem = [shapes[f"patch_embed.conv{i}.conv.weight"] for i in range(1, _count(shapes, r"patch_embed\.conv(\d+)"))]
     stages = range(_count(shapes, r"stages\.(\d+)"))
@@ -229,6 +246,11 @@ def inferred_args(state: Mapping[str, Tensor], img_size: int | tuple[int, int] |
             args["merge_ffn_dim"].append(
                 [shapes[f"{down}.{side}.ffn.m.up.conv.weight"][0] for side in ("before", "after")]
             )
+    seen = [EfficientVitConfig(**(args | per_block | {"img_size": size})).resolutions
+            for size in {args["img_size"], 224}]  # fmt: skip
+    for stage, sides in enumerate(per_block["window_size"]):
+        native = {min(resolutions[stage]) for resolutions in seen}
+        per_block["window_size"][stage] = [max(side, 7) if side in native else side for side in sides]
     return args | per_block
 
 
@@ -242,7 +264,7 @@ def _block_args(shapes: Mapping[str, tuple[int, ...]], name: str) -> dict[str, A
         "num_heads": heads, "qk_dim": kernels[0][0], "kernels": [kernel[-1] for kernel in kernels],
         "v_dim": shapes[f"{attn}.proj.conv.weight"][1] // heads, "num_ffns": num_ffns,
         "ffn_dim": shapes[f"{name}.before.0.ffn.m.up.conv.weight"][0] if num_ffns else 1,
-        "window_size": max(side, 7) if side < 7 else side,  # smaller ones come from small feature maps
+        "window_size": side,
     }  # fmt: skip
 
 
