@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from prune_realloc.recipe import Recipe, build_recipe, load_recipe
     from prune_realloc.report import write_report
     from prune_realloc.sites import find_sites
+    from prune_realloc.training import train
     from prune_realloc.variants import emit
 
 __version__ = "0.1.0"
@@ -38,6 +39,7 @@ _HOMES = {
     "load_recipe": "recipe",
     "plan": "planner",
     "save_pruned": "checkpoint",
+    "train": "training",
     "write_report": "report",
 }
 __all__ = [
@@ -54,6 +56,7 @@ __all__ = [
     "load_recipe",
     "plan",
     "save_pruned",
+    "train",
     "write_report",
 ]
 

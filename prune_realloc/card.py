@@ -30,7 +30,7 @@ def model_card(variant: Variant, name: str, folder: str, source: str | None) -> 
     lines = [
         f"# EfficientViT, {'reallocated' if name == 'realloc' else 'uniform control'}",
         "",
-        f"{what}. Depth, heads, windows and kernels are those of {target.like}. It is untrained: the weights come with "
+        f"{what}. Depth, heads and kernels are those of {target.like}. It is untrained: the weights come with "
         "retraining.",
         "",
         "## Cost",
@@ -67,14 +67,10 @@ def model_card(variant: Variant, name: str, folder: str, source: str | None) -> 
         f'model = timm.create_model("local-dir:{folder}", pretrained=False)',
         "```",
         "",
-        "With timm's `train.py`, and the paper's recipe (AdamW, 300 epochs, batch 2048, learning rate 1e-3 per 512 "
-        "images); the same for both networks:",
+        "The same for both networks; with the paper's recipe (AdamW, 300 epochs, 2048 images a step) on all GPUs:",
         "",
         "```bash",
-        "python -c \"import prune_realloc, runpy; runpy.run_path('train.py', run_name='__main__')\" path/to/images \\",
-        f"  --model local-dir:{folder} --epochs 300 --batch-size 256 --opt adamw --lr-base 1e-3 --lr-base-size 512 \\",
-        "  --weight-decay 0.025 --clip-grad 0.02 --clip-mode agc --mixup 0.8 --cutmix 1.0 --smoothing 0.1 \\",
-        "  --aa rand-m9-mstd0.5-inc1 --reprob 0.25 --remode pixel --sched cosine --warmup-epochs 5 --model-ema",
+        f"accelerate launch -m prune_realloc train {folder} --data path/to/images --preset paper -o runs/{name}",
         "```",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"

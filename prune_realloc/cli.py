@@ -21,7 +21,7 @@ from rich.progress import (
 )
 
 from prune_realloc import __version__
-from prune_realloc.errors import InputError
+from prune_realloc.errors import InputError, WorkFailed
 
 if TYPE_CHECKING:
     from prune_realloc.analysis import Analysis
@@ -318,6 +318,129 @@ def emit(
 
 
 @app.command()
+def train(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="SOURCE", help="Folder of an emitted or pruned network, checkpoint, or timm's name."),
+    ],
+    data: Annotated[str, _option(_DATA, "--data", help="Folder of labelled images, 'demo', or a timm data set.")],
+    out: Annotated[Path, _option(_RUN, "-o", "--out", help="Folder of the run; the same command goes on from it.")],
+    preset: Annotated[str, _option(_PLAN, "--preset", help="quick, paper or recover.")] = "quick",
+    config: Annotated[Path | None, _option(_PLAN, "--config", help="YAML file of settings, over the preset.")] = None,
+    setting: Annotated[
+        list[str] | None, _option(_PLAN, "--set", help="KEY=VALUE over both, such as epochs=30; may be repeated.")
+    ] = None,
+    teacher: Annotated[
+        str | None, _option(_PLAN, "--teacher", help="Checkpoint or timm's name of a network to distil from.")
+    ] = None,
+    split: _Split = "train",
+    eval_split: Annotated[
+        str, _option(_DATA, "--eval-split", help="Part that is evaluated; held-out: what --samples leaves of --split.")
+    ] = "validation",
+    data_dir: _DataDir = None,
+    samples: Annotated[int | None, _option(_DATA, "--samples", help="Train on so many images. Default: all.")] = None,
+    device: _Device = "auto",
+    as_json: _Json = False,
+) -> None:
+    """Train a network, with distillation if wanted; an interrupted run goes on when it is started again.
+
+    On several processes: accelerate launch -m prune_realloc train ...
+    """
+    with _quiet_libraries():
+        from prune_realloc.training import train as run
+
+        settings = _settings(preset, config, setting, teacher)
+        with _training_progress() as report:
+            done = run(source, settings, data=data, out=out, data_dir=data_dir, split=split, eval_split=eval_split,
+                       samples=samples, teacher=teacher, device=device, report=report)  # fmt: skip
+    rows = [
+        ("epochs", str(done.epochs)),
+        ("top-1", f"{done.top1:.2%}"),
+        ("best top-1", f"{done.best_top1:.2%} after epoch {done.best_epoch + 1}"),
+        ("loss, nats", f"{done.loss:.4f} (training {done.train_loss:.4f})"),
+        ("minutes", f"{done.seconds / 60:.1f}"),
+    ]
+    _print_table(done, as_json, f"{out}/last and {out}/best", ("", ""), rows)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs.")],
+    control: Annotated[
+        str | None, typer.Option("--control", help="Group that the others are compared with. Default: named control.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Picture to write, .png or .svg.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON instead of a table.")] = False,
+) -> None:
+    """Accuracy against cost of trained networks: mean and 95 % interval over seeds, paired against the control.
+
+    Runs whose folders differ only in an ending such as -seed1 belong together.
+    """
+    from prune_realloc.compare import compare as run
+    from prune_realloc.compare import write_plot
+
+    groups = run(runs, control)
+    if plot is not None:
+        write_plot(groups, plot)
+    columns = ("", "seeds", "top-1 %", "95 %", "to the control, points", "95 %", "MACs", "params")
+    rows = []
+    for g in groups:
+        difference = () if g.difference is None else (f"{100 * g.difference:+.2f}", _half(g.difference_half_width))
+        rows.append((g.name, str(len(g.seeds)), f"{100 * g.mean:.2f}", _half(g.half_width), *(difference or ("", "")),
+                     "" if g.macs is None else f"{g.macs:,}", f"{g.params:,}"))  # fmt: skip
+    if as_json:
+        import dataclasses
+
+        print(json.dumps([dataclasses.asdict(group) for group in groups], indent=1))
+        return
+    _print_table(None, False, f"{len(runs)} runs", columns, rows)
+
+
+def _half(width: float | None) -> str:
+    return "" if width is None else f"+-{100 * width:.2f}"
+
+
+def _settings(preset: str, config: Path | None, items: list[str] | None, teacher: str | None) -> Any:
+    import yaml
+
+    from prune_realloc.recipe import read_text
+    from prune_realloc.train_config import train_config
+
+    values: dict[str, Any] = {}
+    if config is not None:
+        try:
+            values = yaml.safe_load(read_text(config)) or {}
+        except yaml.YAMLError as error:
+            raise InputError(f"config {str(config)!r} is not YAML: {str(error).splitlines()[0]}") from error
+        if not isinstance(values, dict):
+            raise InputError(f"config {str(config)!r} is no mapping; write lines such as epochs: 30")
+    values |= _pairs(items, "set", "epochs=30")
+    if teacher is None and preset == "recover" and "distill" not in values:
+        raise InputError("preset 'recover' distils from the source; give it with --teacher, or --set distill=none")
+    return train_config(preset, **({"distill": "soft"} if teacher is not None else {}) | values)
+
+
+@contextmanager
+def _training_progress() -> Iterator[Any]:
+    """A bar for the epoch, and a line for each that is done."""
+    columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TextColumn("loss {task.fields[loss]:.4f}"),
+               TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip
+    console = Console(stderr=True, highlight=False)
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=1.0, epoch=1, loss=float("nan"))
+
+        def report(row: dict[str, float]) -> None:
+            if "done" in row:
+                bar.update(task, completed=row["done"], epoch=int(row["epoch"]) + 1, loss=row["loss"])
+                return
+            bar.reset(task, total=1.0, epoch=int(row["epoch"]) + 2, loss=row["loss"])
+            console.print(f"epoch {row['epoch'] + 1:.0f}: loss {row['loss']:.4f}, top-1 {row['top1']:.2%}, "
+                          f"{row['images_per_second']:.0f} images/s, {row['seconds']:.0f} s")  # fmt: skip
+
+        yield report
+
+
+@app.command()
 def validate(
     files: Annotated[list[Path] | None, typer.Argument(metavar="FILE", help="Recipes.")] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of recipes, for editors.")] = False,
@@ -409,7 +532,7 @@ def bench(
     as_json: _Json = False,
 ) -> None:
     """Latency and throughput; with --source both networks in turns, and whether the model is faster at all."""
-    with _quiet_libraries(), _failure_is_exit_code_1():
+    with _quiet_libraries():
         from prune_realloc.bench import bench as run
         from prune_realloc.checkpoint import load_model
         from prune_realloc.evaluate import load_source, require_same_input
@@ -453,7 +576,7 @@ def export(
     as_json: _Json = False,
 ) -> None:
     """Write the network as ONNX, after ONNX Runtime has computed the same outputs as PyTorch."""
-    with _quiet_libraries(), _failure_is_exit_code_1():
+    with _quiet_libraries():
         from prune_realloc.checkpoint import load_model
         from prune_realloc.export import deployed, export_onnx
         from prune_realloc.session import input_shape
@@ -480,7 +603,7 @@ def _print_table(
     from rich.table import Table
 
     if as_json:
-        print(json.dumps(dataclasses.asdict(found), indent=1))
+        print(json.dumps(dataclasses.asdict(found), indent=1, default=lambda part: part.model_dump()))
     else:
         console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
         table = Table(*columns, show_header=any(columns), box=None)
@@ -490,17 +613,6 @@ def _print_table(
         console.print(table)
     for note in notes:
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"note: {note}", markup=False)
-
-
-@contextmanager
-def _failure_is_exit_code_1() -> Iterator[None]:
-    from prune_realloc.export import ExportError
-
-    try:
-        yield
-    except ExportError as error:
-        print(f"prune-realloc: {error}", file=sys.stderr)
-        raise typer.Exit(1) from error
 
 
 @app.command()
@@ -540,6 +652,9 @@ def main() -> None:
     except InputError as error:
         print(f"prune-realloc: {error}", file=sys.stderr)
         sys.exit(2)
+    except WorkFailed as error:
+        print(f"prune-realloc: {error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("prune-realloc: interrupted; nothing was left half-written", file=sys.stderr)
         sys.exit(130)

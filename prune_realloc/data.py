@@ -24,7 +24,7 @@ DEMO = Path(__file__).parent / "assets" / "fashion_mnist"
 MAX_UNREADABLE = 0.05
 """Share of the chosen images that may be unreadable before the run is refused."""
 _IDX_PREFIX = {"train": "train", "validation": "t10k", "val": "t10k", "test": "t10k"}
-_CHANNEL_MODE = {1: "L", 3: "RGB"}
+CHANNEL_MODE = {1: "L", 3: "RGB"}
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def preprocessing(model: nn.Module, input_size: tuple[int, int, int], overrides:
     given = {key: value for key, value in overrides.items() if value is not None}
     values: dict[str, Any] = {key: given.get(key, config[key]) for key in ("mean", "std")}
     channels = input_size[0]
-    if channels not in _CHANNEL_MODE:
+    if channels not in CHANNEL_MODE:
         raise InputError(f"the model takes {channels} channels; images have 1 or 3")
     for key, value in values.items():
         numbers = tuple(float(v) for v in value)
@@ -159,7 +159,7 @@ class _Prepared(torch.utils.data.Dataset):
 
     def __init__(self, source: ImageSource, prepare: Preprocessing, chosen: list[int]) -> None:
         self.source, self.chosen = source, chosen
-        self.mode = _CHANNEL_MODE[prepare.input_size[0]]
+        self.mode = CHANNEL_MODE[prepare.input_size[0]]
         self.transform = create_transform(
             prepare.input_size, is_training=False, mean=prepare.mean, std=prepare.std,
             interpolation=prepare.interpolation, crop_pct=prepare.crop_pct, crop_mode=prepare.crop_mode,

@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     The command line prints it and exits with code 2. Our own bugs raise other exceptions.
     """
+
+
+class WorkFailed(RuntimeError):
+    """The work could not be done, although the input was right."""

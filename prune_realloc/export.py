@@ -16,14 +16,14 @@ from torch import nn
 
 from prune_realloc.analysis import make_folder
 from prune_realloc.efficientvit import EfficientVit
-from prune_realloc.errors import InputError
+from prune_realloc.errors import InputError, WorkFailed
 from prune_realloc.session import evaluation_mode, require_at_least
 
 TOLERANCE = 1e-4
 """Largest difference between PyTorch and ONNX Runtime, as a share of the largest absolute output."""
 
 
-class ExportError(RuntimeError):
+class ExportError(WorkFailed):
     """The network could not be exported, or the export computes something else: the work failed, not the input."""
 
 

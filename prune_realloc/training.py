@@ -1,0 +1,546 @@
+"""The verb `train`: a network and images -> a trained network, on accelerate, with timm's parts; resumable bit for bit.
+
+Every draw is a function of the seed, the epoch and the image, or of the seed and the step, and never of a generator's
+history. So the place in the data is one number, and a run that was killed goes on as if it had not been.
+"""
+
+# B images of one process and step, C classes
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import random
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import safetensors.torch
+import timm
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from timm.data import Mixup, create_transform
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.utils import ModelEmaV3, dispatch_clip_grad
+from torch import Tensor, nn
+
+from prune_realloc.analysis import make_folder, write_file, write_files
+from prune_realloc.checkpoint import PREPROCESSING, load_model, model_identity
+from prune_realloc.data import CHANNEL_MODE, ImageSource, Preprocessing, iterate, open_images, preprocessing
+from prune_realloc.errors import InputError, WorkFailed
+from prune_realloc.evaluate import Evaluation, measure
+from prune_realloc.session import count_classes, input_shape, out_of_memory_named
+from prune_realloc.train_config import TrainConfig
+
+STATE_FILE, LOG_FILE, RESULT_FILE = "state.safetensors", "log.csv", "result.json"
+_COLUMNS = ("epoch", "loss", "lr", "top1", "val_loss", "images_per_second", "seconds")
+_TRIES = 1000
+"""Images in a row that cannot be read before it is given up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a run has come to."""
+
+    epochs: int
+    top1: float
+    """Share of the validation images that the last network gets right."""
+    best_top1: float
+    best_epoch: int
+    loss: float
+    """Cross-entropy of the last network on the validation images, nats per image."""
+    train_loss: float
+    """Mean of the last epoch."""
+    params: int
+    seconds: float
+    """Of training and evaluation, over all resumptions."""
+    config: TrainConfig
+    model: Mapping[str, Any]
+    data: Mapping[str, Any]
+    parent: str
+    """What was trained: the folder or checkpoint."""
+
+
+Report = Callable[[dict[str, float]], None]
+"""Called with one row of the log after each epoch, and now and then inside it with epoch, share done and loss."""
+
+
+def train(
+    source: str | Path,
+    config: TrainConfig,
+    *,
+    data: str,
+    out: str | Path,
+    data_dir: str | None = None,
+    split: str = "train",
+    eval_split: str = "validation",
+    samples: int | None = None,
+    teacher: str | Path | None = None,
+    device: str = "auto",
+    save_seconds: float = 60.0,
+    report: Report | None = None,
+) -> Trained:
+    """Train what lies at `source` and write `last/` and `best/` to `out`, which timm's `local-dir:` loads.
+
+    Started again with the same arguments, an interrupted run goes on from its state; a finished one returns its
+    result.
+
+    Args:
+        source: folder of an emitted, pruned or trained network, a checkpoint, or timm's name of a network.
+        data, data_dir, split, eval_split: as in `open_images`; with labels.
+        samples: train on the first so many of the images in an order drawn by seed 0; None: all. The others of the
+            split are evaluated where `eval_split` is `held-out`.
+        teacher: checkpoint or timm name of the network to distil from.
+        save_seconds: least time between two saves of the state inside an epoch.
+
+    Raises:
+        InputError: network, data, teacher or configuration do not fit, or `out` holds another run.
+        WorkFailed: the loss is no longer finite.
+    """
+    accelerator = _accelerator(config, device)
+    folder = Path(out)
+    net = _student(source, config)
+    images = _Images(net, data, data_dir, split, eval_split, samples)
+    run = _Run(accelerator, config, net, _description(source, net), images, teacher, folder)
+    identity = {
+        "source": str(source), "config": config.model_dump(), "data": images.facts(),
+        "teacher": None if teacher is None else str(teacher), "processes": accelerator.num_processes,
+    }  # fmt: skip
+    if accelerator.is_main_process:
+        make_folder(folder)
+    run.resume(identity)
+    while run.epoch < config.epochs:
+        with out_of_memory_named(config.batch_size):
+            run.train_epoch(save_seconds, report)
+        run.evaluate_epoch(report)
+    return run.result(str(source))
+
+
+def _accelerator(config: TrainConfig, device: str) -> Accelerator:
+    if device not in ("auto", "cpu", "cuda"):
+        raise InputError(f"device {device!r} is unknown; choose auto, cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("device 'cuda' is not available here; use --device cpu")
+    return Accelerator(cpu=device == "cpu", mixed_precision="no" if config.precision == "float32" else config.precision)
+
+
+def _student(source: str | Path, config: TrainConfig) -> nn.Module:
+    """The network at `source`; without weights of its own it starts from `seed`."""
+    torch.manual_seed(config.seed)
+    more: dict[str, Any] = {} if config.drop_rate is None else {"drop_rate": config.drop_rate}
+    path = Path(source)
+    if path.is_dir() and not any((path / name).exists() for name in ("model.safetensors", "pytorch_model.bin")):
+        try:
+            net = timm.create_model(f"local-dir:{path}", pretrained=False, **more)
+        except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
+            raise InputError(f"source {str(path)!r} is not a folder that holds a network ({error})") from error
+    elif path.exists():
+        net = load_model(ckpt=path, model_args=more)
+    else:
+        net = load_model(str(source), model_args=more)
+    if not count_classes(net):
+        raise InputError(f"source {str(source)!r} has no classifier; give one with num_classes")
+    if config.grad_checkpointing:
+        cast("Any", net).set_grad_checkpointing(True)
+    return net
+
+
+def _description(source: str | Path, net: Any) -> bytes:
+    """The `config.json` of the trained network: its source's, or one that names what timm built."""
+    if (Path(source) / "config.json").is_file():
+        return (Path(source) / "config.json").read_bytes()
+    config = {key: value for key, value in net.pretrained_cfg.items() if key in PREPROCESSING}
+    config |= {"input_size": list(input_shape(net)), "num_classes": count_classes(net)}
+    content = {"architecture": net.origin["source"], "num_classes": count_classes(net),
+               "num_features": int(net.num_features), "model_args": net.origin["source_args"],
+               "pretrained_cfg": config}  # fmt: skip
+    return (json.dumps(content, indent=1) + "\n").encode()
+
+
+# -- images -----------------------------------------------------------------------------------------------------
+
+
+class _Images:
+    """Training and validation images of one run."""
+
+    def __init__(self, net: nn.Module, data: str, data_dir: str | None, split: str, eval_split: str,
+                 samples: int | None) -> None:  # fmt: skip
+        self.source = open_images(data, split=split, data_dir=data_dir, samples=samples or 10**9)
+        order = torch.randperm(self.source.count, generator=torch.Generator().manual_seed(0)).tolist()
+        self.chosen = order if samples is None else order[:samples]
+        self.prepare = preprocessing(net, input_shape(net), {})
+        self.asked = {"name": data, "split": split, "eval_split": eval_split, "samples": samples}
+        if eval_split == "held-out":
+            if samples is None or samples >= self.source.count:
+                raise InputError(
+                    f"eval_split 'held-out' needs samples below the {self.source.count} images of {data!r}"
+                )
+            self.validation, self.held_out = self.source, order[samples:]
+        else:
+            self.validation = open_images(data, split=eval_split, data_dir=data_dir)
+            self.held_out = list(range(self.validation.count))
+        classes = count_classes(net)
+        for where in (self.source, self.validation):
+            if where.num_classes == 0 or (where.num_classes is not None and where.num_classes != classes):
+                raise InputError(f"data {data!r} has {where.num_classes or 'no'} classes, the network {classes}; give "
+                                 "labelled images of its classes")  # fmt: skip
+
+    def facts(self) -> dict[str, Any]:
+        return self.asked | {"images": len(self.chosen), "validation_images": len(self.held_out)}
+
+
+class _Augmented(torch.utils.data.Dataset):
+    """Image `index` as it is seen in an epoch for the `turn`-th time: a function of the three and the seed."""
+
+    def __init__(self, source: ImageSource, prepare: Preprocessing, config: TrainConfig) -> None:
+        self.source, self.seed = source, config.seed
+        self.mode = CHANNEL_MODE[prepare.input_size[0]]
+        self.transform = create_transform(
+            prepare.input_size, is_training=True, mean=prepare.mean, std=prepare.std,
+            interpolation=prepare.interpolation, scale=(config.crop_scale, 1.0), ratio=(3 / 4, 4 / 3),
+            hflip=config.hflip, color_jitter=cast("Any", config.color_jitter or None), auto_augment=config.auto_augment,
+            re_prob=config.reprob, re_mode="pixel",
+        )  # fmt: skip
+
+        # timm's strongest posterize keeps 0 bits, which newer Pillows refuse; one bit is the strongest that is an image
+        for part in self.transform.transforms:
+            for op in getattr(part, "ops", ()):
+                if op.name.startswith("Posterize"):
+                    op.level_fn = partial(_one_bit_at_least, op.level_fn)
+
+    def __getitem__(self, place: tuple[int, int, int]) -> tuple[Tensor, int]:
+        epoch, index, turn = place
+        image, label = _loaded(self.source, index)
+        with _drawn_from(self.seed, epoch, index, turn):
+            return self.transform(image.convert(self.mode)), int(label)
+
+
+def _one_bit_at_least(level_fn: Callable[..., tuple[int]], level: float, hparams: Any) -> tuple[int]:
+    return (max(1, level_fn(level, hparams)[0]),)
+
+
+def _loaded(source: ImageSource, index: int) -> tuple[Image.Image, int]:
+    """The image, or the next that can be read in place of a broken one."""
+    for offset in range(_TRIES):
+        try:
+            image, label = source.load((index + offset) % source.count)
+            image.load()
+            return image, label
+        except (OSError, SyntaxError, Image.DecompressionBombError):
+            continue
+    raise InputError(f"data {source.name!r}: {_TRIES} images in a row cannot be read; repair or remove them")
+
+
+class _drawn_from:
+    """Inside the block Python's, NumPy's and torch's generators are seeded by numbers; put back afterwards."""
+
+    def __init__(self, *numbers: int) -> None:
+        self.seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+    def __enter__(self) -> None:
+        self.before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002, timm draws there
+        random.seed(self.seed)
+        np.random.seed(self.seed)  # noqa: NPY002
+        torch.manual_seed(self.seed)
+
+    def __exit__(self, *_: object) -> None:
+        random.setstate(self.before[0])
+        np.random.set_state(self.before[1])  # noqa: NPY002
+        torch.set_rng_state(self.before[2])
+
+
+def epoch_order(chosen: list[int], config: TrainConfig, epoch: int) -> list[list[tuple[int, int, int]]]:
+    """Batches of (epoch, image, turn) of one epoch; images that fill no batch are left for other epochs.
+
+    Repeated augmentation puts each image so many times in a row and makes the epoch no longer.
+    """
+    order = np.random.default_rng((config.seed, epoch)).permutation(chosen).tolist()
+    places = [(epoch, index, turn) for index in order for turn in range(config.repeated_aug)][: len(order)]
+    size = min(config.batch_size, len(places) - len(places) % 2 if len(places) > 1 else 1)
+    return [places[start : start + size] for start in range(0, len(places) - size + 1, size)]
+
+
+# -- the run ----------------------------------------------------------------------------------------------------
+
+
+class _Run:
+    """Network, optimizer, averaged weights and place of one run."""
+
+    def __init__(self, accelerator: Accelerator, config: TrainConfig, net: nn.Module, description: bytes,
+                 images: _Images, teacher: str | Path | None, folder: Path) -> None:  # fmt: skip
+        self.accelerator, self.config, self.images, self.folder = accelerator, config, images, folder
+        self.description = description
+        if (config.distill != "none") != (teacher is not None):
+            raise InputError("distill: needs a teacher, and a teacher needs distill; give --teacher and distill=soft "
+                             "or hard")  # fmt: skip
+        rank, world = accelerator.process_index, accelerator.num_processes
+        if config.batch_size % (world * config.accumulate):
+            raise InputError(f"batch_size {config.batch_size} is not a multiple of {world} processes x accumulate "
+                             f"{config.accumulate}")  # fmt: skip
+        self.rank, self.world = rank, world
+        if config.channels_last:
+            net = net.to(memory_format=torch.channels_last)
+        self.net: Any = net.to(accelerator.device)
+        self.steps = len(epoch_order(images.chosen, config, 0))
+        lr = config.lr * (config.batch_size / config.lr_per if config.lr_per else 1.0)
+        optimizer = create_optimizer_v2(self.net, opt=config.opt, lr=lr, weight_decay=config.weight_decay)
+        self.wrapped: Any
+        self.wrapped, self.optimizer = accelerator.prepare(self.net, optimizer)
+        if config.compile:
+            self.wrapped = torch.compile(self.wrapped)
+        self.schedule = None if config.sched == "constant" else create_scheduler_v2(
+            optimizer, sched="cosine", num_epochs=config.epochs, warmup_epochs=config.warmup_epochs,
+            warmup_lr=config.warmup_lr, min_lr=config.min_lr, step_on_epochs=False, updates_per_epoch=self.steps,
+        )[0]  # fmt: skip
+        self.ema = ModelEmaV3(self.net, decay=config.ema, use_warmup=True) if config.ema else None
+        mix = config.mixup > 0 or config.cutmix > 0
+        self.mixup = Mixup(
+            config.mixup, config.cutmix, label_smoothing=config.smoothing, num_classes=count_classes(net)
+        ) if mix else None  # fmt: skip
+        self.teacher = None if teacher is None else _Teacher(teacher, net, images.prepare, accelerator.device)
+        self.dataset = _Augmented(images.source, images.prepare, config)
+        self.epoch = self.step = 0
+        self.seconds, self.best = 0.0, (-1.0, 0)
+        self.losses: list[float] = []
+        """Of every step of this epoch so far."""
+        self.rows: list[dict[str, float]] = []
+
+    # -- one epoch
+
+    def train_epoch(self, save_seconds: float, report: Report | None) -> None:
+        batches = epoch_order(self.images.chosen, self.config, self.epoch)
+        mine = [batch[self.rank :: self.world] for batch in batches[self.step :]]
+        loader = torch.utils.data.DataLoader(
+            self.dataset, batch_sampler=mine, num_workers=self.config.workers, pin_memory=torch.cuda.is_available()
+        )
+        self.wrapped.train()
+        saved = started = time.monotonic()
+        before = self.seconds
+        for images, labels in loader:
+            self.losses.append(self._one_step(images, labels))
+            self.step += 1
+            if not math.isfinite(self.losses[-1]):
+                raise WorkFailed(
+                    f"the loss is {self.losses[-1]} in epoch {self.epoch + 1}, step {self.step}; lower lr, raise "
+                    f"warmup_epochs, or clip gradients ({self.folder / STATE_FILE} is from before)"
+                )
+            self.seconds = before + time.monotonic() - started
+            if report is not None and self.accelerator.is_main_process and self.step % 10 == 0:
+                report({"epoch": self.epoch, "done": self.step / self.steps, "loss": float(np.mean(self.losses[-50:]))})
+            if time.monotonic() - saved >= save_seconds and self.step < self.steps:
+                self.save()
+                saved = time.monotonic()
+
+    def _one_step(self, images: Tensor, labels: Tensor) -> float:
+        config, device = self.config, self.accelerator.device
+        update = self.epoch * self.steps + self.step
+        if self.schedule is not None:
+            self.schedule.step_update(update)
+        total = 0.0
+        with _drawn_from(config.seed, 1 + update, self.rank):
+            images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+            if config.channels_last:
+                images = images.contiguous(memory_format=torch.channels_last)
+            targets = F.one_hot(labels, count_classes(self.net)).float()
+            targets = targets * (1 - config.smoothing) + config.smoothing / targets.shape[1]
+            if self.mixup is not None:
+                images, targets = self.mixup(images, labels)
+            parts = config.accumulate
+            for number, (x, y) in enumerate(zip(images.chunk(parts), targets.chunk(parts), strict=True)):
+                last = number == parts - 1
+                with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+                    with self.accelerator.autocast():
+                        loss = self._loss(self.wrapped(x), y, x)
+                    self.accelerator.backward(loss / parts)
+                total += float(loss.detach()) / parts
+            if config.clip_grad:
+                self.accelerator.unscale_gradients(self.optimizer)
+                dispatch_clip_grad(self.net.parameters(), config.clip_grad, mode=config.clip_mode)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            if self.ema is not None:
+                self.ema.update(self.net, step=update)
+        if self.world > 1:
+            total = float(self.accelerator.reduce(torch.tensor(total, device=device), reduction="mean"))
+        return total
+
+    def _loss(self, out: Any, targets: Tensor, images: Tensor) -> Tensor:
+        """Cross-entropy with the labels, and with the teacher, nats per image."""
+        own, learns = out if isinstance(out, tuple) else (out, out)
+        loss = torch.sum(-targets * F.log_softmax(own.float(), dim=-1), dim=-1).mean()
+        if self.teacher is None:
+            return loss
+        t, weight = self.config.temperature, self.config.distill_weight
+        logits = self.teacher(images)
+        if self.config.distill == "hard":
+            taught = F.cross_entropy(learns.float(), logits.argmax(dim=1))
+        else:
+            log_p, log_q = F.log_softmax(learns.float() / t, dim=1), F.log_softmax(logits / t, dim=1)
+            taught = F.kl_div(log_p, log_q, reduction="batchmean", log_target=True) * t * t
+        return (1 - weight) * loss + weight * taught
+
+    def evaluate_epoch(self, report: Report | None) -> None:
+        started = time.monotonic()
+        net = self.net if self.ema is None else self.ema.module
+        found = _evaluate(net, self.images)
+        assert found.top1 is not None
+        assert found.loss is not None
+        trained = self.seconds - sum(row["seconds"] for row in self.rows)
+        row = {
+            "epoch": self.epoch, "loss": float(np.mean(self.losses)), "lr": self.optimizer.param_groups[0]["lr"],
+            "top1": found.top1, "val_loss": found.loss,
+            "images_per_second": len(self.losses) * self.config.batch_size / max(trained, 1e-9),
+            "seconds": trained + time.monotonic() - started,
+        }  # fmt: skip
+        self.seconds = sum(r["seconds"] for r in self.rows) + row["seconds"]
+        self.rows.append(row)
+        better = found.top1 > self.best[0]
+        if better:
+            self.best = (found.top1, self.epoch)
+        self.epoch, self.step, self.losses = self.epoch + 1, 0, []
+        if self.accelerator.is_main_process:
+            for name in ("best", "last") if better else ("last",):
+                self._write_network(net, name)
+            write_file(self.folder / LOG_FILE, _csv(self.rows).encode())
+            if report is not None:
+                report(row)
+        self.save()
+
+    def _write_network(self, net: nn.Module, name: str) -> None:
+        make_folder(self.folder / name)
+        state = {key: t.detach().cpu().contiguous() for key, t in net.state_dict().items()}
+        write_files(self.folder / name, {
+            "model.safetensors": safetensors.torch.save(state, metadata={"format": "pt"}),
+            "config.json": self.description,
+        })  # fmt: skip
+
+    # -- state
+
+    def save(self) -> None:
+        """Everything that the run goes on from, in one file that is there whole or not at all."""
+        if not self.accelerator.is_main_process:
+            return
+        tensors = {f"model/{k}": v for k, v in self.net.state_dict().items()}
+        if self.ema is not None:
+            tensors |= {f"ema/{k}": v for k, v in self.ema.module.state_dict().items()}
+        plain: dict[str, dict[str, Any]] = {}
+        for index, values in self.optimizer.state_dict()["state"].items():
+            for key, value in values.items():
+                if isinstance(value, Tensor):
+                    tensors[f"optimizer/{index}/{key}"] = value
+                else:
+                    plain.setdefault(str(index), {})[key] = value
+        facts = {"identity": self.identity, "epoch": self.epoch, "step": self.step, "seconds": self.seconds,
+                 "best": self.best, "losses": self.losses, "rows": self.rows, "optimizer": plain}  # fmt: skip
+        held = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+        write_file(self.folder / STATE_FILE, safetensors.torch.save(held, metadata={"run": json.dumps(facts)}))
+
+    def resume(self, identity: dict[str, Any]) -> None:
+        """Go on from the state in the folder, if there is one.
+
+        Raises:
+            InputError: it is of another run, or damaged.
+        """
+        self.identity = json.loads(json.dumps(identity))
+        path = self.folder / STATE_FILE
+        if not path.exists():
+            self.save()
+            return
+        try:
+            with safe_open(path, "pt") as file:
+                facts = json.loads(file.metadata()["run"])
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, no mapping
+        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+            raise InputError(f"{path} is damaged ({error}); remove it to start again") from error
+        for field, value in self.identity.items():
+            if facts["identity"].get(field) != value:
+                raise InputError(f"output {str(self.folder)!r} holds another run: {_difference(field, facts, value)}; "
+                                 "choose another folder, or remove it")  # fmt: skip
+
+        def part(name: str) -> dict[str, Tensor]:
+            return {key.removeprefix(f"{name}/"): t for key, t in tensors.items() if key.startswith(f"{name}/")}
+
+        self.net.load_state_dict(part("model"))
+        if self.ema is not None:
+            self.ema.module.load_state_dict(part("ema"))
+        state = self.optimizer.state_dict()
+        values: dict[int, dict[str, Any]] = {int(index): dict(own) for index, own in facts["optimizer"].items()}
+        for key, tensor in part("optimizer").items():
+            index, _, name = key.partition("/")
+            values.setdefault(int(index), {})[name] = tensor
+        state["state"] = values
+        self.optimizer.load_state_dict(state)
+        self.epoch, self.step, self.seconds = facts["epoch"], facts["step"], facts["seconds"]
+        self.best, self.losses, self.rows = tuple(facts["best"]), facts["losses"], facts["rows"]
+
+    def result(self, parent: str) -> Trained:
+        last = self.rows[-1]
+        done = Trained(
+            epochs=self.epoch, top1=last["top1"], best_top1=self.best[0], best_epoch=self.best[1],
+            loss=last["val_loss"], train_loss=last["loss"], params=sum(p.numel() for p in self.net.parameters()),
+            seconds=self.seconds, config=self.config, model=model_identity(self.net), data=self.images.facts(),
+            parent=parent,
+        )  # fmt: skip
+        if self.accelerator.is_main_process:
+            content = {key: value for key, value in vars(done).items() if key != "config"}
+            text = json.dumps(content | {"config": self.config.model_dump()}, indent=1)
+            write_file(self.folder / RESULT_FILE, (text + "\n").encode())
+        return done
+
+
+def _csv(rows: list[dict[str, float]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: row[key] if key == "epoch" else f"{row[key]:.6g}" for key in _COLUMNS} for row in rows)
+    return text.getvalue()
+
+
+def _difference(field: str, facts: dict[str, Any], value: Any) -> str:
+    have = facts["identity"].get(field)
+    if isinstance(value, dict) and isinstance(have, dict):
+        key = next(key for key in value | have if value.get(key) != have.get(key))
+        return f"{field}.{key} is {have.get(key)!r} there, {value.get(key)!r} now"
+    return f"{field} is {have!r} there, {value!r} now"
+
+
+def _evaluate(net: nn.Module, images: _Images) -> Evaluation:
+    source = images.validation
+    if len(images.held_out) < source.count:
+        held, load, describe = images.held_out, source.load, source.describe
+        source = replace(source, count=len(held), load=lambda i: load(held[i]), describe=lambda i: describe(held[i]))
+    batches = iterate(source, images.prepare, samples=source.count, batch_size=256, seed=0)
+    return measure(net, batches, labelled=True)
+
+
+class _Teacher:
+    """Logits of another network for the student's images."""
+
+    def __init__(self, name: str | Path, student: nn.Module, prepare: Preprocessing, device: torch.device) -> None:
+        path = Path(name)
+        self.net = (load_model(ckpt=path) if path.exists() else load_model(str(name), pretrained=True)).to(device)
+        self.net.requires_grad_(False)
+        theirs, ours = input_shape(self.net), input_shape(student)
+        if theirs != ours or count_classes(self.net) != count_classes(student):
+            raise InputError(f"teacher {str(name)!r} takes {theirs} and knows {count_classes(self.net)} classes, the "
+                             f"network {ours} and {count_classes(student)}; they must be the same")  # fmt: skip
+        own = preprocessing(self.net, theirs, {})
+        # from the student's normalisation to the teacher's
+        scale = torch.tensor(prepare.std) / torch.tensor(own.std)
+        shift = (torch.tensor(prepare.mean) - torch.tensor(own.mean)) / torch.tensor(own.std)
+        self.scale, self.shift = (t[:, None, None].to(device) for t in (scale, shift))
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.net(images * self.scale + self.shift).float()

@@ -1,0 +1,291 @@
+"""Training: what a run writes, that it goes on bit for bit after any death, and what it refuses."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import timm
+import torch
+from conftest import TINY
+
+from prune_realloc import InputError, load_model
+from prune_realloc.checkpoint import DEMO
+from prune_realloc.compare import compare, interval
+from prune_realloc.errors import WorkFailed
+from prune_realloc.evaluate import evaluate
+from prune_realloc.train_config import PRESETS, train_config
+from prune_realloc.training import STATE_FILE, epoch_order, train
+
+FLEX = {
+    "img_size": 28, "in_chans": 1, "num_classes": 10, "stem_strides": [2, 2], "embed_dim": [8, 16, 16],
+    "depth": [1, 1, 1], "num_heads": 2, "qk_dim": 4, "kernels": [3, 3],
+}  # fmt: skip
+SMALL = {"epochs": 2, "batch_size": 32, "warmup_epochs": 0, "lr": 2e-3}
+
+
+@pytest.fixture(scope="module")
+def variant(tmp_path_factory):
+    return described(tmp_path_factory.mktemp("variant"))
+
+
+def described(folder, **args):
+    """An untrained network as `emit` writes it."""
+    config = {"input_size": [1, 28, 28], "mean": [0.286], "std": [0.353], "num_classes": 10}
+    content = {"architecture": "efficientvit_flex", "num_classes": 10, "model_args": FLEX | args}
+    (folder / "config.json").write_text(json.dumps(content | {"pretrained_cfg": config}))
+    return folder
+
+
+def run(variant, out, samples=320, report=None, save_seconds=60.0, teacher=None, **settings):
+    return train(variant, train_config(**(SMALL | settings)), data="demo", out=out, samples=samples, device="cpu",
+                 eval_split="held-out", report=report, save_seconds=save_seconds, teacher=teacher)  # fmt: skip
+
+
+class Killed(Exception):
+    pass
+
+
+def dies_after(reports):
+    """A report that fails so many steps (in tens) or epochs later."""
+    left = [reports]
+
+    def report(row):
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+
+    return report
+
+
+# -- what a run writes ----------------------------------------------------------------------------------------
+
+
+def test_a_run_trains_and_writes_networks_that_load(variant, tmp_path):
+    rows = []
+    done = run(variant, tmp_path, samples=1280, epochs=3, report=lambda row: rows.append(row))
+    assert done.train_loss < rows[0]["loss"]
+    assert done.top1 > 0.3  # chance is 0.1
+    for name in ("last", "best"):
+        net = load_model(ckpt=tmp_path / name)
+        assert timm.create_model(f"local-dir:{tmp_path / name}", pretrained=True).num_classes == 10
+    found = evaluate(ckpt=tmp_path / "last", data="demo", split="train", samples=200)
+    assert 0.2 < found.top1 <= 1
+    lines = (tmp_path / "log.csv").read_text().splitlines()
+    assert lines[0].startswith("epoch,loss,lr,top1")
+    assert len(lines) == 4
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["top1"] == done.top1
+    assert result["params"] == sum(p.numel() for p in net.parameters())
+
+
+def test_a_finished_run_returns_its_result_again(variant, tmp_path):
+    first = run(variant, tmp_path)
+    state = (tmp_path / STATE_FILE).read_bytes()
+    assert run(variant, tmp_path).top1 == first.top1
+    assert (tmp_path / STATE_FILE).read_bytes() == state
+
+
+EVERYTHING = {
+    "mixup": 0.8, "cutmix": 1.0, "auto_augment": "rand-m9-mstd0.5-inc1", "reprob": 0.25, "ema": 0.9,
+    "repeated_aug": 3, "clip_mode": "agc", "clip_grad": 0.02, "drop_rate": 0.1, "color_jitter": 0.4,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", [{}, EVERYTHING, {"workers": 2}], ids=["plain", "everything", "workers"])
+def test_a_run_that_died_goes_on_bit_for_bit(settings, variant, tmp_path):
+    whole = run(variant, tmp_path / "whole", **settings)
+    for reports in (0, 1):
+        with pytest.raises(Killed):
+            run(variant, tmp_path / "parts", report=dies_after(reports), save_seconds=0.0, **settings)
+    again = run(variant, tmp_path / "parts", **settings)
+    assert (again.top1, again.loss, again.train_loss) == (whole.top1, whole.loss, whole.train_loss)
+    for name in ("last", "best"):
+        files = [tmp_path / part / name / "model.safetensors" for part in ("whole", "parts")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_the_same_seed_gives_the_same_network_and_another_does_not(variant, tmp_path):
+    weights = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run(variant, tmp_path / name, epochs=1, seed=seed)
+        weights.append((tmp_path / name / "last" / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1] != weights[2]
+
+
+@pytest.mark.slow
+def test_ten_kills_lose_no_run(variant, tmp_path):
+    command = [sys.executable, "-m", "prune_realloc", "train", str(variant), "--data", "demo", "--device", "cpu",
+               "--samples", "640", "--eval-split", "held-out", "--set", "epochs=12", "--set", "batch_size=32",
+               "-o", str(tmp_path / "run")]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    draw = random.Random(0)
+    for _ in range(10):
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        time.sleep(draw.uniform(4, 9))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    whole = subprocess.run([*command[:-1], str(tmp_path / "whole")], env=environment, capture_output=True, check=True)
+    assert whole.returncode == 0
+    files = [tmp_path / name / "last" / "model.safetensors" for name in ("run", "whole")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert not [p for p in (tmp_path / "run").iterdir() if p.suffix == ".tmp"]
+
+
+# -- parts ----------------------------------------------------------------------------------------------------
+
+
+def test_an_epoch_has_every_image_once_in_an_order_of_its_own():
+    config = train_config(batch_size=8)
+    first, second = (epoch_order(list(range(64)), config, epoch) for epoch in (0, 1))
+    for epoch, batches in enumerate((first, second)):
+        places = [place for batch in batches for place in batch]
+        assert sorted(index for _, index, _ in places) == list(range(64))
+        assert {place[0] for place in places} == {epoch}
+    assert [p[1] for b in first for p in b] != [p[1] for b in second for p in b]
+    assert epoch_order(list(range(64)), config, 0) == first
+
+
+def test_repeated_augmentation_keeps_the_length_and_repeats_in_a_batch():
+    batches = epoch_order(list(range(60)), train_config(batch_size=12, repeated_aug=3), 0)
+    assert sum(map(len, batches)) == 60
+    for batch in batches:
+        assert len({index for _, index, _ in batch}) == 4
+        assert len(set(batch)) == 12
+
+
+def test_accumulation_gives_the_same_step(tmp_path):
+    """Of a network without batch norms."""
+    source = tmp_path / "vit"
+    source.mkdir()
+    args = {key: value for key, value in TINY.items() if key != "num_classes"} | {"img_size": 28, "patch_size": 7}
+    content = {"architecture": "vit_tiny_patch16_224", "num_classes": 10, "model_args": args | {"in_chans": 1}}
+    pretrained = {"input_size": [1, 28, 28], "mean": [0.286], "std": [0.353], "num_classes": 10}
+    (source / "config.json").write_text(json.dumps(content | {"pretrained_cfg": pretrained}))
+    losses = [run(source, tmp_path / str(n), epochs=1, accumulate=n).train_loss for n in (1, 4)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["soft", "hard"])
+def test_distillation_learns_what_the_teacher_says(kind, variant, tmp_path):
+    """With all weight on the teacher and labels that play no part, the student agrees with the teacher."""
+    settings = {"distill": kind, "distill_weight": 1.0, "epochs": 3, "smoothing": 0.0}
+    run(variant, tmp_path, samples=1280, teacher=str(DEMO), **settings)
+    found = evaluate(ckpt=tmp_path / "last", source=str(DEMO), data="demo", split="train", samples=300)
+    assert found.agreement > 0.3
+
+
+def test_a_second_classifier_learns_from_the_teacher(tmp_path):
+    folder = described(tmp_path, distillation=True)
+    run(folder, tmp_path / "run", distill="hard", teacher=str(DEMO), epochs=1)
+    net = load_model(ckpt=tmp_path / "run" / "last")
+    fresh = timm.create_model(f"local-dir:{folder}", pretrained=False)
+    assert not torch.equal(net.head_dist.linear.weight, fresh.head_dist.linear.weight)
+
+
+# -- what is refused ------------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_a_state(variant, tmp_path):
+    with pytest.raises(WorkFailed, match=r"the loss is (nan|inf) in epoch 1"):
+        run(variant, tmp_path, lr=1e30, clip_grad=0.0, sched="constant")
+    state = safetensors.torch.load_file(tmp_path / STATE_FILE)
+    assert all(torch.isfinite(tensor).all() for name, tensor in state.items() if name.startswith("model/"))
+
+
+def test_another_run_in_the_folder_is_refused(variant, tmp_path):
+    run(variant, tmp_path, epochs=1)
+    with pytest.raises(InputError, match=r"holds another run: config.lr is 0.002 there, 0.001 now"):
+        run(variant, tmp_path, epochs=1, lr=1e-3)
+    (tmp_path / STATE_FILE).write_bytes(b"nothing")
+    with pytest.raises(InputError, match=r"is damaged .*; remove it to start again"):
+        run(variant, tmp_path, epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"preset": "slow"}, "preset: unknown value 'slow'"),
+        ({"learning_rate": 1}, "unknown setting 'learning_rate'"),
+        ({"epochs": 0}, "epochs: .*greater than or equal to 1, got 0"),
+        ({"mixup": 1.0, "batch_size": 33}, "batch_size: 33 is odd"),
+        ({"epochs": 5, "warmup_epochs": 5}, "warmup_epochs: 5 leaves nothing of 5 epochs"),
+        ({"distill": "loud"}, "distill: "),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings, words):
+    with pytest.raises(InputError, match=words):
+        train_config(**settings)
+
+
+def test_what_does_not_fit_together_is_refused(variant, tmp_path):
+    with pytest.raises(InputError, match="distill: needs a teacher"):
+        run(variant, tmp_path, distill="soft")
+    with pytest.raises(InputError, match="batch_size 32 is not a multiple of 1 processes x accumulate 5"):
+        run(variant, tmp_path, accumulate=5)
+    with pytest.raises(InputError, match="needs samples below the 4000 images"):
+        run(variant, tmp_path, samples=10**6)
+    with pytest.raises(InputError, match="has 10 classes, the network 7"):
+        train(described(tmp_path, num_classes=7), train_config(**SMALL), data="demo", out=tmp_path / "x", device="cpu")
+
+
+def test_presets_are_right():
+    for name in PRESETS:
+        assert train_config(name).epochs >= 1
+    paper = train_config("paper")
+    assert (paper.epochs, paper.batch_size, paper.lr, paper.lr_per, paper.ema) == (300, 2048, 1e-3, 512, 0.99996)
+
+
+# -- comparing ------------------------------------------------------------------------------------------------
+
+
+def fake(folder: Path, seed: int, top1: float):
+    (folder / "last").mkdir(parents=True)
+    described(folder / "last")
+    (folder / "result.json").write_text(json.dumps({"top1": top1, "params": 7, "config": {"seed": seed}}))
+    return folder
+
+
+def test_groups_intervals_and_paired_differences_by_hand(tmp_path):
+    values = {"control": (0.80, 0.82, 0.84), "realloc": (0.81, 0.84, 0.85)}
+    folders = [fake(tmp_path / f"{name}-seed{seed}", seed, top1)
+               for name, tops in values.items() for seed, top1 in enumerate(tops)]  # fmt: skip
+    control, realloc = compare(folders)
+    assert (control.name, control.seeds, control.difference) == ("control", (0, 1, 2), None)
+    assert realloc.mean == pytest.approx(0.8333, abs=1e-4)
+    assert realloc.difference == pytest.approx((0.01 + 0.02 + 0.01) / 3)
+    assert realloc.difference_half_width == pytest.approx(4.303 * np.std([1, 2, 1], ddof=1) / 100 / 3**0.5)
+    assert interval([0.5]) is None
+
+
+def test_runs_that_cannot_be_compared_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"is not finished: it has no result\.json"):
+        compare([tmp_path])
+    folders = [fake(tmp_path / "a" / "x-seed0", 0, 0.5), fake(tmp_path / "b" / "x-seed0", 0, 0.5)]
+    with pytest.raises(InputError, match="seed 0 of x is given twice"):
+        compare(folders)
+    with pytest.raises(InputError, match="control 'y' is none of the groups x"):
+        compare(folders[:1], control="y")
+
+
+def test_command_lines(run_cli, variant, tmp_path):
+    flags = ("--samples", "320", "--eval-split", "held-out", "--set", "epochs=1", "--set", "warmup_epochs=0")
+    code, _, err = run_cli("train", variant, "--data", "demo", "--device", "cpu", *flags, "-o", tmp_path / "x-seed0")
+    assert code == 0, err
+    assert "epoch 1: loss" in err
+    code, out, _ = run_cli("compare", tmp_path / "x-seed0", "--plot", tmp_path / "plot.png")
+    assert code == 0
+    assert "top-1 %" in out
+    assert (tmp_path / "plot.png").stat().st_size > 1000
+    code, _, err = run_cli("train", variant, "--data", "demo", "--preset", "recover", "-o", tmp_path / "y")
+    assert code == 2
+    assert "preset 'recover' distils from the source; give it with --teacher" in err
