@@ -16,8 +16,8 @@ NAMES = {
 }  # fmt: skip
 
 
-def model_card(variant: Variant, name: str, folder: str, source: str | None) -> str:
-    """The page of one of the two networks of a variant."""
+def model_card(variant: Variant, name: str, folder: str, source: str | None, inherited: str | None) -> str:
+    """The page of one of the two networks of a variant; `inherited`: whose weights it starts with."""
     network, target = variant.network, variant.recipe.target
     assert target is not None
     configs = variant.configs()
@@ -27,11 +27,13 @@ def model_card(variant: Variant, name: str, folder: str, source: str | None) -> 
         what = (
             f"The widths of this network follow from what pruning kept of its source{f' ({source})' if source else ''}"
         )
+    start = "It is untrained: the weights come with retraining."
+    if inherited is not None:
+        start = f"It starts with what survives of the weights of {inherited}, to be retrained."
     lines = [
         f"# EfficientViT, {'reallocated' if name == 'realloc' else 'uniform control'}",
         "",
-        f"{what}. Depth, heads and kernels are those of {target.like}. It is untrained: the weights come with "
-        "retraining.",
+        f"{what}. Depth, heads and kernels are those of {target.like}. {start}",
         "",
         "## Cost",
         "",
@@ -64,7 +66,7 @@ def model_card(variant: Variant, name: str, folder: str, source: str | None) -> 
         "```python",
         "import prune_realloc, timm",
         "",
-        f'model = timm.create_model("local-dir:{folder}", pretrained=False)',
+        f'model = timm.create_model("local-dir:{folder}", pretrained={inherited is not None})',
         "```",
         "",
         "The same for both networks; with the paper's recipe (AdamW, 300 epochs, 2048 images a step) on all GPUs:",

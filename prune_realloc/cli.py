@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -122,22 +123,27 @@ def analyze(
 ) -> None:
     """Score every unit of a trained ViT on real images, and show per block and component what matters.
 
+    On several processes: accelerate launch -m prune_realloc analyze ...
+
     Without --ckpt and --model: the ViT and the images that the package ships.
     """
     with _quiet_libraries():
         from prune_realloc.examine import analyze as run
+        from prune_realloc.processes import process_group
+        from prune_realloc.session import pick_device
 
         preprocess = _preprocess(mean, std, interpolation, crop_pct)
         if out is not None:
             _check_folder(out)
-        with _progress("scoring") as progress:
+        with process_group(pick_device(device)), _progress("scoring") as progress:
             found = run(
                 model, ckpt=ckpt, pretrained=pretrained, ema=ema, img_size=img_size,
                 model_args=_pairs(model_arg), data=data, split=split, data_dir=data_dir, labels=labels,
                 preprocess=preprocess, scorer=scorer, samples=samples, batch_size=batch_size, workers=workers,
                 device=device, amp=amp, seed=seed, progress=progress,
             )  # fmt: skip
-        _deliver(found, out, as_json)
+        if _is_main():
+            _deliver(found, out, as_json)
 
 
 @app.command()
@@ -353,6 +359,8 @@ def train(
         with _training_progress() as report:
             done = run(source, settings, data=data, out=out, data_dir=data_dir, split=split, eval_split=eval_split,
                        samples=samples, teacher=teacher, device=device, report=report)  # fmt: skip
+    if not _is_main():
+        return
     rows = [
         ("epochs", str(done.epochs)),
         ("top-1", f"{done.top1:.2%}"),
@@ -426,7 +434,7 @@ def _training_progress() -> Iterator[Any]:
     columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TextColumn("loss {task.fields[loss]:.4f}"),
                TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip
     console = Console(stderr=True, highlight=False)
-    with Progress(*columns, console=console) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not _is_main()) as bar:
         task = bar.add_task("", total=1.0, epoch=1, loss=float("nan"))
 
         def report(row: dict[str, float]) -> None:
@@ -619,13 +627,15 @@ def _print_table(
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for what the steps write.")] = Path("runs/demo"),
 ) -> None:
-    """Every step on the shipped ViT and images: analyze, plan at half of the MACs, apply, emit, with all they show."""
+    """The whole circle on the shipped ViT and images: analyze, plan, apply, emit, train, compare, with all they show."""
     with _quiet_libraries():
         from prune_realloc.analysis import write_file
         from prune_realloc.examine import analyze as run_analyze
         from prune_realloc.planner import plan as run_plan
         from prune_realloc.prune import apply as run_apply
         from prune_realloc.recipe import build_recipe, dump_recipe
+        from prune_realloc.train_config import train_config
+        from prune_realloc.training import train as run_train
         from prune_realloc.variants import emit as run_emit
 
         _check_folder(out)
@@ -640,9 +650,15 @@ def demo(
         print()
         _show_outcome(done, out / "pruned", as_json=False)
         print()
-        _show_variants(
-            run_emit(found, target={"like": "efficientvit_m0"}, out=out / "variants"), out / "variants", False
-        )
+        wanted = {"macs": 5_000_000, "stem_strides": [2, 2]}
+        _show_variants(run_emit(found, target=wanted, out=out / "variants"), out / "variants", as_json=False)
+        for name in ("realloc", "control"):
+            with _training_progress() as report:
+                run_train(out / "variants" / name, train_config(epochs=4, batch_size=64), data="demo", eval_split="test",
+                          out=out / "trained" / name, report=report)  # fmt: skip
+    print()
+    compare([out / "trained" / name for name in ("realloc", "control")])
+    print("one seed, four epochs, 4,000 images: a try-out, no evidence")
 
 
 def main() -> None:
@@ -728,6 +744,11 @@ def _show_variants(found: Sequence[Variant], out: Path | None, as_json: bool) ->
             print(f"wrote {out / variant.name / 'realloc'} and {out / variant.name / 'control'}", file=sys.stderr)
 
 
+def _is_main() -> bool:
+    """Whether this process speaks and writes for all that share its job."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def _check_folder(folder: Path) -> None:
     """Before the work, not after it."""
     from prune_realloc.analysis import make_folder, write_file
@@ -774,7 +795,7 @@ def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:
 def _progress(what: str) -> Iterator[Any]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("images"),
                TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not _is_main()) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

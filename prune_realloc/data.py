@@ -125,9 +125,11 @@ def preprocessing(model: nn.Module, input_size: tuple[int, int, int], overrides:
 
 def iterate(
     source: ImageSource, prepare: Preprocessing, *, samples: int, batch_size: int, seed: int,
-    workers: int = 0, unreadable: list[str] | None = None,
+    workers: int = 0, unreadable: list[str] | None = None, part: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:  # fmt: skip
     """Batches of `samples` images, chosen without replacement and ordered by `seed`.
+
+    `part` (i, n) yields every n-th of them from the i-th: what one of n processes looks at.
 
     Images that cannot be read are left out and named in `unreadable`.
 
@@ -136,21 +138,22 @@ def iterate(
     """
     skipped = [] if unreadable is None else unreadable
     chosen = torch.randperm(source.count, generator=torch.Generator().manual_seed(seed))[:samples].tolist()
+    mine = range(part[0], len(chosen), part[1])
     loader = torch.utils.data.DataLoader(
-        _Prepared(source, prepare, chosen), batch_size=batch_size, num_workers=workers, collate_fn=list
+        _Prepared(source, prepare, chosen), batch_size=batch_size, sampler=mine, num_workers=workers, collate_fn=list
     )
     for items in loader:
         good = [item for item in items if not isinstance(item, str)]
         skipped += [item for item in items if isinstance(item, str)]
-        if len(skipped) > max(1, MAX_UNREADABLE * len(chosen)):
+        if len(skipped) > max(1, MAX_UNREADABLE * len(mine)):
             raise InputError(
-                f"data {source.name!r}: {len(skipped)} of {len(chosen)} images cannot be read, first {skipped[0]}; "
+                f"data {source.name!r}: {len(skipped)} of {len(mine)} images cannot be read, first {skipped[0]}; "
                 "repair or remove them"
             )
         if good:
             positions, images, labels, checksums = zip(*good, strict=True)
             yield Batch(torch.tensor(positions), torch.stack(images), torch.tensor(labels), checksums)
-    if len(skipped) == len(chosen):
+    if mine and len(skipped) == len(mine):
         raise InputError(f"data {source.name!r} has no readable image, first {skipped[0]}")
 
 

@@ -27,12 +27,13 @@ def whole(value: Any) -> Any:
 
 
 def size(value: Any) -> Any:
+    given = value
     if isinstance(value, str) and (found := _SIZE.fullmatch(value.strip())):
         value = Fraction(found[1]) * _SCALE[found[2].upper()]
     if isinstance(value, float | Fraction) and math.isfinite(value) and value == int(value):
         return int(value)
     if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise ValueError(f"must be a whole number, such as 80M, 1.2G or 600000000, got {shown(value)}")
+        raise ValueError(f"must be a whole number, such as 80M, 1.2G or 600000000, got {shown(given)}")
     return operator.index(value)
 
 

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from prune_realloc.data import Batch
 from prune_realloc.families import family_of
+from prune_realloc.processes import summed
 from prune_realloc.session import count_classes
 from prune_realloc.sites import Gate, Site
 
@@ -106,6 +107,9 @@ def gate_moments(
             loss_sum += float(losses.detach().double().sum())
             right_sum += right
             entropy_sum += entropy
+    count = summed(count)
+    first, second = ({name: summed(total) for name, total in totals.items()} for totals in (first, second))
+    loss_sum, right_sum, entropy_sum = summed(torch.tensor([loss_sum, right_sum, entropy_sum], dtype=double)).tolist()
     images_seen = float(count.sum())
     return Moments(
         count=count.cpu().numpy(),
@@ -148,7 +152,7 @@ def activation_variances(
     variances: dict[str, np.ndarray] = {site.name: np.zeros((2, site.units)) for site in sites}
     for site in sites:
         for gate in site.gates:
-            count, total, squares = sums[gate.module, gate.side].cpu().numpy().transpose(1, 0, 2)
+            count, total, squares = summed(sums[gate.module, gate.side]).cpu().numpy().transpose(1, 0, 2)
             with np.errstate(invalid="ignore"):  # a half without images
                 variance = squares / count - (total / count) ** 2
             variances[site.name][:, _units(gate)] += variance[:, gate.index].sum(axis=2)

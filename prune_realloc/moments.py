@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from prune_realloc.data import Batch
+from prune_realloc.processes import summed
 from prune_realloc.structure import Site, Structure
 
 MIX = 0.1
@@ -113,6 +114,11 @@ class GradientWatch:
     def _add(self, key: str, value: Tensor) -> None:
         self.sums[key] = self.sums[key] + value if key in self.sums else value
 
+    def complete(self) -> None:
+        """Take in what the other processes have seen."""
+        self.sums = {key: summed(value) for key, value in self.sums.items()}
+        self.images = int(summed(torch.tensor(self.images, device=next(self.model.parameters()).device)))
+
     def logits(self) -> dict[str, LogitMoments]:
         found = {}
         for site in self.structure.sites:
@@ -167,6 +173,7 @@ def layer_moments(
     model: nn.Module, structure: Structure, watch: GradientWatch, batches: Iterable[Batch]
 ) -> LayerMoments:
     """Complete what `watch` collected by the moments of the writers' inputs, from one forward pass."""
+    watch.complete()
     first = next(model.parameters())
     layers = {branch.site: branch.writer for branch in structure.branches} | {n: n for n in _readers(structure)}
     gradients = {key: watch.gradient(key) for key in layers}
@@ -181,6 +188,7 @@ def layer_moments(
     ):
         for batch in batches:
             model(batch.images.to(first))
+    inputs = {key: Regression(*map(summed, (r.count, r.x, r.t, r.xx, r.tx))) for key, r in inputs.items()}
     found = {
         key: LinearMoments(len(weight), weight, gradient, inputs[key].mean(), inputs[key].covariance())
         for key, (gradient, weight) in gradients.items()

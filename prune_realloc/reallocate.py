@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import pairwise
-from math import ceil, lcm, prod
+from itertools import pairwise, product
+from math import ceil, inf, lcm, log, prod
 from typing import Any, Literal
 
 from prune_realloc.cost import Cost
@@ -272,13 +272,13 @@ class _Sizing:
         return lcm(step, self.heads[stage]) if component == "embed" else step
 
     def shape(self, multiplier: float) -> _Shape:
-        """Every width rounded down to its multiple, but not below its floor."""
+        """Every width at its nearest multiple, inside its bounds."""
         embed = []
         for stage in range(len(self.base.depth)):
             rule, step = self.target.rule("embed"), self.step("embed", stage)
-            width = min(self.wanted_embed(stage, multiplier), rule.ceiling or 10**9)
+            wanted, most = self.wanted_embed(stage, multiplier), rule.ceiling or 10**9
             least = ceil((rule.floor or EMBED_FLOOR) / step) * step
-            embed.append(max(int(width / step + 1e-9) * step, least))
+            embed.append(max(min(round(wanted / step) * step, most // step * step), least))
         inner: dict[tuple[str, Place], int] = {}
         for place in self.places:
             for component in ("qk", "v", "ffn"):
@@ -297,7 +297,8 @@ class _Sizing:
             return ceil(low - 1e-9)  # bounds are exact too: V = embed / heads is worth more than a multiple of 8
         if wanted >= high:
             return max(1, int(high + 1e-9))
-        return max(int(wanted / rule.round_to + 1e-9) * rule.round_to, ceil(low - 1e-9))
+        nearest = round(wanted / rule.round_to) * rule.round_to
+        return max(1, min(max(nearest, ceil(low - 1e-9)), int(high + 1e-9)))
 
     def at_budget(self, kind: str, limit: int) -> tuple[_Shape, float]:
         """The widest shape within `limit`, spent to at least 99 %, and its multiplier."""
@@ -321,15 +322,54 @@ class _Sizing:
         return shape, low
 
     def _filled(self, shape: _Shape, multiplier: float, kind: str, limit: int) -> _Shape:
-        """What rounding down left over goes, step by step, to the width that fell shortest and still fits."""
+        """What rounding left over goes, step by step, to the width that fell shortest and still fits."""
         while shape.cost(kind) < (1 - TOLERANCE / 4) * limit:
             for what, by in self._shortest_first(shape, multiplier):
                 if (wider := self._settled(shape.raised(what, by))).cost(kind) <= limit:
                     shape = wider
                     break
             else:
-                return shape
+                return self._swapped(shape, multiplier, kind, limit)
         return shape
+
+    def _swapped(self, shape: _Shape, multiplier: float, kind: str, limit: int) -> _Shape:
+        """Where every step is too long: one width a step up and another a step down, if that spends enough."""
+        if shape.cost(kind) >= (1 - TOLERANCE) * limit:
+            return shape
+        ups = self._shortest_first(shape, multiplier)
+        for up, by in ups:
+            wider = self._settled(shape.raised(up, by))
+            for down, _ in reversed(ups):  # the one that is the widest for what is wanted
+                component, place = down
+                step = self.step("embed", place) if component == "embed" else self.target.rule(component).round_to
+                narrower = wider.raised(down, -step)
+                if down == up or not self._allowed(narrower, component, place):
+                    continue
+                if (1 - TOLERANCE) * limit <= (found := self._settled(narrower)).cost(kind) <= limit:
+                    return found
+        return self._nearby(shape, multiplier, kind, limit)
+
+    def _nearby(self, shape: _Shape, multiplier: float, kind: str, limit: int) -> _Shape:
+        """Where rules leave little else to move: the channels within two steps that spend enough, nearest to wanted."""
+        best, nearest = shape, inf
+        for steps in product(range(-2, 3), repeat=len(shape.embed)):
+            embed = [width + by * self.step("embed", stage)
+                     for stage, (width, by) in enumerate(zip(shape.embed, steps, strict=True))]  # fmt: skip
+            rule = self.target.rule("embed")
+            if min(embed) < (rule.floor or EMBED_FLOOR) or max(embed) > (rule.ceiling or 10**9):
+                continue
+            off = sum(abs(log(width / self.wanted_embed(stage, multiplier))) for stage, width in enumerate(embed))
+            found = self._settled(_Shape(shape.target, shape.places, embed, shape.inner))
+            if off < nearest and (1 - TOLERANCE) * limit <= found.cost(kind) <= limit:
+                best, nearest = found, off
+        return best
+
+    def _allowed(self, shape: _Shape, component: str, place: Any) -> bool:
+        if component == "embed":
+            rule = self.target.rule("embed")
+            return shape.embed[place] >= (rule.floor or EMBED_FLOOR)
+        low, _ = self.bounds(component, place, shape.embed[place.stage])
+        return shape.inner[component, place] >= low
 
     def _shortest_first(self, shape: _Shape, multiplier: float) -> list[tuple[tuple[str, Any], int]]:
         found: list[tuple[float, tuple[str, Any], int]] = []
@@ -410,7 +450,8 @@ class _Sizing:
         if kept:
             start += f": {wanted / kept:.1f} x {kept:.2f} = {wanted:.1f}"
         if wanted < low:
-            return f"{start}; at its floor {_bound(rule.floor, rule.floor_ratio, per, low)}"
+            more = ", and what rounding left of the budget" if width > ceil(low - 1e-9) else ""
+            return f"{start}; at its floor {_bound(rule.floor, rule.floor_ratio, per, low)}{more}"
         if wanted > high:
             return f"{start}; at its ceiling {_bound(rule.ceiling, rule.ceiling_ratio, per, high)}"
         return f"{start}; {_rounding(width, wanted, step)}"
@@ -421,7 +462,9 @@ def _bound(units: int | None, ratio: float | None, per: str, value: float) -> st
 
 
 def _rounding(width: int, wanted: float, step: int) -> str:
-    return f"multiple of {step}" if abs(width - wanted) < step else "takes what rounding left of the budget"
+    if abs(width - wanted) <= step / 2:
+        return f"nearest multiple of {step}"
+    return "takes what rounding left of the budget" if width > wanted else f"{step} less, to stay inside the budget"
 
 
 def _growth(target: Target, stage: int) -> float:

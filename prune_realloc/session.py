@@ -15,6 +15,7 @@ from torch import nn
 from prune_realloc.data import Batch, ImageSource, Preprocessing, iterate
 from prune_realloc.errors import InputError
 from prune_realloc.families import FAMILIES
+from prune_realloc.processes import gathered, place
 
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
@@ -105,7 +106,10 @@ def out_of_memory_named(batch_size: int) -> Iterator[None]:
 
 
 class ImageStream:
-    """Batches of the chosen images, as often as wanted, and afterwards what they were."""
+    """Batches of the chosen images, as often as wanted, and afterwards what they were.
+
+    One of several processes sees its part of them; what they were, it knows of all.
+    """
 
     def __init__(
         self, images: ImageSource, prepare: Preprocessing, *, classes: int | None, samples: int | None,
@@ -114,6 +118,8 @@ class ImageStream:
         """`classes`: how many the labels may name; None: they are not read. `samples`: None takes all."""
         self.images, self.prepare, self.classes, self.progress = images, prepare, classes, progress
         self.asked, self.wanted = samples, min(samples or images.count, images.count)
+        if self.wanted < place()[1]:
+            raise InputError(f"samples {self.wanted} are fewer than the {place()[1]} processes; raise --samples")
         self.loading: dict[str, int] = {"batch_size": batch_size, "seed": seed, "workers": workers}
         self.unreadable: list[str] = []
         self.checksums: list[int] = []
@@ -121,7 +127,7 @@ class ImageStream:
     def __iter__(self) -> Iterator[Batch]:
         self.unreadable, self.checksums = [], []
         for batch in iterate(
-            self.images, self.prepare, samples=self.wanted, unreadable=self.unreadable, **self.loading
+            self.images, self.prepare, samples=self.wanted, unreadable=self.unreadable, part=place(), **self.loading
         ):  # fmt: skip
             low, high = int(batch.labels.min()), int(batch.labels.max())
             if self.classes is not None and not 0 <= low <= high < self.classes:
@@ -133,7 +139,8 @@ class ImageStream:
             yield batch
             self.checksums += batch.checksums
             if self.progress is not None:
-                self.progress(len(self.checksums), self.wanted)
+                self.progress(len(self.checksums) * place()[1], self.wanted)
+        self.unreadable, self.checksums = gathered(self.unreadable), gathered(self.checksums)
 
     def facts(self) -> dict[str, Any]:
         return {

@@ -45,6 +45,8 @@ from prune_realloc.train_config import TrainConfig
 
 STATE_FILE, LOG_FILE, RESULT_FILE = "state.safetensors", "log.csv", "result.json"
 _COLUMNS = ("epoch", "loss", "lr", "top1", "val_loss", "images_per_second", "seconds")
+HELD_OUT = 10_000
+"""Images that are evaluated at most of those that are held out."""
 _TRIES = 1000
 """Images in a row that cannot be read before it is given up."""
 
@@ -99,8 +101,8 @@ def train(
     Args:
         source: folder of an emitted, pruned or trained network, a checkpoint, or timm's name of a network.
         data, data_dir, split, eval_split: as in `open_images`; with labels.
-        samples: train on the first so many of the images in an order drawn by seed 0; None: all. The others of the
-            split are evaluated where `eval_split` is `held-out`.
+        samples: train on the first so many of the images in an order drawn by seed 0; None: all. Where `eval_split` is
+            `held-out`, others of the split are evaluated, up to `HELD_OUT`.
         teacher: checkpoint or timm name of the network to distil from.
         save_seconds: least time between two saves of the state inside an epoch.
 
@@ -186,7 +188,7 @@ class _Images:
                 raise InputError(
                     f"eval_split 'held-out' needs samples below the {self.source.count} images of {data!r}"
                 )
-            self.validation, self.held_out = self.source, order[samples:]
+            self.validation, self.held_out = self.source, order[samples : samples + HELD_OUT]
         else:
             self.validation = open_images(data, split=eval_split, data_dir=data_dir)
             self.held_out = list(range(self.validation.count))

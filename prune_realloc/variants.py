@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +102,9 @@ def emit(
         if field in (target or {}):
             wanted.pop(other, None)
     wanted = outside | {key: value for key, value in wanted.items() if value is not None} | dict(target or {})
-    for field in ("img_size", "in_chans", "num_classes"):
-        if wanted.get(field) is None:
-            raise InputError(f"target.{field}: the source does not tell it; give --{field.replace('_', '-')}")
+    if unknown := [field for field in ("img_size", "in_chans", "num_classes") if wanted.get(field) is None]:
+        flags = ", ".join(f"--{field.replace('_', '-')}" for field in unknown)
+        raise InputError(f"target: the source does not tell {', '.join(unknown)}; give {flags}")
     if grid:
         wanted = {key: value for key, value in wanted.items() if key not in ("macs", "params")}
     found = []
@@ -116,14 +116,15 @@ def emit(
         assert full.target is not None
         network = reallocate(read.plan.sites, full.target)
         done = full.model_copy(update={"target": full.target.model_copy(update={"network": network})})
-        if progress is not None and timed:
-            progress(f"timing {like or full.target.like}")
-        variant = Variant(name=like or "", recipe=done, latency=None)
-        found.append(Variant(name=like or "", recipe=done, latency=_latency(variant) if timed else None))
+        found.append(Variant(name=like or "", recipe=done, latency=None))
     weights = [{} for _ in found] if inherit is None else [_inherited(variant, source, inherit) for variant in found]
+    for place, variant in enumerate(found if timed else ()):
+        if progress is not None:
+            progress(f"timing {variant.name or 'both networks'}")
+        found[place] = replace(variant, latency=_latency(variant))
     if out is not None:
         for variant, files in zip(found, weights, strict=True):
-            _write(variant, Path(out) / variant.name, facts, files)
+            _write(variant, Path(out) / variant.name, facts, files, None if inherit is None else str(inherit))
     return tuple(found)
 
 
@@ -202,12 +203,22 @@ def _read_analysis(analysis: Analysis, recipe: Recipe | None) -> tuple[Recipe, d
     taken = {"budget", "allocation", "axes", "rules"}
     own = {} if recipe is None else recipe.model_dump(exclude_unset=True, exclude_none=True, include=taken)
     axes = [axis for axis in INNER_AXES if any(name.endswith(f".{axis}") for name in analysis.widths)]
+    _check_trained(analysis, axes)
     inside = tuple(name for name in analysis.widths if site_place(name)[0] in axes)
     movable = sum(term.cost(analysis.widths).macs for term in analysis.terms if set(term.sites) & set(inside))
     share = round(1 - (1 - _KEEP) * movable / analysis.cost().macs, 4)
-    values = {"budget": {"keep_macs": share}, "axes": axes, "rules": {axis: {"round_to": 1} for axis in axes}}
+    values: dict[str, Any] = {} if analysis.unit == "nats" else {"allocation": "per-axis"}
+    values |= {"budget": {"keep_macs": share}, "axes": axes, "rules": {axis: {"round_to": 1} for axis in axes}}
     done = build_recipe(analysis.as_recipe() | values | own)
     return done.model_copy(update={"plan": plan(analysis, done)}), _facts(analysis)
+
+
+def _check_trained(analysis: Analysis, axes: Sequence[str]) -> None:
+    names = [name for name in analysis.scores if site_place(name)[0] in axes]
+    dead = sum(not analysis.scores[name].any() for name in names)
+    if 2 * dead > len(names):
+        raise InputError(f"source: {dead} of {len(names)} sites have only zero scores; the network is untrained, "
+                         "train it first")  # fmt: skip
 
 
 def _facts(analysis: Analysis) -> dict[str, Any]:
@@ -225,10 +236,11 @@ def _config_facts(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text())
         config = content["pretrained_cfg"]
         chans, height, width = config["input_size"]
-        found = {"architecture": content["model_args"]["source"], "in_chans": chans,
-                 "num_classes": content["num_classes"]}  # fmt: skip
-    except (OSError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is not the configuration of a pruned network ({error!r})") from error
+        found = {"in_chans": chans, "num_classes": content["num_classes"],
+                 "architecture": content["model_args"].get("source", content["architecture"])}  # fmt: skip
+    except (OSError, json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"{error.args[0]} is missing" if isinstance(error, KeyError) else "a value is of the wrong kind"
+        raise InputError(f"{path} is not the configuration of a network as `apply` writes it: {what}") from error
     found |= {"img_size": height} if height == width else {}
     return found | _preprocessing(config)
 
@@ -244,8 +256,10 @@ def _latency(variant: Variant) -> Bench:
     return bench(nets, config.input_size, batch_sizes=(1, 32), seconds=1.0)
 
 
-def _write(variant: Variant, folder: Path, facts: Mapping[str, Any], weights: Mapping[str, bytes]) -> None:
+def _write(variant: Variant, folder: Path, facts: Mapping[str, Any], weights: Mapping[str, bytes],
+           inherited: str | None) -> None:  # fmt: skip
     recipe = dump_recipe(variant.recipe, f"prune-realloc emit {RECIPE_FILE} -o variants")
+    source = facts.get("architecture")
     for name, config in variant.configs().items():
         make_folder(folder / name)
         if name not in weights and (folder / name / "model.safetensors").exists():
@@ -266,6 +280,6 @@ def _write(variant: Variant, folder: Path, facts: Mapping[str, Any], weights: Ma
         files = {"model.safetensors": weights[name]} if name in weights else {}
         write_files(folder / name, files | {
             RECIPE_FILE: recipe.encode(),
-            "model_card.md": model_card(variant, name, str(folder / name), facts.get("architecture")).encode(),
+            "model_card.md": model_card(variant, name, str(folder / name), source, inherited).encode(),
             "config.json": (json.dumps(content, indent=1) + "\n").encode(),
         })  # fmt: skip
