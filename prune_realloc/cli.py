@@ -353,6 +353,7 @@ def train(
     On several processes: accelerate launch -m prune_realloc train ...
     """
     with _quiet_libraries():
+        from prune_realloc.train_config import timm_command
         from prune_realloc.training import train as run
 
         settings = _settings(preset, config, setting, teacher)
@@ -361,6 +362,7 @@ def train(
                        samples=samples, teacher=teacher, device=device, report=report)  # fmt: skip
     if not _is_main():
         return
+    print(f"the same with timm's train.py, as far as it goes: {timm_command(settings, source, data)}", file=sys.stderr)
     rows = [
         ("epochs", str(done.epochs)),
         ("top-1", f"{done.top1:.2%}"),
@@ -627,7 +629,7 @@ def _print_table(
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for what the steps write.")] = Path("runs/demo"),
 ) -> None:
-    """The whole circle on the shipped ViT and images: analyze, plan, apply, emit, train, compare, with all they show."""
+    """The whole circle on the shipped ViT and images: analyze, plan, apply, emit, train, compare."""
     with _quiet_libraries():
         from prune_realloc.analysis import write_file
         from prune_realloc.examine import analyze as run_analyze
@@ -654,11 +656,11 @@ def demo(
         _show_variants(run_emit(found, target=wanted, out=out / "variants"), out / "variants", as_json=False)
         for name in ("realloc", "control"):
             with _training_progress() as report:
-                run_train(out / "variants" / name, train_config(epochs=4, batch_size=64), data="demo", eval_split="test",
-                          out=out / "trained" / name, report=report)  # fmt: skip
+                run_train(out / "variants" / name, train_config(epochs=3, batch_size=64), data="demo",
+                          eval_split="test", out=out / "trained" / name, report=report)  # fmt: skip
     print()
     compare([out / "trained" / name for name in ("realloc", "control")])
-    print("one seed, four epochs, 4,000 images: a try-out, no evidence")
+    print("one seed, three epochs, 4,000 images: a try-out, no evidence")
 
 
 def main() -> None:

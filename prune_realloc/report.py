@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -265,20 +266,9 @@ def _page(numbers: dict[str, Any], picture: bytes) -> str:
     image = base64.b64encode(picture).decode()
     provenance = {key: numbers[key] for key in ("model", "data", "scorer", "samples", "seed", "versions")}
     share_of = "the loss that removing it costs" if numbers["unit"] == "nats" else f"its axis's {numbers['scorer']}"
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>prune-realloc: {name}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; color: #1c1917 }}
-h1 {{ font-size: 1.5rem; margin-bottom: .2rem }} h2 {{ font-size: 1.1rem; margin-top: 2rem }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums }} .scroll {{ overflow-x: auto }}
-th, td {{ padding: .2rem .6rem; text-align: right; border-bottom: 1px solid #e7e5e4 }} th {{ font-weight: 600 }}
-th:first-child, td:first-child {{ text-align: left }} .total td {{ font-weight: 600; border-top: 2px solid #a8a29e }}
-img {{ max-width: 100%; height: auto }} .notes {{ background: #fef3c7; padding: .6rem 2rem; border-radius: 6px }}
-pre {{ background: #f5f5f4; padding: .8rem; overflow-x: auto; border-radius: 6px; font-size: 12px }}
-p {{ max-width: 48rem }}
-</style></head><body>
-<h1>Where {name} keeps what matters</h1>
+    return _document(
+        name,
+        f"""<h1>Where {name} keeps what matters</h1>
 <ul>{lines}</ul>
 {f'<ul class="notes">{notes}</ul>' if notes else ""}
 <h2>What is kept at a budget</h2>
@@ -291,9 +281,61 @@ block's units is left when 70, 50 and 30 % of their multiply-adds are kept.</p>
 <h2>What it costs</h2>
 {table(*cells(component_table(numbers)))}
 <h2>Provenance</h2>
-<pre>{html.escape(json.dumps(provenance, indent=1))}</pre>
+<pre>{html.escape(json.dumps(provenance, indent=1))}</pre>""",
+    )
+
+
+_STYLE = """<style>
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; color: #1c1917 }
+h1 { font-size: 1.5rem; margin-bottom: .2rem } h2 { font-size: 1.1rem; margin-top: 2rem }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums } .scroll { overflow-x: auto }
+th, td { padding: .2rem .6rem; text-align: right; border-bottom: 1px solid #e7e5e4 } th { font-weight: 600 }
+th:first-child, td:first-child { text-align: left } .total td { font-weight: 600; border-top: 2px solid #a8a29e }
+img { max-width: 100%; height: auto } .notes { background: #fef3c7; padding: .6rem 2rem; border-radius: 6px }
+pre { background: #f5f5f4; padding: .8rem; overflow-x: auto; border-radius: 6px; font-size: 12px }
+p { max-width: 48rem }
+</style>"""
+
+
+def _document(title: str, body: str) -> str:
+    """A page that needs nothing beside it."""
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>prune-realloc: {title}</title>
+{_STYLE}</head><body>
+{body}
 </body></html>
 """
+
+
+# -- runs -----------------------------------------------------------------------------------------------------
+
+
+def write_curves(rows: Sequence[Mapping[str, float]], settings: Mapping[str, Any], folder: Path) -> None:
+    """`report.html` of a training run: loss and accuracy over the epochs, and its settings."""
+    from matplotlib.figure import Figure
+
+    epochs = [row["epoch"] + 1 for row in rows]
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(epochs, [row["loss"] for row in rows], ".-", label="training")
+    left.plot(epochs, [row["val_loss"] for row in rows], ".-", label="validation")
+    left.set(xlabel="epoch", ylabel="loss, nats")
+    left.legend()
+    right.plot(epochs, [100 * row["top1"] for row in rows], ".-", color="#4d7c0f")
+    right.set(xlabel="epoch", ylabel="validation top-1, %")
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
+    image, best = base64.b64encode(buffer.getvalue()).decode(), max(rows, key=lambda row: row["top1"])
+    name = html.escape(folder.name)
+    write_file(folder / "report.html", _document(name, f"""<h1>Training of {name}</h1>
+<p>{len(rows)} epochs; top-1 {rows[-1]["top1"]:.2%} after the last, {best["top1"]:.2%} after the best
+({best["epoch"] + 1:.0f}); {sum(row["seconds"] for row in rows) / 60:.1f} minutes.</p>
+<img alt="Loss and accuracy over the epochs" src="data:image/png;base64,{image}">
+<h2>Settings</h2>
+<pre>{html.escape(json.dumps(settings, indent=1))}</pre>""").encode())  # fmt: skip
 
 
 # -- emitted networks -----------------------------------------------------------------------------------------

@@ -117,3 +117,28 @@ def train_config(preset: str = "quick", **values: Any) -> TrainConfig:
         field = ".".join(map(str, first["loc"]))
         raise InputError(f"{field}: {first['msg'].removeprefix('Value error, ')}, got {first['input']!r}"
                          if first["type"] != "conflict" else f"{field}: {first['msg']}") from error  # fmt: skip
+
+
+def timm_command(config: TrainConfig, source: str, data: str) -> str:
+    """The nearest run of timm's own `train.py`; it does not distil, and splits `batch_size` over processes itself."""
+    flags: dict[str, Any] = {
+        "--model": f"local-dir:{source}", "--epochs": config.epochs,
+        "--batch-size": config.batch_size // config.accumulate,
+        "--grad-accum-steps": config.accumulate, "--opt": config.opt, "--weight-decay": config.weight_decay,
+        "--sched": config.sched, "--warmup-epochs": config.warmup_epochs, "--warmup-lr": config.warmup_lr,
+        "--min-lr": config.min_lr, "--clip-grad": config.clip_grad or None, "--clip-mode": config.clip_mode,
+        "--smoothing": config.smoothing, "--mixup": config.mixup, "--cutmix": config.cutmix,
+        "--aa": config.auto_augment, "--scale": f"{config.crop_scale} 1.0", "--hflip": config.hflip,
+        "--color-jitter": config.color_jitter, "--reprob": config.reprob, "--remode": "pixel",
+        "--aug-repeats": config.repeated_aug if config.repeated_aug > 1 else None, "--seed": config.seed,
+        "--model-ema-decay": config.ema or None, "--drop": config.drop_rate,
+    }  # fmt: skip
+    if config.lr_per:
+        flags |= {"--lr-base": config.lr, "--lr-base-size": config.lr_per, "--lr-base-scale": "linear"}
+    else:
+        flags["--lr"] = config.lr
+    words = [f"{flag} {value}" for flag, value in flags.items() if value is not None]
+    words += ["--model-ema"] if config.ema else []
+    words += ["--amp", "--amp-dtype bfloat16"] if config.precision == "bf16" else []
+    start = "python -c \"import prune_realloc, runpy; runpy.run_path('train.py', run_name='__main__')\""
+    return " ".join([start, data, *words])

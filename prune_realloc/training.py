@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,6 +41,7 @@ from prune_realloc.checkpoint import PREPROCESSING, load_model, model_identity
 from prune_realloc.data import CHANNEL_MODE, ImageSource, Preprocessing, iterate, open_images, preprocessing
 from prune_realloc.errors import InputError, WorkFailed
 from prune_realloc.evaluate import Evaluation, measure
+from prune_realloc.report import write_curves
 from prune_realloc.session import count_classes, input_shape, out_of_memory_named
 from prune_realloc.train_config import TrainConfig
 
@@ -153,6 +155,8 @@ def _student(source: str | Path, config: TrainConfig) -> nn.Module:
         net = load_model(str(source), model_args=more)
     if not count_classes(net):
         raise InputError(f"source {str(source)!r} has no classifier; give one with num_classes")
+    if config.distill != "none" and hasattr(net, "set_distilled_training"):
+        cast("Any", net).set_distilled_training(True)  # DeiT's second token
     if config.grad_checkpointing:
         cast("Any", net).set_grad_checkpointing(True)
     return net
@@ -415,9 +419,21 @@ class _Run:
             for name in ("best", "last") if better else ("last",):
                 self._write_network(net, name)
             write_file(self.folder / LOG_FILE, _csv(self.rows).encode())
+            write_curves(self.rows, self.identity, self.folder)
+            self._tensorboard(row)
             if report is not None:
                 report(row)
         self.save()
+
+    def _tensorboard(self, row: dict[str, float]) -> None:
+        """Where the package is installed."""
+        if find_spec("tensorboard") is None:
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        with SummaryWriter(self.folder / "tensorboard", purge_step=int(row["epoch"])) as writer:
+            for key in _COLUMNS[1:]:
+                writer.add_scalar(key, row[key], int(row["epoch"]))
 
     def _write_network(self, net: nn.Module, name: str) -> None:
         make_folder(self.folder / name)

@@ -21,7 +21,7 @@ from prune_realloc.checkpoint import DEMO
 from prune_realloc.compare import compare, interval
 from prune_realloc.errors import WorkFailed
 from prune_realloc.evaluate import evaluate
-from prune_realloc.train_config import PRESETS, train_config
+from prune_realloc.train_config import PRESETS, timm_command, train_config
 from prune_realloc.training import STATE_FILE, epoch_order, train
 
 FLEX = {
@@ -81,6 +81,10 @@ def test_a_run_trains_and_writes_networks_that_load(variant, tmp_path):
     lines = (tmp_path / "log.csv").read_text().splitlines()
     assert lines[0].startswith("epoch,loss,lr,top1")
     assert len(lines) == 4
+    page = (tmp_path / "report.html").read_text()
+    assert "data:image/png;base64," in page
+    assert '"batch_size": 32' in page.replace("&quot;", '"')
+    assert list((tmp_path / "tensorboard").iterdir())
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["top1"] == done.top1
     assert result["params"] == sum(p.numel() for p in net.parameters())
@@ -121,15 +125,15 @@ def test_the_same_seed_gives_the_same_network_and_another_does_not(variant, tmp_
 
 
 @pytest.mark.slow
-def test_ten_kills_lose_no_run(variant, tmp_path):
+def test_kills_at_random_moments_lose_no_run(variant, tmp_path):
     command = [sys.executable, "-m", "prune_realloc", "train", str(variant), "--data", "demo", "--device", "cpu",
                "--samples", "640", "--eval-split", "held-out", "--set", "epochs=12", "--set", "batch_size=32",
                "-o", str(tmp_path / "run")]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     draw = random.Random(0)
-    for _ in range(10):
+    for _ in range(5):
         process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        time.sleep(draw.uniform(4, 9))
+        time.sleep(draw.uniform(4, 8))
         process.send_signal(signal.SIGKILL)
         process.wait()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -182,6 +186,18 @@ def test_distillation_learns_what_the_teacher_says(kind, variant, tmp_path):
     run(variant, tmp_path, samples=1280, teacher=str(DEMO), **settings)
     found = evaluate(ckpt=tmp_path / "last", source=str(DEMO), data="demo", split="train", samples=300)
     assert found.agreement > 0.3
+
+
+def test_deits_second_token_learns_from_the_teacher(tmp_path):
+    args = {key: value for key, value in TINY.items() if key != "num_classes"}
+    args |= {"img_size": 28, "patch_size": 7, "in_chans": 1}
+    content = {"architecture": "deit_tiny_distilled_patch16_224", "num_classes": 10, "model_args": args}
+    pretrained = {"input_size": [1, 28, 28], "mean": [0.286], "std": [0.353], "num_classes": 10}
+    (tmp_path / "config.json").write_text(json.dumps(content | {"pretrained_cfg": pretrained}))
+    run(tmp_path, tmp_path / "run", distill="soft", teacher=str(DEMO), epochs=1)
+    net = load_model(ckpt=tmp_path / "run" / "last")
+    fresh = timm.create_model(f"local-dir:{tmp_path}", pretrained=False)
+    assert not torch.equal(net.head_dist.weight, fresh.head_dist.weight)
 
 
 def test_a_second_classifier_learns_from_the_teacher(tmp_path):
@@ -243,6 +259,14 @@ def test_presets_are_right():
         assert train_config(name).epochs >= 1
     paper = train_config("paper")
     assert (paper.epochs, paper.batch_size, paper.lr, paper.lr_per, paper.ema) == (300, 2048, 1e-3, 512, 0.99996)
+
+
+def test_timms_command_says_what_the_settings_say():
+    text = timm_command(train_config("paper"), "variants/realloc", "path/to/images")
+    for words in ("--model local-dir:variants/realloc", "--lr-base 0.001 --lr-base-size 512 --lr-base-scale linear",
+                  "--clip-mode agc", "--aug-repeats 3", "--model-ema-decay 0.99996", "--scale 0.08 1.0"):  # fmt: skip
+        assert words in text
+    assert "None" not in text
 
 
 # -- comparing ------------------------------------------------------------------------------------------------
