@@ -379,6 +379,7 @@ def compare(
     control: Annotated[
         str | None, typer.Option("--control", help="Group that the others are compared with. Default: named control.")
     ] = None,
+    timed: Annotated[bool, typer.Option("--bench", help="Measure latency of the networks, in turns.")] = False,
     plot: Annotated[Path | None, typer.Option("--plot", help="Picture to write, .png or .svg.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON instead of a table.")] = False,
 ) -> None:
@@ -386,18 +387,23 @@ def compare(
 
     Runs whose folders differ only in an ending such as -seed1 belong together.
     """
-    from prune_realloc.compare import compare as run
-    from prune_realloc.compare import write_plot
+    with _quiet_libraries():
+        from prune_realloc.compare import compare as run
+        from prune_realloc.compare import with_latency, write_plot
 
-    groups = run(runs, control)
+        groups = run(runs, control)
+        groups = with_latency(groups) if timed else groups
     if plot is not None:
         write_plot(groups, plot)
-    columns = ("", "seeds", "top-1 %", "95 %", "to the control, points", "95 %", "MACs", "params")
+    columns = ("", "seeds", "top-1 %", "95 %", "to the control, points", "95 %", "MACs", "params",
+               "ms")  # fmt: skip
     rows = []
     for g in groups:
         difference = () if g.difference is None else (f"{100 * g.difference:+.2f}", _half(g.difference_half_width))
+        macs = "" if g.macs is None else f"{g.macs:,}"
+        latency = "" if g.latency_ms is None else f"{g.latency_ms:.2f}"
         rows.append((g.name, str(len(g.seeds)), f"{100 * g.mean:.2f}", _half(g.half_width), *(difference or ("", "")),
-                     "" if g.macs is None else f"{g.macs:,}", f"{g.params:,}"))  # fmt: skip
+                     macs, f"{g.params:,}", latency))  # fmt: skip
     if as_json:
         import dataclasses
 

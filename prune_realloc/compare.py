@@ -1,4 +1,4 @@
-"""Runs against each other: accuracy, cost and speed, with intervals over seeds and paired against a control. No torch.
+"""Runs against each other: accuracy, cost and speed, with intervals over seeds and paired against a control.
 
 Runs whose names differ only in `seed` belong together. An interval is Student's, at 95 %; a difference to the control
 is taken seed by seed, so that what a seed does to both does not count.
@@ -6,18 +6,24 @@ is taken seed by seed, so that what a seed does to both does not count.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from prune_realloc.analysis import write_file
+from prune_realloc.bench import bench
+from prune_realloc.checkpoint import load_model
 from prune_realloc.efficientvit_config import EfficientVitConfig
 from prune_realloc.errors import InputError
+from prune_realloc.export import deployed
+from prune_realloc.session import input_shape
 
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 """Two-sided 95 % quantiles of Student's t for 1 to 10 degrees of freedom."""
@@ -40,6 +46,10 @@ class Group:
     difference: float | None
     """To the control, mean over the seeds that both have; None for the control."""
     difference_half_width: float | None
+    folder: str
+    """Of its first run."""
+    latency_ms: float | None = None
+    """Median for one image, of the deploy form on the CPU."""
 
 
 def compare(folders: Sequence[str | Path], control: str | None = None) -> tuple[Group, ...]:
@@ -68,6 +78,18 @@ def compare(folders: Sequence[str | Path], control: str | None = None) -> tuple[
     return tuple(_group(name, by_seed, {} if name == control else base) for name, by_seed in runs.items())
 
 
+def with_latency(groups: Sequence[Group], seconds: float = 2.0) -> tuple[Group, ...]:
+    """Measures all groups' networks in turns, so that they are timed alike."""
+    nets = {group.name: deployed(load_model(ckpt=Path(group.folder) / "last")) for group in groups}
+    shapes = {input_shape(net) for net in nets.values()}
+    if len(shapes) > 1:
+        raise InputError(f"the networks take images of {len(shapes)} sizes; leave --bench out, or compare those of one")
+    found = bench(nets, shapes.pop(), batch_sizes=(1,), seconds=seconds)
+    return tuple(
+        replace(group, latency_ms=timing.median_ms) for group, timing in zip(groups, found.timings, strict=True)
+    )
+
+
 def interval(values: Sequence[float]) -> float | None:
     """Half the width of the 95 % interval of the mean; None for fewer than two values."""
     count = len(values)
@@ -78,20 +100,19 @@ def interval(values: Sequence[float]) -> float | None:
 
 
 def write_plot(groups: Sequence[Group], path: Path) -> None:
-    """Accuracy over multiply-adds and over parameters, with intervals."""
-    import io
-
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
-    for axis, (field, label) in zip(figure.subplots(1, 2, sharey=True), (("macs", "MACs"), ("params", "parameters")),
-                                    strict=True):  # fmt: skip
+    """Accuracy over multiply-adds, parameters and, where it was measured, latency, with intervals."""
+    costs: list[tuple[str, str, float]] = [("macs", "MACs, millions", 1e6), ("params", "parameters, millions", 1e6)]
+    if any(group.latency_ms is not None for group in groups):
+        costs.append(("latency_ms", "ms for one image", 1.0))
+    figure = Figure(figsize=(4.5 * len(costs), 3.8), layout="constrained")
+    for axis, (field, label, unit) in zip(figure.subplots(1, len(costs), sharey=True), costs, strict=True):
         for group in groups:
             cost = getattr(group, field)
             if cost is not None:
-                axis.errorbar(cost / 1e6, 100 * group.mean, 100 * (group.half_width or 0), fmt="o", capsize=3,
+                axis.errorbar(cost / unit, 100 * group.mean, 100 * (group.half_width or 0), fmt="o", capsize=3,
                               label=group.name)  # fmt: skip
-        axis.set_xlabel(f"{label}, millions")
+        axis.set_xlabel(label)
+        axis.set_xlim(left=0)
         axis.grid(alpha=0.3)
     figure.axes[0].set_ylabel("top-1, %")
     figure.axes[1].legend(fontsize=8)
@@ -108,7 +129,7 @@ def _group(name: str, by_seed: Mapping[int, Mapping[str, Any]], base: Mapping[in
     return Group(
         name=name, seeds=seeds, top1=top1, macs=first["macs"], params=first["params"], mean=float(np.mean(top1)),
         half_width=interval(top1), difference=float(np.mean(pairs)) if pairs else None,
-        difference_half_width=interval(pairs),
+        difference_half_width=interval(pairs), folder=first["folder"],
     )  # fmt: skip
 
 
@@ -119,7 +140,7 @@ def _result(folder: Path) -> dict[str, Any]:
         found["macs"] = None
         if config["architecture"] == "efficientvit_flex":
             found["macs"] = EfficientVitConfig(**config["model_args"]).cost.macs
-        return found | {"top1": float(found["top1"])}
+        return found | {"top1": float(found["top1"]), "folder": str(folder)}
     except FileNotFoundError as error:
         raise InputError(f"run {str(folder)!r} is not finished: it has no {Path(str(error.filename)).name}; start its "
                          "command again") from error  # fmt: skip

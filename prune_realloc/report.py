@@ -326,6 +326,7 @@ def write_curves(rows: Sequence[Mapping[str, float]], settings: Mapping[str, Any
     right.set(xlabel="epoch", ylabel="validation top-1, %")
     for axis in (left, right):
         axis.grid(alpha=0.3)
+        axis.xaxis.get_major_locator().set_params(integer=True)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
     image, best = base64.b64encode(buffer.getvalue()).decode(), max(rows, key=lambda row: row["top1"])

@@ -1,70 +1,118 @@
 """Does reallocation pay? Reallocated EfficientViTs against their uniform controls and the paper's rules, several seeds.
 
     sudo apt-get install dataset-fashion-mnist
+    pip install scikit-learn
     python examples/reallocation_study/study.py --phase choose
     python examples/reallocation_study/study.py --phase final
 
-The source is a ViT that was trained on the same data (for Fashion-MNIST the shipped one). Its analysis gives, at every
-budget, a reallocated network and its uniform control; the paper's rules (Q/K 8, V = embed / heads, FFN ratio 2, stages
-in M0's proportions) give a third. All are trained the same way. `choose` trains on a part of the training images and
-evaluates on the rest of them: rules and settings are decided there. `final` trains on all of them and looks at the test
-images, once. Every step that is done is kept, so the same command goes on where it stopped.
+The source is a ViT that was trained on the same data: for Fashion-MNIST the shipped one, for scikit-learn's digits one
+that is trained here first. Its analysis gives, at every budget, a reallocated network and its uniform control; the
+paper's rules (Q/K 8, V = embed / heads, FFN ratio 2, stages in M0's proportions) give a third. All are trained the same
+way. `choose` trains on a part of the training images and evaluates on others of them: rules and settings are decided
+there. `final` trains on all of them and looks at the test images, once. Every step that is done is kept, so the same
+command goes on where it stopped.
 """
 
 import argparse
 import dataclasses
+import gzip
 import json
 import os
 import platform
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from prune_realloc import Analysis, analyze, emit
+import numpy as np
+
+from prune_realloc import Analysis, analyze, emit, train
 from prune_realloc.compare import compare, write_plot
-from prune_realloc.efficientvit_config import EfficientVitConfig
+from prune_realloc.train_config import train_config
 
 HERE = Path(__file__).parent
-STEM = (2, 2)
 PAPER = {"embed": {"move": False, "round_to": 4}, "qk": {"width": 8}, "v": {"ratio": 1.0}, "ffn": {"ratio": 2.0}}
 """recipes/efficientvit_paper.yaml, with Q/K of 8: at these sizes 16 would be wider than embed / heads."""
-SETTINGS = {"epochs": 4, "batch_size": 64, "lr": 2e-3, "warmup_epochs": 1, "smoothing": 0.0}
-HELD_OUT = {"fashion": 20_000}
-"""Images that `choose` trains on; the other training images are evaluated."""
 
 
-def variants(analysis: Analysis, budgets: list[int], out: Path) -> dict[str, Path]:
-    """Name -> folder of every network of the study."""
+@dataclass(frozen=True)
+class Dataset:
+    choose: int
+    """Training images that `choose` trains on."""
+    budgets: tuple[int, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+DATASETS = {
+    "fashion": Dataset(20_000, (2_000_000, 5_000_000), {"epochs": 4, "batch_size": 64, "smoothing": 0.0}),
+    "digits": Dataset(1_100, (1_000_000, 2_000_000), {"epochs": 40, "batch_size": 32, "smoothing": 0.0, "hflip": 0.0}),
+}
+
+
+# -- sources --------------------------------------------------------------------------------------------------
+
+
+def digits(folder: Path) -> Path:
+    """scikit-learn's digits as IDX files: every fifth of the 1,797 images is a test image."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    pixels = (images.reshape(-1, 8, 8) * 255 / 16).round().astype(np.uint8)
+    test = np.arange(len(labels)) % 5 == 4
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, chosen in (("train", ~test), ("t10k", test)):
+        for kind, values in (("images-idx3", pixels[chosen]), ("labels-idx1", labels[chosen].astype(np.uint8))):
+            header = bytes([0, 0, 8, values.ndim]) + b"".join(n.to_bytes(4, "big") for n in values.shape)
+            with gzip.GzipFile(folder / f"{split}-{kind}-ubyte.gz", "wb", mtime=0) as file:
+                file.write(header + values.tobytes())
+    return folder
+
+
+def digits_source(data: Path, folder: Path) -> Path:
+    """A ViT of six blocks, trained on the digits at 28 px."""
+    args = {"img_size": 28, "patch_size": 4, "in_chans": 1, "embed_dim": 64, "depth": 6, "num_heads": 4}
+    config = {"input_size": [1, 28, 28], "mean": [0.3], "std": [0.37], "num_classes": 10, "crop_pct": 1.0}
+    (folder / "new").mkdir(parents=True, exist_ok=True)
+    (folder / "new" / "config.json").write_text(json.dumps(
+        {"architecture": "deit_tiny_patch16_224", "num_classes": 10, "model_args": args, "pretrained_cfg": config}
+    ))  # fmt: skip
+    settings = train_config(epochs=80, batch_size=32, lr=5e-4, warmup_epochs=5, hflip=0.0, crop_scale=0.8)
+    done = train(folder / "new", settings, data=str(data), eval_split="held-out", samples=1_300, out=folder / "run",
+                 device="cpu")  # fmt: skip
+    print(f"source for digits: {done.top1:.2%} of the held-out training images")
+    return folder / "run" / "last"
+
+
+def analysis_of(name: str, data: Path, out: Path) -> Analysis:
+    if not (out / "analysis" / "analysis.json").exists():
+        found = (
+            analyze() if name == "fashion" else
+            analyze(ckpt=digits_source(data, out / "source"), data=str(data), split="train")
+        )  # fmt: skip
+        found.save(out / "analysis")
+    return Analysis.load(out / "analysis")
+
+
+# -- the networks and their trainings -------------------------------------------------------------------------
+
+
+def variants(analysis: Analysis, budgets: tuple[int, ...], out: Path) -> dict[str, Path]:
+    """Name -> folder of every network of one data set."""
     found = {}
     for budget in budgets:
-        own = {"macs": budget, "stem_strides": STEM}
-        folder = out / f"{budget / 1e6:g}M"
-        emit(analysis, target=own, out=folder / "measured", timed=False)
-        emit(analysis, target=own | {"growth": "like", "rules": PAPER}, out=folder / "rules", timed=False)
+        own, label = {"macs": budget, "stem_strides": (2, 2)}, f"{budget / 1e6:g}M"
+        emit(analysis, target=own, out=out / label / "measured", timed=False)
+        emit(analysis, target=own | {"growth": "like", "rules": PAPER}, out=out / label / "rules", timed=False)
         for name, place in (
             ("realloc", "measured/realloc"),
             ("control", "measured/control"),
             ("paper", "rules/realloc"),
         ):
-            found[f"{budget / 1e6:g}M-{name}"] = folder / place
+            found[f"{label}-{name}"] = out / label / place
     return found
-
-
-def commands(args: argparse.Namespace, networks: dict[str, Path]) -> list[list[str]]:
-    """One training for each network and seed, the seeds one after the other."""
-    settings = [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
-    data = ["--data", str(args.fashion_mnist), "--device", "cpu"]
-    part = ["--eval-split", "test"]
-    if args.phase == "choose":
-        part = ["--eval-split", "held-out", "--samples", str(HELD_OUT["fashion"])]
-    return [
-        [sys.executable, "-m", "prune_realloc", "train", str(folder), *data, *part, *settings, "--set", f"seed={seed}",
-         "-o", str(args.out / args.phase / f"{name}-seed{seed}")]
-        for seed in range(args.seeds)
-        for name, folder in networks.items()
-    ]  # fmt: skip
 
 
 def run_all(todo: list[list[str]], streams: int) -> None:
@@ -85,56 +133,71 @@ def run_all(todo: list[list[str]], streams: int) -> None:
                 raise SystemExit(f"failed: {' '.join(process.args)}")
 
 
-def record(args: argparse.Namespace, networks: dict[str, Path], budgets: list[int]) -> None:
-    """Results of this phase as JSON, table and figure beside this script."""
+def study(name: str, data: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Train everything of one data set; its groups, as `compare` has them, and the networks' configurations."""
+    dataset, out = DATASETS[name], args.out / name
+    networks = variants(analysis_of(name, data, out), dataset.budgets, out / "variants")
+    part = ["--eval-split", "test"]
+    if args.phase == "choose":
+        part = ["--eval-split", "held-out", "--samples", str(dataset.choose)]
+    settings = [word for key, value in dataset.settings.items() for word in ("--set", f"{key}={value}")]
+    run_all([
+        [sys.executable, "-m", "prune_realloc", "train", str(folder), "--data", str(data), "--device", "cpu", *part,
+         *settings, "--set", f"seed={seed}", "-o", str(out / args.phase / f"{network}-seed{seed}")]
+        for seed in range(args.seeds)
+        for network, folder in networks.items()
+    ], args.streams)  # fmt: skip
     groups = []
-    for budget in budgets:
-        names = [name for name in networks if name.startswith(f"{budget / 1e6:g}M-")]
-        runs = [args.out / args.phase / f"{name}-seed{seed}" for name in names for seed in range(args.seeds)]
-        groups += compare(runs, control=f"{budget / 1e6:g}M-control")
-    configs = {
-        name: json.loads((folder / "config.json").read_text())["model_args"] for name, folder in networks.items()
-    }
-    content = {
-        "command": f"python examples/reallocation_study/study.py --phase {args.phase} --seeds {args.seeds}",
-        "settings": SETTINGS, "images": HELD_OUT["fashion"] if args.phase == "choose" else 60_000,
-        "evaluated_on": "10,000 other training images" if args.phase == "choose" else "the test images",
-        "groups": [dataclasses.asdict(group) for group in groups],
-        "configs": configs,
-        "macs": {name: EfficientVitConfig(**config).cost.macs for name, config in configs.items()},
-        "machine": f"{platform.machine()}, {args.streams} runs at a time, 1 thread each",
-        "versions": {name: version(name) for name in ("prune-realloc", "torch", "timm", "accelerate")},
-        "date": time.strftime("%Y-%m-%d"),
-    }  # fmt: skip
-    (HERE / f"{args.phase}.json").write_text(json.dumps(content, indent=1) + "\n")
-    write_plot(groups, HERE / f"{args.phase}.png")
+    for budget in dataset.budgets:
+        label = f"{budget / 1e6:g}M"
+        runs = [out / args.phase / f"{network}-seed{seed}" for network in networks if network.startswith(f"{label}-")
+                for seed in range(args.seeds)]  # fmt: skip
+        groups += [dataclasses.replace(g, name=f"{name} {g.name}") for g in compare(runs, control=f"{label}-control")]
+    write_plot(groups, HERE / f"{args.phase}_{name}.png")
+    configs = {network: json.loads((folder / "config.json").read_text())["model_args"]
+               for network, folder in networks.items()}  # fmt: skip
+    return {"settings": dataset.settings, "trained_on": dataset.choose if args.phase == "choose" else "all",
+            "groups": [dataclasses.asdict(group) for group in groups], "configs": configs}  # fmt: skip
+
+
+def table(results: dict[str, Any]) -> str:
     lines = ["| network | seeds | top-1 % | to the control, points | MACs | parameters |"]
     lines += ["| --- | ---: | ---: | ---: | ---: | ---: |"]
-    for g in groups:
-        difference = (
-            "" if g.difference is None else f"{100 * g.difference:+.2f} +- {100 * (g.difference_half_width or 0):.2f}"
-        )
-        top1 = f"{100 * g.mean:.2f} +- {100 * (g.half_width or 0):.2f}"
-        lines.append(f"| {g.name} | {len(g.seeds)} | {top1} | {difference} | {g.macs:,} | {g.params:,} |")
-    (HERE / f"{args.phase}.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    for result in results.values():
+        for g in result["groups"]:
+            top1 = f"{100 * g['mean']:.2f} +- {100 * (g['half_width'] or 0):.2f}"
+            points = ""
+            if g["difference"] is not None:
+                points = f"{100 * g['difference']:+.2f} +- {100 * (g['difference_half_width'] or 0):.2f}"
+            lines.append(f"| {g['name']} | {len(g['seeds'])} | {top1} | {points} | {g['macs']:,} | {g['params']:,} |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--phase", choices=("choose", "final"), required=True)
+    parser.add_argument("--datasets", nargs="+", choices=DATASETS, default=list(DATASETS))
     parser.add_argument("--fashion-mnist", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
     parser.add_argument("--out", type=Path, default=Path("runs/study"))
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--budgets", type=int, nargs="+", default=[2_000_000, 5_000_000])
     parser.add_argument("--streams", type=int, default=2, help="trainings at a time, one thread each")
     args = parser.parse_args()
-    folder = args.out / "analysis"
-    if not (folder / "analysis.json").exists():
-        analyze().save(folder)
-    networks = variants(Analysis.load(folder), args.budgets, args.out / "variants")
-    run_all(commands(args, networks), args.streams)
-    record(args, networks, args.budgets)
+    results = {}
+    for name in args.datasets:
+        data = args.fashion_mnist if name == "fashion" else digits(args.out / "digits" / "data")
+        results[name] = study(name, data, args)
+    content = {
+        "command": f"python examples/reallocation_study/study.py --phase {args.phase} --datasets "
+                   f"{' '.join(args.datasets)} --seeds {args.seeds}",
+        "evaluated_on": "up to 10,000 other training images" if args.phase == "choose" else "the test images",
+        "results": results,
+        "machine": f"{platform.machine()}, {args.streams} runs at a time, 1 thread each",
+        "versions": {name: version(name) for name in ("prune-realloc", "torch", "timm", "accelerate")},
+        "date": time.strftime("%Y-%m-%d"),
+    }  # fmt: skip
+    (HERE / f"{args.phase}.json").write_text(json.dumps(content, indent=1) + "\n")
+    (HERE / f"{args.phase}.md").write_text(table(results))
+    print(table(results))
 
 
 if __name__ == "__main__":
