@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -41,6 +41,12 @@ def summed(value: Tensor) -> Tensor:
     total = value.to(where, copy=True)
     dist.all_reduce(total)
     return total.to(value.device)
+
+
+def broadcast_(tensors: Iterable[Tensor]) -> None:
+    """The first process's values for all."""
+    for tensor in tensors if dist.is_initialized() else ():
+        dist.broadcast(tensor, 0)
 
 
 def gathered(items: list[Item]) -> list[Item]:

@@ -40,7 +40,8 @@ from prune_realloc.analysis import make_folder, write_file, write_files
 from prune_realloc.checkpoint import PREPROCESSING, load_model, model_identity
 from prune_realloc.data import CHANNEL_MODE, ImageSource, Preprocessing, iterate, open_images, preprocessing
 from prune_realloc.errors import InputError, WorkFailed
-from prune_realloc.evaluate import Evaluation, measure
+from prune_realloc.evaluate import measure
+from prune_realloc.processes import broadcast_, place, summed
 from prune_realloc.report import write_curves
 from prune_realloc.session import count_classes, input_shape, out_of_memory_named
 from prune_realloc.train_config import TrainConfig
@@ -377,9 +378,7 @@ class _Run:
             self.optimizer.zero_grad()
             if self.ema is not None:
                 self.ema.update(self.net, step=update)
-        if self.world > 1:
-            total = float(self.accelerator.reduce(torch.tensor(total, device=device), reduction="mean"))
-        return total
+        return float(summed(torch.tensor(total, dtype=torch.float64))) / self.world
 
     def _loss(self, out: Any, targets: Tensor, images: Tensor) -> Tensor:
         """Cross-entropy with the labels, and with the teacher, nats per image."""
@@ -399,21 +398,19 @@ class _Run:
     def evaluate_epoch(self, report: Report | None) -> None:
         started = time.monotonic()
         net = self.net if self.ema is None else self.ema.module
-        found = _evaluate(net, self.images)
-        assert found.top1 is not None
-        assert found.loss is not None
+        top1, val_loss = _evaluate(net, self.images)
         trained = self.seconds - sum(row["seconds"] for row in self.rows)
         row = {
             "epoch": self.epoch, "loss": float(np.mean(self.losses)), "lr": self.optimizer.param_groups[0]["lr"],
-            "top1": found.top1, "val_loss": found.loss,
+            "top1": top1, "val_loss": val_loss,
             "images_per_second": len(self.losses) * self.config.batch_size / max(trained, 1e-9),
             "seconds": trained + time.monotonic() - started,
         }  # fmt: skip
         self.seconds = sum(r["seconds"] for r in self.rows) + row["seconds"]
         self.rows.append(row)
-        better = found.top1 > self.best[0]
+        better = top1 > self.best[0]
         if better:
-            self.best = (found.top1, self.epoch)
+            self.best = (top1, self.epoch)
         self.epoch, self.step, self.losses = self.epoch + 1, 0, []
         if self.accelerator.is_main_process:
             for name in ("best", "last") if better else ("last",):
@@ -533,13 +530,18 @@ def _difference(field: str, facts: dict[str, Any], value: Any) -> str:
     return f"{field} is {have!r} there, {value!r} now"
 
 
-def _evaluate(net: nn.Module, images: _Images) -> Evaluation:
+def _evaluate(net: nn.Module, images: _Images) -> tuple[float, float]:
+    """Share of the validation images that the network gets right, and its cross-entropy, nats per image."""
     source = images.validation
     if len(images.held_out) < source.count:
         held, load, describe = images.held_out, source.load, source.describe
         source = replace(source, count=len(held), load=lambda i: load(held[i]), describe=lambda i: describe(held[i]))
-    batches = iterate(source, images.prepare, samples=source.count, batch_size=256, seed=0)
-    return measure(net, batches, labelled=True)
+    broadcast_(net.buffers())  # batch norms of each process have seen other images
+    batches = iterate(source, images.prepare, samples=source.count, batch_size=256, seed=0, part=place())
+    found = measure(net, batches, labelled=True)
+    mine = [(found.top1 or 0.0) * found.samples, (found.loss or 0.0) * found.samples, float(found.samples)]
+    right, loss, count = summed(torch.tensor(mine, dtype=torch.float64)).tolist()
+    return right / count, loss / count
 
 
 class _Teacher:

@@ -36,8 +36,9 @@ def test_scores_are_those_of_one_process(scorer, tmp_path):
     texts = [run(*flags, "-o", tmp_path / name) for run, name in ((alone, "one"), (together, "two"))]
     one, two = (Analysis.load(tmp_path / name) for name in ("one", "two"))
     for name, scores in one.scores.items():
-        np.testing.assert_allclose(two.scores[name], scores, rtol=1e-6, atol=1e-12 * scores.max())
-        np.testing.assert_allclose(two.damage[name], one.damage[name], rtol=1e-5, atol=1e-9 * one.damage[name].max())
+        # batches are made of other images, and single precision rounds them differently
+        assert np.abs(two.scores[name] - scores).max() <= 1e-6 * scores.max()
+        assert np.abs(two.damage[name] - one.damage[name]).max() <= 1e-5 * one.damage[name].max()
     assert (two.samples, two.data, two.top1) == (one.samples, one.data, one.top1)
     assert texts[0] == texts[1]  # only one of the two speaks
 
