@@ -1,4 +1,4 @@
-"""The one exception for mistakes that only the user can mend."""
+"""What goes wrong without being our bug: the user's input, or the work itself."""
 
 
 class InputError(ValueError):
