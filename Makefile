@@ -15,7 +15,7 @@ demo: setup
 	$(BIN)/prune-realloc demo
 
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 lint: setup
 	$(BIN)/ruff check .

@@ -353,11 +353,13 @@ def train(
     On several processes: accelerate launch -m prune_realloc train ...
     """
     with _quiet_libraries():
+        from prune_realloc.processes import process_group
+        from prune_realloc.session import pick_device
         from prune_realloc.train_config import timm_command
         from prune_realloc.training import train as run
 
         settings = _settings(preset, config, setting, teacher)
-        with _training_progress() as report:
+        with process_group(pick_device(device)), _training_progress() as report:
             done = run(source, settings, data=data, out=out, data_dir=data_dir, split=split, eval_split=eval_split,
                        samples=samples, teacher=teacher, device=device, report=report)  # fmt: skip
     if not _is_main():
@@ -442,7 +444,7 @@ def _training_progress() -> Iterator[Any]:
     columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TextColumn("loss {task.fields[loss]:.4f}"),
                TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip
     console = Console(stderr=True, highlight=False)
-    with Progress(*columns, console=console, transient=True, disable=not _is_main()) as bar:
+    with Progress(*columns, console=console, transient=sys.stderr.isatty(), disable=not _is_main()) as bar:
         task = bar.add_task("", total=1.0, epoch=1, loss=float("nan"))
 
         def report(row: dict[str, float]) -> None:
@@ -803,7 +805,7 @@ def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:
 def _progress(what: str) -> Iterator[Any]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("images"),
                TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not _is_main()) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=sys.stderr.isatty(), disable=not _is_main()) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

@@ -24,6 +24,7 @@ def process_group(device: torch.device) -> Iterator[None]:
     state = PartialState(cpu=device.type == "cpu")
     try:
         yield
+        state.wait_for_everyone()
     finally:
         state.destroy_process_group()
 

@@ -174,6 +174,7 @@ def test_demo_runs_every_step(run_cli, tmp_path):
     assert code == 0, err
     assert "top-1" in out
     assert "Before and after" in out
+    assert "1024/1024" in err
     assert "to the control" in out
     for name in ("report.html", "half.yaml", "pruned/model.safetensors", "pruned/result.json",
                  "variants/control/model_card.md", "trained/realloc/result.json"):  # fmt: skip

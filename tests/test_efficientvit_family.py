@@ -273,7 +273,7 @@ def test_inheritance_opens_the_network_as_the_analysis_did(tmp_path):
     found = Analysis(**(vars(found) | {"unit": "nats"}))
     target = {"like": "efficientvit_m0", "macs": 12_000_000}
     emit(found, target=target, inherit=tmp_path / "net.pth", out=tmp_path / "v", timed=False)
-    with pytest.raises(InputError, match="holds weights of another network"):
+    with pytest.raises(InputError, match="holds the weights of another network"):
         emit(found, target=target, out=tmp_path / "v", timed=False)
 
 

@@ -175,7 +175,7 @@ def test_per_block_follows_the_source_inside_a_stage():
 shares = st.floats(0.05, 1.0)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     st.tuples(shares, shares, shares), shares, st.sampled_from(list(SIZES)), st.sampled_from(["stage", "block"]),
     st.sampled_from(["macs", "params"]), st.floats(0.6, 3), st.sampled_from([224, 64, 28]),
