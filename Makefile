@@ -15,7 +15,7 @@ demo: setup
 	$(BIN)/prune-realloc demo
 
 test: setup
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .
