@@ -8,14 +8,13 @@ Two rank correlations (Spearman) for each scorer and axis, over units drawn from
 
 import argparse
 import json
-import platform
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from record import origin
 from torch import Tensor, nn
 
 from prune_realloc.checkpoint import load_model, model_identity
@@ -116,12 +115,9 @@ def main() -> None:
         "model": model_identity(load_model()),
         "images": args.images,
         "units": args.units,
-        "machine": f"{platform.machine()}, {args.threads} threads",
-        "date": time.strftime("%Y-%m-%d"),
         "seconds": round(time.perf_counter() - started),
-        "versions": {name: version(name) for name in ("torch", "timm", "numpy")},
         "table": table,
-    }
+    } | origin(args.threads, ("torch", "timm", "numpy"))
     args.out.write_text(json.dumps(record, indent=1) + "\n")
     for axis, rows in table.items():
         for scorer, row in rows.items():

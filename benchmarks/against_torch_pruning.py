@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 import timm
 import torch
+from record import origin
 from torch_pruning_baseline import (
     CALIBRATION_IMAGES,
     baseline_table,
     count_macs,
     evaluate,
     load_tensors,
-    origin,
     time_torch_pruning,
 )
 

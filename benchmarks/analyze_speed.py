@@ -7,20 +7,18 @@ three are timed in turn, round after round; medians are reported. Peak memory co
 """
 
 import argparse
-import json
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import timm
 import torch
 import torch.nn.functional as F
 import torch_pruning as tp
+from record import keep, origin
 from torch import nn
 
 from prune_realloc.data import Batch
@@ -127,14 +125,8 @@ def main() -> None:
         "time_over_bare": round(medians["ours"] / medians["bare"], 3),
         "peak_over_bare": round(peaks["ours"] / peaks["bare"], 3),
         "hessian_over_ours": round(medians["hessian"] / medians["ours"], 2),
-        "machine": f"{platform.machine()}, {args.threads} threads"
-        + (f", {torch.cuda.get_device_name()}" if args.device == "cuda" else ""),
-        "versions": {name: version(name) for name in ("torch", "timm", "torch-pruning")},
-        "date": time.strftime("%Y-%m-%d"),
-    }
-    print(json.dumps(record, indent=1))
-    if args.out:
-        args.out.write_text(json.dumps(record, indent=1) + "\n")
+    } | origin(args.threads, device=args.device)
+    keep(record, args.out)
 
 
 if __name__ == "__main__":

@@ -8,21 +8,18 @@ same round.
 """
 
 import argparse
-import json
-import platform
 import tempfile
-import time
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 import torch.nn.functional as F
+from record import keep, origin
 from torch import Tensor, nn
 
-from prune_realloc.bench import interleave, timings_of
+from prune_realloc.bench import BACKENDS, interleave, timings_of
 from prune_realloc.efficientvit import EfficientVit, to_flex_keys
 from prune_realloc.efficientvit_config import SIZES, EfficientVitConfig
 from prune_realloc.export import export_onnx, onnx_session
@@ -30,20 +27,16 @@ from prune_realloc.export import export_onnx, onnx_session
 BATCH = 16
 
 
-def compiled(net: nn.Module, device: str) -> Any:
-    how = {"mode": "reduce-overhead"} if device == "cuda" else {"options": {"freezing": True}}
-    return torch.compile(net, dynamic=False, **how)
-
-
 def forms(stock: nn.Module, ours: EfficientVit, device: str, threads: int) -> dict[str, Any]:
     """Name -> a function of the images; the first is the reference."""
     deploy = ours.fuse()
+    compiled = partial(BACKENDS["compiled"], input_shape=(3, 224, 224), threads=threads, device=torch.device(device))
     found = {
         "timm": stock,
         "ours, training form": ours,
         "ours, deploy form": deploy,
-        "timm, compiled": compiled(stock, device),
-        "ours, deploy form, compiled": compiled(ours.fuse(), device),
+        "timm, compiled": compiled(stock),
+        "ours, deploy form, compiled": compiled(ours.fuse()),
     }
     if device == "cpu":
         with tempfile.TemporaryDirectory() as folder:
@@ -112,14 +105,8 @@ def main() -> None:
         "command": "python benchmarks/efficientvit_speed.py --device " + args.device,
         "batch_size": BATCH,
         "models": {name: measure(name, args.device, args.threads, args.seconds) for name in args.models},
-        "machine": f"{platform.machine()}, {args.threads} threads"
-        + (f", {torch.cuda.get_device_name()}" if args.device == "cuda" else ""),
-        "versions": {name: version(name) for name in ("torch", "timm", "onnxruntime")},
-        "date": time.strftime("%Y-%m-%d"),
-    }
-    print(json.dumps(record, indent=1))
-    if args.out:
-        args.out.write_text(json.dumps(record, indent=1) + "\n")
+    } | origin(args.threads, ("torch", "timm", "onnxruntime"), args.device)
+    keep(record, args.out)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,10 @@ test images.
 """
 
 import argparse
-import json
-import platform
-import time
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from record import keep, origin
 
 from prune_realloc import apply, build_recipe, train
 from prune_realloc.checkpoint import DEMO
@@ -43,13 +40,8 @@ def main() -> None:
         "keep_macs": round(cut.cost.macs / cut.source_cost.macs, 4),
         "source_top1": before.source_top1, "cut_top1": before.top1, "recovered_top1": done.top1,
         "minutes": round(done.seconds / 60, 1), "epochs": done.epochs,
-        "machine": f"{platform.machine()}, {args.threads} threads",
-        "versions": {name: version(name) for name in ("torch", "timm", "accelerate")},
-        "date": time.strftime("%Y-%m-%d"),
-    }  # fmt: skip
-    print(json.dumps(record, indent=1))
-    if args.out:
-        args.out.write_text(json.dumps(record, indent=1) + "\n")
+    } | origin(args.threads, ("torch", "timm", "accelerate"))  # fmt: skip
+    keep(record, args.out)
 
 
 if __name__ == "__main__":

@@ -159,13 +159,9 @@ Goals: deploy form at least 1.5, training step at least 1.0. *Compiled* is `torc
 
 {efficientvit(flex)}
 
-Short of the goal: the deploy form in eager mode on M0 and M2. On M2 its convolutions take 78 % of the time, at up to
-450 GFLOP/s, which is what this machine reaches at all; timm's class computes the same ones, so what can be saved is the
-rest. Prepacked weights and activations inside the convolutions, which the compiled form has, change it by -2 to 8 %.
-timm's own speed moves by a factor of 1.4 from run to run with the state of the allocator (421 and 307 images/s for M2
-with the same code), and the ratio with it: in seven runs while this was written, one of them on a busy machine, the
-deploy form over timm was 1.36 to 1.52, 1.34 to 1.91 and 1.32 to 1.70 for M0, M2 and M5. The table is the committed run,
-on an otherwise idle machine.
+Short of the goal: the deploy form in eager mode on M0 and M2. Convolutions, which timm's class computes too, take most
+of the time, so what can be saved is the rest. timm's own speed, and the ratio with it, moves from run to run with the
+state of the allocator.
 
 The largest difference of any form to timm's output, as a share of the largest output:
 {max(row["largest_difference"] for row in flex["models"].values()):.0e}.

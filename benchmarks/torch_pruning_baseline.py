@@ -16,13 +16,11 @@ on the calibration images. What torch-pruning 1.6.1 leaves to its user is done h
 import argparse
 import copy
 import json
-import platform
 import statistics
 import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,7 @@ import timm
 import torch
 import torch.nn.functional as F
 import torch_pruning as tp
+from record import origin
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -358,15 +357,6 @@ def time_torch_pruning(name: str, img_size: int = 224, *, runs: int = 3) -> dict
         result[scope] |= {"keep_macs": round(count_macs(model, example) / whole, 4), "runs": runs}
         print(name, scope, result[scope], flush=True)
     return result
-
-
-def origin(threads: int) -> dict[str, Any]:
-    """Machine, date and versions of a measurement."""
-    return {
-        "machine": f"{platform.machine()}, {threads} threads",
-        "date": time.strftime("%Y-%m-%d"),
-        "versions": {package: version(package) for package in ("torch", "timm", "torch-pruning")},
-    }
 
 
 def main() -> None:

@@ -34,6 +34,8 @@ FORMAT_VERSION = 1
 _KEPT_CONFIG = ("fixed_input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std", "pool_size", "first_conv",
                 "classifier", "license", "label_names", "label_descriptions", "tag")  # fmt: skip
 """What of timm's pretrained_cfg is true of the pruned network too."""
+WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
+"""Where a folder that timm writes has its weights."""
 PREPROCESSING = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
 
 
@@ -121,9 +123,13 @@ def save_pruned(net: Any, folder: str | Path, more: Mapping[str, bytes] | None =
     folder = Path(folder)
     make_folder(folder)
     text = json.dumps(content, indent=1) + "\n"
+    write_files(folder, {**(more or {}), "model.safetensors": weights_file(net), "config.json": text.encode()})
+
+
+def weights_file(net: nn.Module) -> bytes:
+    """The content of a `model.safetensors`."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
-    weights = safetensors.torch.save(state, metadata={"format": "pt"})
-    write_files(folder, {**(more or {}), "model.safetensors": weights, "config.json": text.encode()})
+    return safetensors.torch.save(state, metadata={"format": "pt"})
 
 
 def check_rebuild(net: Any) -> dict[str, Any]:
@@ -212,11 +218,10 @@ def _read_folder(path: Path) -> _Checkpoint:
         raise InputError(f"{config} is not a model configuration as timm writes it ({error!r})") from error
     if version != FORMAT_VERSION:
         raise InputError(f"{config}: format_version {version!r}, this program reads {FORMAT_VERSION}")
-    names = ("model.safetensors", "pytorch_model.bin")
-    weights = next((path / n for n in names if (path / n).is_file()), None)
+    weights = next((path / name for name in WEIGHTS_FILES if (path / name).is_file()), None)
     if weights is None:
-        raise InputError(f"ckpt {str(path)!r} has a config.json but none of {', '.join(names)}: its network is not "
-                         "trained yet")  # fmt: skip
+        raise InputError(f"ckpt {str(path)!r} has a config.json but none of {', '.join(WEIGHTS_FILES)}: its network is "
+                         "not trained yet")  # fmt: skip
     state = _strip(_select_weights(_read_tensors(weights), weights, ema=False))
     return _Checkpoint(state, name, model_args, pretrained_cfg)
 

@@ -33,7 +33,7 @@ from prune_realloc.data import Batch
 from prune_realloc.families import family_of
 from prune_realloc.processes import summed
 from prune_realloc.session import count_classes
-from prune_realloc.sites import Gate, Site
+from prune_realloc.sites import Gate, Site, Slice
 
 WEIGHT_SCORERS = ("magnitude", "magnitude-l1", "random")
 GRADIENT_SCORERS = ("taylor", "fisher", "loss")
@@ -248,8 +248,9 @@ def _add_gate_gradients(
     x.register_hook(on_gradient)
 
 
-def _units(gate: Gate) -> np.ndarray | slice:
-    return slice(None) if gate.units is None else gate.units
+def _units(part: Gate | Slice) -> np.ndarray | slice:
+    """Which of its site's units a gate or slice is about."""
+    return slice(None) if part.units is None else part.units
 
 
 def _at_least_single(x: Tensor) -> Tensor:
@@ -324,7 +325,7 @@ def weight_scores(scorer: str, model: nn.Module, sites: Iterable[Site], seed: in
             powers = tensor.abs() if scorer == "magnitude-l1" else tensor.square()
             others = [d for d in range(tensor.ndim) if d != part.dim]
             along = powers.sum(others) if others else powers
-            total[slice(None) if part.units is None else part.units] += along.cpu().numpy()[part.index].sum(axis=1)
+            total[_units(part)] += along.cpu().numpy()[part.index].sum(axis=1)
         scores[site.name] = total if scorer == "magnitude-l1" else np.sqrt(total)
     return scores
 

@@ -43,7 +43,7 @@ class Place:
     blocks: int
 
     def name(self, component: str, per_block: bool) -> str:
-        return site_name(component, self.first) if per_block else f"stages.{self.stage}.{component}"
+        return site_name(component, self.first) if per_block else site_name(component, None, self.stage)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +137,11 @@ def _stream_share(streams: Sequence[float], start: float, end: float) -> float:
 def _base(target: Target) -> EfficientVitConfig:
     """`like` on the target's images; the sizes that are not set here are the paper's."""
     return EfficientVitConfig(**(SIZES[target.like] | _outside(target)))
+
+
+def _heads(base: EfficientVitConfig) -> list[int]:
+    """Of each stage; the paper's sizes have one number for all its blocks."""
+    return [next(block.heads for block in base.blocks if block.stage == stage) for stage in range(len(base.depth))]
 
 
 def _outside(target: Target) -> dict[str, Any]:
@@ -241,8 +246,7 @@ class _Sizing:
     def __init__(self, target: Target, base: EfficientVitConfig, kept: Retention) -> None:
         self.target, self.base, self.kept = target, base, kept
         self.places = _places(target)
-        self.heads = [max(block.heads for block in base.blocks if block.stage == stage)
-                      for stage in range(len(base.depth))]  # fmt: skip
+        self.heads = _heads(base)
 
     def wanted_embed(self, stage: int, multiplier: float) -> float:
         tilt = self.kept.stage[stage] if self.target.rule("embed").move else 1.0
@@ -488,9 +492,8 @@ def uniform_control(target: Target, cost: Cost, kind: str) -> EfficientVitConfig
         InputError: no such network comes within 1 %.
     """
     goal = cost.macs if kind == "macs" else cost.params
-    base = _base(target)
     places = _places(target.model_copy(update={"per": "stage"}))
-    heads = [max(b.heads for b in base.blocks if b.stage == stage) for stage in range(len(base.depth))]
+    heads = _heads(_base(target))
     steps = [lcm(8, count) for count in heads]
 
     def shape(first: float, ratio: float) -> _Shape:

@@ -14,8 +14,8 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -37,13 +37,13 @@ from timm.utils import ModelEmaV3, dispatch_clip_grad
 from torch import Tensor, nn
 
 from prune_realloc.analysis import make_folder, write_file, write_files
-from prune_realloc.checkpoint import PREPROCESSING, load_model, model_identity
+from prune_realloc.checkpoint import PREPROCESSING, WEIGHTS_FILES, load_model, model_identity, weights_file
 from prune_realloc.data import CHANNEL_MODE, ImageSource, Preprocessing, iterate, open_images, preprocessing
 from prune_realloc.errors import InputError, WorkFailed
 from prune_realloc.evaluate import measure
 from prune_realloc.processes import broadcast_, place, summed
 from prune_realloc.report import write_curves
-from prune_realloc.session import count_classes, input_shape, out_of_memory_named
+from prune_realloc.session import count_classes, input_shape, out_of_memory_named, pick_device
 from prune_realloc.train_config import TrainConfig
 
 STATE_FILE, LOG_FILE, RESULT_FILE = "state.safetensors", "log.csv", "result.json"
@@ -133,11 +133,10 @@ def train(
 
 
 def _accelerator(config: TrainConfig, device: str) -> Accelerator:
-    if device not in ("auto", "cpu", "cuda"):
-        raise InputError(f"device {device!r} is unknown; choose auto, cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device 'cuda' is not available here; use --device cpu")
-    return Accelerator(cpu=device == "cpu", mixed_precision="no" if config.precision == "float32" else config.precision)
+    return Accelerator(
+        cpu=pick_device(device).type == "cpu",
+        mixed_precision="no" if config.precision == "float32" else config.precision,
+    )
 
 
 def _student(source: str | Path, config: TrainConfig) -> nn.Module:
@@ -145,7 +144,7 @@ def _student(source: str | Path, config: TrainConfig) -> nn.Module:
     torch.manual_seed(config.seed)
     more: dict[str, Any] = {} if config.drop_rate is None else {"drop_rate": config.drop_rate}
     path = Path(source)
-    if path.is_dir() and not any((path / name).exists() for name in ("model.safetensors", "pytorch_model.bin")):
+    if path.is_dir() and not any((path / name).exists() for name in WEIGHTS_FILES):
         try:
             net = timm.create_model(f"local-dir:{path}", pretrained=False, **more)
         except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
@@ -249,22 +248,20 @@ def _loaded(source: ImageSource, index: int) -> tuple[Image.Image, int]:
     raise InputError(f"data {source.name!r}: {_TRIES} images in a row cannot be read; repair or remove them")
 
 
-class _drawn_from:
+@contextmanager
+def _drawn_from(*numbers: int) -> Iterator[None]:
     """Inside the block Python's, NumPy's and torch's generators are seeded by numbers; put back afterwards."""
-
-    def __init__(self, *numbers: int) -> None:
-        self.seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-    def __enter__(self) -> None:
-        self.before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002, timm draws there
-        random.seed(self.seed)
-        np.random.seed(self.seed)  # noqa: NPY002
-        torch.manual_seed(self.seed)
-
-    def __exit__(self, *_: object) -> None:
-        random.setstate(self.before[0])
-        np.random.set_state(self.before[1])  # noqa: NPY002
-        torch.set_rng_state(self.before[2])
+    seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002, timm draws there
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
+        torch.set_rng_state(before[2])
 
 
 def epoch_order(chosen: list[int], config: TrainConfig, epoch: int) -> list[list[tuple[int, int, int]]]:
@@ -434,11 +431,7 @@ class _Run:
 
     def _write_network(self, net: nn.Module, name: str) -> None:
         make_folder(self.folder / name)
-        state = {key: t.detach().cpu().contiguous() for key, t in net.state_dict().items()}
-        write_files(self.folder / name, {
-            "model.safetensors": safetensors.torch.save(state, metadata={"format": "pt"}),
-            "config.json": self.description,
-        })  # fmt: skip
+        write_files(self.folder / name, {"model.safetensors": weights_file(net), "config.json": self.description})
 
     # -- state
 

@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 
 from prune_realloc.analysis import META_FILE, Analysis, make_folder, write_files
 from prune_realloc.architectures import EFFICIENTVIT
 from prune_realloc.bench import Bench, bench
 from prune_realloc.card import model_card
-from prune_realloc.checkpoint import FORMAT_VERSION, PREPROCESSING, load_model, model_identity
+from prune_realloc.checkpoint import FORMAT_VERSION, PREPROCESSING, load_model, model_identity, weights_file
 from prune_realloc.cost import Cost
 from prune_realloc.efficientvit import EfficientVit
 from prune_realloc.efficientvit_config import SIZES, EfficientVitConfig, stock_args
@@ -117,7 +116,10 @@ def emit(
         network = reallocate(read.plan.sites, full.target)
         done = full.model_copy(update={"target": full.target.model_copy(update={"network": network})})
         found.append(Variant(name=like or "", recipe=done, latency=None))
-    weights = [{} for _ in found] if inherit is None else [_inherited(variant, source, inherit) for variant in found]
+    weights: list[dict[str, bytes]] = [{} for _ in found]
+    if inherit is not None:
+        net, scores = _ancestor(source, inherit)
+        weights = [_inherited(variant, net, scores) for variant in found]
     for place, variant in enumerate(found if timed else ()):
         if progress is not None:
             progress(f"timing {variant.name or 'both networks'}")
@@ -128,8 +130,8 @@ def emit(
     return tuple(found)
 
 
-def _inherited(variant: Variant, source: str | Path | Analysis | Recipe, ckpt: str | Path) -> dict[str, bytes]:
-    """Network -> its weights as a file."""
+def _ancestor(source: str | Path | Analysis | Recipe, ckpt: str | Path) -> tuple[EfficientVit, Mapping[str, Any]]:
+    """The network that hands on its weights, and the scores of its units."""
     if isinstance(source, str | Path) and (Path(source) / META_FILE).exists():
         source = Analysis.load(source)
     if not isinstance(source, Analysis):
@@ -142,13 +144,17 @@ def _inherited(variant: Variant, source: str | Path | Analysis | Recipe, ckpt: s
     if model_identity(net)["weights_sha256"] != source.model["weights_sha256"]:
         raise InputError(f"inherit: {str(ckpt)!r} is not the network of the analysis; give the checkpoint that was "
                          "analysed")  # fmt: skip
+    return net, source.scores
+
+
+def _inherited(variant: Variant, net: EfficientVit, scores: Mapping[str, Any]) -> dict[str, bytes]:
+    """Network -> its weights as a file."""
     found = {}
     for name, config in variant.configs().items():
         torch.manual_seed(0)
         fresh = EfficientVit(config)
-        inherit_weights(net, fresh, source.scores)
-        state = {key: tensor.contiguous() for key, tensor in fresh.state_dict().items()}
-        found[name] = safetensors.torch.save(state, metadata={"format": "pt"})
+        inherit_weights(net, fresh, scores)
+        found[name] = weights_file(fresh)
     return found
 
 
