@@ -99,8 +99,8 @@ class NetworkWidth(Part):
     """Units; for qk and v in each head."""
     control: Count
     """Units of the uniform control of equal cost."""
-    kept: Number | None = None
-    """Share of the source's units there that pruning kept; not set where a rule alone decided."""
+    kept: Number
+    """Share of the source's units there that pruning kept; for embed, relative to the whole source."""
     reason: StrictStr
     """How the width follows."""
 
