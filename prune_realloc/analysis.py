@@ -21,6 +21,8 @@ from prune_realloc.errors import InputError
 FORMAT_VERSION = 2
 SCORES_FILE, META_FILE = "analysis.safetensors", "analysis.json"
 _ARRAYS = ("scores", "damage")
+_PARTIAL = ".partial"
+"""How the name of a file ends that is still being written."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -155,7 +157,7 @@ def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
     partial: dict[str, Path] = {}
     try:
         for name, content in contents.items():
-            handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.")
+            handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.", suffix=_PARTIAL)
             partial[name] = Path(temporary)
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
@@ -167,3 +169,9 @@ def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
     finally:
         for written in partial.values():
             written.unlink(missing_ok=True)
+
+
+def clear_half_written(folder: Path) -> None:
+    """Remove what `write_files` left under its temporary names when it was killed, as large as the whole files."""
+    for path in folder.glob(f".*{_PARTIAL}"):
+        path.unlink(missing_ok=True)

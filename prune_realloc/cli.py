@@ -359,7 +359,7 @@ def train(
         from prune_realloc.training import train as run
 
         settings = _settings(preset, config, setting, teacher)
-        with process_group(pick_device(device)), _training_progress() as report:
+        with process_group(pick_device(device)), _training_progress(settings.epochs) as report:
             done = run(source, settings, data=data, out=out, data_dir=data_dir, split=split, eval_split=eval_split,
                        samples=samples, teacher=teacher, device=device, report=report)  # fmt: skip
     if not _is_main():
@@ -379,7 +379,10 @@ def train(
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs.")],
     control: Annotated[
-        str | None, typer.Option("--control", help="Group that the others are compared with. Default: named control.")
+        str | None,
+        typer.Option(
+            "--control", help="Group that the others are compared with. Default: named control, and nearest in MACs."
+        ),
     ] = None,
     timed: Annotated[bool, typer.Option("--bench", help="Measure latency of the networks, in turns.")] = False,
     plot: Annotated[Path | None, typer.Option("--plot", help="Picture to write, .png or .svg.")] = None,
@@ -397,15 +400,15 @@ def compare(
         groups = with_latency(groups) if timed else groups
     if plot is not None:
         write_plot(groups, plot)
-    columns = ("", "seeds", "top-1 %", "95 %", "to the control, points", "95 %", "MACs", "params",
-               "ms")  # fmt: skip
+    several = len({group.control for group in groups if group.control}) > 1
+    columns = ["", "seeds", "top-1 %", "95 %", "to the control, points", "95 %", *(["control"] if several else []),
+               "MACs", "params", *(["ms"] if timed else [])]  # fmt: skip
     rows = []
     for g in groups:
-        difference = () if g.difference is None else (f"{100 * g.difference:+.2f}", _half(g.difference_half_width))
-        macs = "" if g.macs is None else f"{g.macs:,}"
-        latency = "" if g.latency_ms is None else f"{g.latency_ms:.2f}"
-        rows.append((g.name, str(len(g.seeds)), f"{100 * g.mean:.2f}", _half(g.half_width), *(difference or ("", "")),
-                     macs, f"{g.params:,}", latency))  # fmt: skip
+        difference = "" if g.difference is None else f"{100 * g.difference:+.2f}"
+        rows.append((g.name, str(len(g.seeds)), f"{100 * g.mean:.2f}", _half(g.half_width), difference,
+                     _half(g.difference_half_width), *([g.control or ""] if several else []), f"{g.macs:,}",
+                     f"{g.params:,}", *([f"{g.latency_ms:.2f}"] if timed else [])))  # fmt: skip
     if as_json:
         import dataclasses
 
@@ -439,19 +442,21 @@ def _settings(preset: str, config: Path | None, items: list[str] | None, teacher
 
 
 @contextmanager
-def _training_progress() -> Iterator[Any]:
-    """A bar for the epoch, and a line for each that is done."""
-    columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TextColumn("loss {task.fields[loss]:.4f}"),
-               TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip
+def _training_progress(epochs: int) -> Iterator[Any]:
+    """A bar for the run with the time that is left, and a line for each epoch that is done."""
+    columns = (TextColumn("epoch {task.fields[epoch]} of {task.total}"), BarColumn(),
+               TextColumn("loss {task.fields[loss]:.4f}"), TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip
     console = Console(stderr=True, highlight=False)
-    with Progress(*columns, console=console, transient=sys.stderr.isatty(), disable=not _is_main()) as bar:
-        task = bar.add_task("", total=1.0, epoch=1, loss=float("nan"))
+    bar = Progress(*columns, console=console, transient=sys.stderr.isatty(), disable=not _is_main(),
+                   speed_estimate_period=600)  # fmt: skip
+    with bar:
+        task = bar.add_task("", total=epochs, epoch=1, loss=float("nan"))
 
         def report(row: dict[str, float]) -> None:
+            done = int(row["epoch"])
+            bar.update(task, completed=done + row.get("done", 1), epoch=done + 1, loss=row["loss"])
             if "done" in row:
-                bar.update(task, completed=row["done"], epoch=int(row["epoch"]) + 1, loss=row["loss"])
                 return
-            bar.reset(task, total=1.0, epoch=int(row["epoch"]) + 2, loss=row["loss"])
             console.print(f"epoch {row['epoch'] + 1:.0f}: loss {row['loss']:.4f}, top-1 {row['top1']:.2%}, "
                           f"{row['images_per_second']:.0f} images/s, {row['seconds']:.0f} s")  # fmt: skip
 
@@ -612,7 +617,7 @@ def export(
 
 
 def _print_table(
-    found: Any, as_json: bool, title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]],
+    found: Any, as_json: bool, title: str, columns: Sequence[str], rows: Sequence[tuple[str, ...]],
     notes: tuple[str, ...] = (),
 ) -> None:  # fmt: skip
     """The dataclass `found` as JSON, or the title and `rows` as a table, on stdout; the notes on stderr."""
@@ -662,10 +667,11 @@ def demo(
         print()
         wanted = {"macs": 5_000_000, "stem_strides": [2, 2]}
         _show_variants(run_emit(found, target=wanted, out=out / "variants"), out / "variants", as_json=False)
+        settings = train_config(epochs=3, batch_size=64)
         for name in ("realloc", "control"):
-            with _training_progress() as report:
-                run_train(out / "variants" / name, train_config(epochs=3, batch_size=64), data="demo",
-                          eval_split="test", out=out / "trained" / name, report=report)  # fmt: skip
+            with _training_progress(settings.epochs) as report:
+                run_train(out / "variants" / name, settings, data="demo", eval_split="test",
+                          out=out / "trained" / name, report=report)  # fmt: skip
     print()
     compare([out / "trained" / name for name in ("realloc", "control")])
     print("one seed, three epochs, 4,000 images: a try-out, no evidence")

@@ -15,18 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from prune_realloc.analysis import write_file
 from prune_realloc.bench import bench
 from prune_realloc.checkpoint import load_model
-from prune_realloc.efficientvit_config import EfficientVitConfig
 from prune_realloc.errors import InputError
 from prune_realloc.export import deployed
 from prune_realloc.session import input_shape
 
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 """Two-sided 95 % quantiles of Student's t for 1 to 10 degrees of freedom."""
+_Z = 1.959964
+"""And of the normal distribution."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +41,16 @@ class Group:
     seeds: tuple[int, ...]
     top1: tuple[float, ...]
     """Of the last network, by seed."""
-    macs: int | None
-    """Multiply-adds for one image, where the configuration tells them."""
+    macs: int
+    """Multiply-adds for one image, by torch's counter."""
     params: int
     mean: float
     half_width: float | None
     """Of the 95 % interval of the mean; None with one seed."""
+    control: str | None
+    """Name of the group that it is compared with; None for a control."""
     difference: float | None
-    """To the control, mean over the seeds that both have; None for the control."""
+    """To the control, mean over the seeds that both have."""
     difference_half_width: float | None
     folder: str
     """Of its first run."""
@@ -57,7 +63,8 @@ def compare(folders: Sequence[str | Path], control: str | None = None) -> tuple[
 
     Args:
         folders: of finished runs.
-        control: name of the group that the others are compared with; default: the first whose name has `control`.
+        control: name of the group that the others are compared with; default: of those whose name has `control`, the
+            one that is nearest in multiply-adds.
 
     Raises:
         InputError: a folder holds no finished run, a seed is there twice, or there is no such control.
@@ -70,12 +77,17 @@ def compare(folders: Sequence[str | Path], control: str | None = None) -> tuple[
         if seed in runs.setdefault(name, {}):
             raise InputError(f"run {str(folder)!r}: seed {seed} of {name} is given twice; leave one out")
         runs[name][seed] = result
-    if control is None:
-        control = next((name for name in runs if "control" in name), None)
-    elif control not in runs:
+    if control is not None and control not in runs:
         raise InputError(f"control {control!r} is none of the groups {', '.join(runs)}")
-    base = runs.get(control or "", {})
-    return tuple(_group(name, by_seed, {} if name == control else base) for name, by_seed in runs.items())
+    macs = {name: _macs(Path(by_seed[min(by_seed)]["folder"])) for name, by_seed in runs.items()}
+    controls = [name for name in runs if (name == control if control else "control" in name)]
+    groups = []
+    for name, by_seed in runs.items():
+        against = None
+        if controls and name not in controls:
+            against = min(controls, key=lambda other: abs(macs[other] - macs[name]))
+        groups.append(_group(name, by_seed, macs[name], against, runs[against] if against else {}))
+    return tuple(groups)
 
 
 def with_latency(groups: Sequence[Group], seconds: float = 2.0) -> tuple[Group, ...]:
@@ -95,40 +107,71 @@ def interval(values: Sequence[float]) -> float | None:
     count = len(values)
     if count < 2:
         return None
-    quantile = _T[count - 2] if count - 1 <= len(_T) else 1.96 + 2.5 / (count - 1)
-    return quantile * float(np.std(values, ddof=1)) / sqrt(count)
+    return _quantile(count - 1) * float(np.std(values, ddof=1)) / sqrt(count)
+
+
+def _quantile(freedom: int) -> float:
+    """Of Student's t; beyond the table by Abramowitz and Stegun 26.7.5, to 2e-4 there."""
+    if freedom <= len(_T):
+        return _T[freedom - 1]
+    terms = (_Z, (_Z**3 + _Z) / 4, (5 * _Z**5 + 16 * _Z**3 + 3 * _Z) / 96,
+             (3 * _Z**7 + 19 * _Z**5 + 17 * _Z**3 - 15 * _Z) / 384)  # fmt: skip
+    return sum(term / freedom**power for power, term in enumerate(terms))
 
 
 def write_plot(groups: Sequence[Group], path: Path) -> None:
-    """Accuracy over multiply-adds, parameters and, where it was measured, latency, with intervals."""
+    """Accuracy over multiply-adds, parameters and, where it was measured, latency, and differences to the control.
+
+    Dots are single seeds, bars 95 % intervals of the mean.
+    """
     costs: list[tuple[str, str, float]] = [("macs", "MACs, millions", 1e6), ("params", "parameters, millions", 1e6)]
     if any(group.latency_ms is not None for group in groups):
         costs.append(("latency_ms", "ms for one image", 1.0))
-    figure = Figure(figsize=(4.5 * len(costs), 3.8), layout="constrained")
-    for axis, (field, label, unit) in zip(figure.subplots(1, len(costs), sharey=True), costs, strict=True):
+    compared = [group for group in groups if group.difference is not None]
+    panels = len(costs) + bool(compared)
+    figure = Figure(figsize=(4.2 * panels, 3.8), layout="constrained")
+    axes = figure.subplots(1, panels)
+    colours = {group.name: f"C{index % 10}" for index, group in enumerate(groups)}
+    for axis, (field, label, unit) in zip(axes, costs, strict=False):
         for group in groups:
-            cost = getattr(group, field)
-            if cost is not None:
-                axis.errorbar(cost / unit, 100 * group.mean, 100 * (group.half_width or 0), fmt="o", capsize=3,
-                              label=group.name)  # fmt: skip
+            if (cost := getattr(group, field)) is None:
+                continue
+            axis.errorbar(cost / unit, 100 * group.mean, 100 * (group.half_width or 0), fmt="o", capsize=3,
+                          label=group.name, color=colours[group.name])  # fmt: skip
+            axis.plot([cost / unit] * len(group.top1), [100 * top1 for top1 in group.top1], ".", alpha=0.4,
+                      color=colours[group.name])  # fmt: skip
         axis.set_xlabel(label)
-        axis.set_xlim(left=0)
+        axis.set_xlim(0, 1.1 * axis.dataLim.x1)
         axis.grid(alpha=0.3)
-    figure.axes[0].set_ylabel("top-1, %")
-    figure.axes[1].legend(fontsize=8)
+    axes[0].set_ylabel("top-1, %")
+    axes[1].legend(fontsize=8)
+    if compared:
+        _draw_differences(axes[-1], compared, colours)
     buffer = io.BytesIO()
     figure.savefig(buffer, format=path.suffix.removeprefix(".") or "png", dpi=150, metadata={"Software": None})
     write_file(path, buffer.getvalue())
 
 
-def _group(name: str, by_seed: Mapping[int, Mapping[str, Any]], base: Mapping[int, Mapping[str, Any]]) -> Group:
+def _draw_differences(axis: Any, groups: Sequence[Group], colours: Mapping[str, str]) -> None:
+    for place, group in enumerate(reversed(groups)):
+        axis.errorbar(100 * (group.difference or 0), place, xerr=100 * (group.difference_half_width or 0), fmt="o",
+                      capsize=3, color=colours[group.name])  # fmt: skip
+    axis.set_yticks(range(len(groups)), [group.name for group in reversed(groups)])
+    axis.set_ylim(-0.5, len(groups) - 0.5)
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.set_xlabel("to the control, points (paired by seed)")
+    axis.grid(alpha=0.3, axis="x")
+
+
+def _group(name: str, by_seed: Mapping[int, Mapping[str, Any]], macs: int, control: str | None,
+           base: Mapping[int, Mapping[str, Any]]) -> Group:  # fmt: skip
     seeds = tuple(sorted(by_seed))
     top1 = tuple(float(by_seed[seed]["top1"]) for seed in seeds)
     pairs = [by_seed[seed]["top1"] - base[seed]["top1"] for seed in seeds if seed in base]
     first = by_seed[seeds[0]]
     return Group(
-        name=name, seeds=seeds, top1=top1, macs=first["macs"], params=first["params"], mean=float(np.mean(top1)),
-        half_width=interval(top1), difference=float(np.mean(pairs)) if pairs else None,
+        name=name, seeds=seeds, top1=top1, macs=macs, params=first["params"], mean=float(np.mean(top1)),
+        half_width=interval(top1), control=control, difference=float(np.mean(pairs)) if pairs else None,
         difference_half_width=interval(pairs), folder=first["folder"],
     )  # fmt: skip
 
@@ -136,16 +179,20 @@ def _group(name: str, by_seed: Mapping[int, Mapping[str, Any]], base: Mapping[in
 def _result(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads((folder / "result.json").read_text())
-        config = json.loads((folder / "last" / "config.json").read_text())
-        found["macs"] = None
-        if config["architecture"] == "efficientvit_flex":
-            found["macs"] = EfficientVitConfig(**config["model_args"]).cost.macs
         return found | {"top1": float(found["top1"]), "folder": str(folder)}
     except FileNotFoundError as error:
         raise InputError(f"run {str(folder)!r} is not finished: it has no {Path(str(error.filename)).name}; start its "
                          "command again") from error  # fmt: skip
     except (OSError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"run {str(folder)!r} is damaged ({error!r}); train it again in another folder") from error
+
+
+def _macs(folder: Path) -> int:
+    net = load_model(ckpt=folder / "last").eval()
+    # older torch counts attention only where it is made of matrix products
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        net(torch.zeros(1, *input_shape(net)))
+    return counter.get_total_flops() // 2
 
 
 def _name(folder: Path, seed: int) -> str:

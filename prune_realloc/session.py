@@ -91,7 +91,7 @@ def evaluation_mode(*models: nn.Module, device: torch.device | None = None) -> I
 
 
 @contextmanager
-def out_of_memory_named(batch_size: int) -> Iterator[None]:
+def out_of_memory_named(batch_size: int, remedy: str = "lower --batch-size") -> Iterator[None]:
     """Turns the errors of a full memory into an InputError that names the flag."""
     try:
         yield
@@ -102,7 +102,7 @@ def out_of_memory_named(batch_size: int) -> Iterator[None]:
         words = ("can't allocate memory", "not enough memory", "out of memory")
         if isinstance(error, RuntimeError) and not any(w in str(error) for w in words):
             raise
-        raise InputError(f"batch_size {batch_size} does not fit into memory; lower --batch-size") from error
+        raise InputError(f"batch_size {batch_size} does not fit into memory; {remedy}") from error
 
 
 class ImageStream:

@@ -36,7 +36,7 @@ from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3, dispatch_clip_grad
 from torch import Tensor, nn
 
-from prune_realloc.analysis import make_folder, write_file, write_files
+from prune_realloc.analysis import clear_half_written, make_folder, write_file, write_files
 from prune_realloc.checkpoint import PREPROCESSING, WEIGHTS_FILES, load_model, model_identity, weights_file
 from prune_realloc.data import CHANNEL_MODE, ImageSource, Preprocessing, iterate, open_images, preprocessing
 from prune_realloc.errors import InputError, WorkFailed
@@ -47,6 +47,8 @@ from prune_realloc.session import count_classes, input_shape, out_of_memory_name
 from prune_realloc.train_config import TrainConfig
 
 STATE_FILE, LOG_FILE, RESULT_FILE = "state.safetensors", "log.csv", "result.json"
+NETWORKS = ("best", "last")
+"""Folders of a run's networks."""
 _COLUMNS = ("epoch", "loss", "lr", "top1", "val_loss", "images_per_second", "seconds")
 HELD_OUT = 10_000
 """Images that are evaluated at most of those that are held out."""
@@ -111,7 +113,7 @@ def train(
 
     Raises:
         InputError: network, data, teacher or configuration do not fit, or `out` holds another run.
-        WorkFailed: the loss is no longer finite.
+        WorkFailed: the loss is no longer finite, the disk is full, or images have gone; the last state stands.
     """
     accelerator = _accelerator(config, device)
     folder = Path(out)
@@ -124,12 +126,25 @@ def train(
     }  # fmt: skip
     if accelerator.is_main_process:
         make_folder(folder)
+        for written in (folder, *(folder / name for name in NETWORKS)):
+            clear_half_written(written)
     run.resume(identity)
-    while run.epoch < config.epochs:
-        with out_of_memory_named(config.batch_size):
-            run.train_epoch(save_seconds, report)
-        run.evaluate_epoch(report)
-    return run.result(str(source))
+    with _state_named(folder):
+        while run.epoch < config.epochs:
+            with out_of_memory_named(config.batch_size, "raise accumulate or lower batch_size with --set"):
+                run.train_epoch(save_seconds, report)
+            run.evaluate_epoch(report)
+        return run.result(str(source))
+
+
+@contextmanager
+def _state_named(folder: Path) -> Iterator[None]:
+    """Says what is left, and how to go on, when a disk is full or images cannot be read in the middle of a run."""
+    try:
+        yield
+    except (InputError, OSError) as error:
+        raise WorkFailed(f"{error}; mend that and start the same command again, it goes on from "
+                         f"{folder / STATE_FILE}") from error  # fmt: skip
 
 
 def _accelerator(config: TrainConfig, device: str) -> Accelerator:
@@ -249,13 +264,20 @@ def _loaded(source: ImageSource, index: int) -> tuple[Image.Image, int]:
 
 
 @contextmanager
-def _drawn_from(*numbers: int) -> Iterator[None]:
-    """Inside the block Python's, NumPy's and torch's generators are seeded by numbers; put back afterwards."""
+def _drawn_from(*numbers: int, device: torch.device | None = None) -> Iterator[None]:
+    """Inside the block Python's, NumPy's and torch's generators are seeded by numbers; put back afterwards.
+
+    Those of an accelerator are seeded where the block computes on one: torch remembers the stack of every such call
+    for a GPU that is not in use, which costs more than augmenting a small image does.
+    """
     seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002, timm draws there
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002
-    torch.manual_seed(seed)
+    if device is None or device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
     try:
         yield
     finally:
@@ -352,7 +374,7 @@ class _Run:
         if self.schedule is not None:
             self.schedule.step_update(update)
         total = 0.0
-        with _drawn_from(config.seed, 1 + update, self.rank):
+        with _drawn_from(config.seed, 1 + update, self.rank, device=device):
             images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
             if config.channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
@@ -410,7 +432,7 @@ class _Run:
             self.best = (top1, self.epoch)
         self.epoch, self.step, self.losses = self.epoch + 1, 0, []
         if self.accelerator.is_main_process:
-            for name in ("best", "last") if better else ("last",):
+            for name in NETWORKS if better else ("last",):
                 self._write_network(net, name)
             write_file(self.folder / LOG_FILE, _csv(self.rows).encode())
             write_curves(self.rows, self.identity, self.folder)

@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +17,12 @@ import safetensors.torch
 import timm
 import torch
 from conftest import TINY
+from safetensors import safe_open
 
 from prune_realloc import InputError, load_model
 from prune_realloc.checkpoint import DEMO
 from prune_realloc.compare import compare, interval
+from prune_realloc.efficientvit_config import EfficientVitConfig
 from prune_realloc.errors import WorkFailed
 from prune_realloc.evaluate import evaluate
 from prune_realloc.train_config import PRESETS, timm_command, train_config
@@ -131,20 +135,56 @@ def test_kills_at_random_moments_lose_no_run(variant, tmp_path):
                "-o", str(tmp_path / "run")]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     draw = random.Random(0)
-    for _ in range(5):
+    reached = [(0, 0)]
+    for _ in range(10):
         process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        time.sleep(draw.uniform(4, 8))
+        time.sleep(draw.uniform(3, 7))
         process.send_signal(signal.SIGKILL)
         process.wait()
+        if (tmp_path / "run" / STATE_FILE).exists():  # it is whole, and no further back than before
+            reached.append(place_of(tmp_path / "run"))
+    assert reached == sorted(reached)
+    assert reached[-1] > (0, 0), "nothing was trained between the kills; let them live longer"
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     whole = subprocess.run([*command[:-1], str(tmp_path / "whole")], env=environment, capture_output=True, check=True)
     assert whole.returncode == 0
     files = [tmp_path / name / "last" / "model.safetensors" for name in ("run", "whole")]
     assert files[0].read_bytes() == files[1].read_bytes()
-    # what a kill interrupts keeps its hidden temporary name; nothing half-written stands under a name of its own
-    names = [{p.name for p in (tmp_path / part).iterdir() if not p.name.startswith(".")} for part in ("run", "whole")]
-    assert names[0] == names[1]
+    names = [{p.name for p in (tmp_path / part).rglob("*") if "tfevents" not in p.name} for part in ("run", "whole")]
+    assert names[0] == names[1]  # and what a kill left half-written is gone
+
+
+def test_a_full_disk_says_so_and_the_run_goes_on_when_there_is_room(variant, tmp_path):
+    """Files are limited to what the first state takes; the next, with the optimizer's moments, is larger."""
+    whole = run(variant, tmp_path / "whole")
+    with pytest.raises(Killed):
+        run(variant, tmp_path / "first", report=dies_after(0))
+    room = (tmp_path / "first" / STATE_FILE).stat().st_size + 4096
+
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+
+    command = [sys.executable, "-m", "prune_realloc", "train", str(variant), "--data", "demo", "--device", "cpu",
+               "--samples", "320", "--eval-split", "held-out", *(f"--set={k}={v}" for k, v in SMALL.items()),
+               "-o", str(tmp_path / "run")]  # fmt: skip
+    failed = subprocess.run(command, preexec_fn=limited, capture_output=True, text=True, check=False)
+    assert failed.returncode == 1
+    assert "cannot be written: File too large; mend that and start the same command again" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert place_of(tmp_path / "run") == (0, 0)
+    assert not list((tmp_path / "run").rglob(".*"))
+    subprocess.run(command, check=True, capture_output=True)
+    files = [tmp_path / part / "last" / "model.safetensors" for part in ("run", "whole")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["top1"] == whole.top1
+
+
+def place_of(folder):
+    """(epoch, step) that a run's state stands at."""
+    with safe_open(folder / STATE_FILE, "pt") as file:
+        facts = json.loads(file.metadata()["run"])
+    return facts["epoch"], facts["step"]
 
 
 # -- parts ----------------------------------------------------------------------------------------------------
@@ -276,7 +316,8 @@ def test_timms_command_says_what_the_settings_say():
 
 def fake(folder: Path, seed: int, top1: float):
     (folder / "last").mkdir(parents=True)
-    described(folder / "last")
+    net = timm.create_model(f"local-dir:{described(folder / 'last')}")
+    safetensors.torch.save_file(net.state_dict(), folder / "last" / "model.safetensors")
     (folder / "result.json").write_text(json.dumps({"top1": top1, "params": 7, "config": {"seed": seed}}))
     return folder
 
@@ -290,7 +331,18 @@ def test_groups_intervals_and_paired_differences_by_hand(tmp_path):
     assert realloc.mean == pytest.approx(0.8333, abs=1e-4)
     assert realloc.difference == pytest.approx((0.01 + 0.02 + 0.01) / 3)
     assert realloc.difference_half_width == pytest.approx(4.303 * np.std([1, 2, 1], ddof=1) / 100 / 3**0.5)
+    assert control.macs == EfficientVitConfig(**FLEX).cost.macs
     assert interval([0.5]) is None
+    twelve = np.arange(12.0)
+    assert interval(twelve) == pytest.approx(2.20099 * np.std(twelve, ddof=1) / 12**0.5, rel=1e-4)
+
+
+def test_a_vision_transformer_is_compared_too(tmp_path):
+    folder = fake(tmp_path / "vit-seed0", 0, 0.5)
+    shutil.rmtree(folder / "last")
+    shutil.copytree(DEMO, folder / "last")
+    (group,) = compare([folder])
+    assert group.macs == 33_382_016  # its closed formula, as in README
 
 
 def test_runs_that_cannot_be_compared_are_refused(tmp_path):
