@@ -654,27 +654,30 @@ def demo(
         from prune_realloc.variants import emit as run_emit
 
         _check_folder(out)
+        print("1 analyze: score every unit of the shipped ViT on 1,024 of the shipped images\n")
         with _progress("scoring the shipped ViT") as progress:
             found = run_analyze(progress=progress)
         _deliver(found, out, as_json=False)
+        print("\n2 plan: widths that use half of the multiply-adds and lose least, and 3 apply: cut, refit, measure\n")
         recipe = build_recipe(found.as_recipe() | {"budget": {"keep_macs": 0.5}})
         recipe = recipe.model_copy(update={"plan": run_plan(found, recipe)})
         write_file(out / "half.yaml", dump_recipe(recipe, "prune-realloc apply half.yaml -o pruned").encode())
         with _progress("cutting and refitting it") as progress:
             done = run_apply(recipe, out=out / "pruned", progress=progress)
-        print()
         _show_outcome(done, out / "pruned", as_json=False)
-        print()
+        print("\n4 emit: the EfficientViT whose widths follow from what was kept, and the uniform one of equal cost\n")
         wanted = {"macs": 5_000_000, "stem_strides": [2, 2]}
         _show_variants(run_emit(found, target=wanted, out=out / "variants"), out / "variants", as_json=False)
+        print("\n5 train: both for three epochs on the shipped images, and 6 compare\n")
         settings = train_config(epochs=3, batch_size=64)
         for name in ("realloc", "control"):
             with _training_progress(settings.epochs) as report:
                 run_train(out / "variants" / name, settings, data="demo", eval_split="test",
                           out=out / "trained" / name, report=report)  # fmt: skip
-    print()
     compare([out / "trained" / name for name in ("realloc", "control")])
     print("one seed, three epochs, 4,000 images: a try-out, no evidence")
+    print(f"\nreports: {out}/report.html (the analysis), {out}/variants/realloc/model_card.md (the network's card), "
+          f"{out}/trained/realloc/report.html (its training)")  # fmt: skip
 
 
 def main() -> None:

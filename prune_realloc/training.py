@@ -121,7 +121,7 @@ def train(
     images = _Images(net, data, data_dir, split, eval_split, samples)
     run = _Run(accelerator, config, net, _description(source, net), images, teacher, folder)
     identity = {
-        "source": str(source), "config": config.model_dump(), "data": images.facts(),
+        "source": str(source), "network": model_identity(net), "config": config.model_dump(), "data": images.facts(),
         "teacher": None if teacher is None else str(teacher), "processes": accelerator.num_processes,
     }  # fmt: skip
     if accelerator.is_main_process:

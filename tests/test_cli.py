@@ -1,7 +1,9 @@
 import json
+import re
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -179,6 +181,9 @@ def test_demo_runs_every_step(run_cli, tmp_path):
     for name in ("report.html", "half.yaml", "pruned/model.safetensors", "pruned/result.json",
                  "variants/control/model_card.md", "trained/realloc/result.json"):  # fmt: skip
         assert (tmp_path / "demo" / name).is_file(), name
+    reports = re.findall(r"(\S+\.(?:html|md)) \(", out)
+    assert len(reports) == 3
+    assert all(Path(report).is_file() for report in reports)
 
 
 @pytest.fixture(scope="module")

@@ -264,6 +264,15 @@ def test_another_run_in_the_folder_is_refused(variant, tmp_path):
     run(variant, tmp_path, epochs=1)
     with pytest.raises(InputError, match=r"holds another run: config.lr is 0.002 there, 0.001 now"):
         run(variant, tmp_path, epochs=1, lr=1e-3)
+    (tmp_path / "other").mkdir()
+    other = described(tmp_path / "other", qk_dim=8)
+    content = (variant / "config.json").read_bytes()
+    try:  # the same folder, emitted anew with other widths
+        shutil.copy(other / "config.json", variant / "config.json")
+        with pytest.raises(InputError, match=r"holds another run: network.weights_sha256 is"):
+            run(variant, tmp_path, epochs=1)
+    finally:
+        (variant / "config.json").write_bytes(content)
     (tmp_path / STATE_FILE).write_bytes(b"nothing")
     with pytest.raises(InputError, match=r"is damaged .*; remove it to start again"):
         run(variant, tmp_path, epochs=1)
