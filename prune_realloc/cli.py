@@ -433,7 +433,7 @@ def _settings(preset: str, config: Path | None, items: list[str] | None, teacher
             values = yaml.safe_load(read_text(config)) or {}
         except yaml.YAMLError as error:
             raise InputError(f"config {str(config)!r} is not YAML: {str(error).splitlines()[0]}") from error
-        if not isinstance(values, dict):
+        if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
             raise InputError(f"config {str(config)!r} is no mapping; write lines such as epochs: 30")
     values |= _pairs(items, "set", "epochs=30")
     if teacher is None and preset == "recover" and "distill" not in values:

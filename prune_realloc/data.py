@@ -7,7 +7,7 @@ import itertools
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from prune_realloc.errors import InputError
 DEMO = Path(__file__).parent / "assets" / "fashion_mnist"
 MAX_UNREADABLE = 0.05
 """Share of the chosen images that may be unreadable before the run is refused."""
+_PARTS = (("train", "training"), ("val", "valid", "validation", "eval", "evaluation"), ("test",))
+"""Names of the folders of parts, as timm has them; those of one group stand for each other."""
 _IDX_PREFIX = {"train": "train", "validation": "t10k", "val": "t10k", "test": "t10k"}
 CHANNEL_MODE = {1: "L", 3: "RGB"}
 
@@ -39,6 +41,10 @@ class ImageSource:
     """Where the image at a position lies, for messages."""
     num_classes: int | None
     """None: not known without reading everything. 0: there are no labels."""
+    parted: bool = True
+    """False: the data set has no parts, so that every split is all of it."""
+    streams: bool = False
+    """True: only so many of its images as were asked for are here, in the order of the stream."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,7 @@ def open_images(spec: str, *, split: str = "train", data_dir: str | None = None,
         flat = sorted(p for p in path.iterdir() if p.suffix.lower() in get_img_extensions())
         if flat:
             return _open_flat(path, flat)
-        return _open_named("", path, split, samples)
+        return _open_folder(path, split, samples)
     if path.exists():
         raise InputError(f"data {spec!r} is a file; give a folder or the name of a data set")
     prefix = spec.split("/")[0]
@@ -236,7 +242,18 @@ def _open_flat(folder: Path, files: list[Path]) -> ImageSource:
         load=lambda i: (Image.open(files[i]), -1),
         describe=lambda i: files[i].name,
         num_classes=0,
+        parted=False,
     )
+
+
+def _open_folder(folder: Path, split: str, samples: int) -> ImageSource:
+    """Class folders, in a folder for each part or not; timm takes all of it where a part is missing, we do not."""
+    parts = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name in {*sum(_PARTS, ())})
+    names = next((group for group in _PARTS if split in group), (split,))
+    there = [name for name in (split, *names) if (folder / name).is_dir()]
+    if parts and not there:
+        raise InputError(f"data {str(folder)!r} has no part {split!r}; choose one of {', '.join(parts)}")
+    return replace(_open_named("", folder, there[0] if there else split, samples), parted=bool(there))
 
 
 def _open_named(name: str, root: Path | None, split: str, samples: int) -> ImageSource:
@@ -250,7 +267,7 @@ def _open_named(name: str, root: Path | None, split: str, samples: int) -> Image
         raise InputError(f"data {label!r}, split {split!r}, cannot be opened: {reason}") from error
     if isinstance(dataset, torch.utils.data.IterableDataset):
         first = list(itertools.islice(iter(dataset), samples))
-        return ImageSource(label, len(first), lambda i: first[i][:2], lambda i: f"{label}[{i}]", None)
+        return ImageSource(label, len(first), lambda i: first[i][:2], lambda i: f"{label}[{i}]", None, streams=True)
     reader = getattr(dataset, "reader", None)
     if reader is None:  # a torchvision data set
         classes = len(dataset.classes) if hasattr(dataset, "classes") else None

@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StrictBool, StrictStr, ValidationError
+from pydantic import BeforeValidator, Field, StrictBool, StrictStr, ValidationError
 
 from prune_realloc.errors import InputError
 from prune_realloc.fields import Conflict, Count, Natural, Part, unknown
 
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction01 = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+def _no_switch(value: Any) -> Any:
+    """YAML's yes and no are no numbers; text is (1e-3 is text in YAML 1.1)."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_no_switch)]
+Fraction01 = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), BeforeValidator(_no_switch)]
 
 
 class TrainConfig(Part):
@@ -31,6 +39,7 @@ class TrainConfig(Part):
     """The learning rate is for so many images a step, and scaled with batch_size. Default: it is not scaled."""
     weight_decay: NonNegative = 0.05
     sched: Literal["cosine", "constant"] = "cosine"
+    """After warm-up."""
     warmup_epochs: Natural = 1
     """Epochs in which the learning rate rises from warmup_lr."""
     warmup_lr: NonNegative = 1e-5
@@ -53,7 +62,7 @@ class TrainConfig(Part):
     """Probability of random erasing."""
     repeated_aug: Count = 1
     """How often an image is in a batch, augmented in different ways (Hoffer et al., CVPR 2020)."""
-    ema: Fraction01 = 0.0
+    ema: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False), BeforeValidator(_no_switch)] = 0.0
     """Decay of the averaged weights, which are evaluated and kept; 0: none."""
     drop_rate: Fraction01 | None = None
     """Dropout before the classifier. Default: the network's."""
@@ -62,7 +71,7 @@ class TrainConfig(Part):
     network with a second classifier learns it there."""
     distill_weight: Fraction01 = 0.5
     """Of the teacher's part of the loss."""
-    temperature: Annotated[float, Field(gt=0)] = 1.0
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_no_switch)] = 1.0
     """Of soft distillation."""
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     grad_checkpointing: StrictBool = False
@@ -78,7 +87,7 @@ class TrainConfig(Part):
     def _conflicts(self) -> Iterator[Conflict]:
         if (self.mixup or self.cutmix) and self.batch_size % 2:
             yield Conflict(("batch_size",), f"{self.batch_size} is odd; mixup and cutmix pair the images of a batch")
-        if self.warmup_epochs >= self.epochs and self.sched == "cosine" and self.warmup_epochs:
+        if self.warmup_epochs >= self.epochs and self.warmup_epochs:
             yield Conflict(("warmup_epochs",), f"{self.warmup_epochs} leaves nothing of {self.epochs} epochs; lower it")
 
 
@@ -99,7 +108,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 pruning, with the source as teacher."""
 
 
-def train_config(preset: str = "quick", **values: Any) -> TrainConfig:
+def train_config(preset: str = "quick", /, **values: Any) -> TrainConfig:
     """A preset with `values` on top.
 
     Raises:

@@ -12,12 +12,10 @@ import csv
 import io
 import json
 import math
-import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -28,9 +26,10 @@ import timm
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from PIL import Image
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
 from safetensors import SafetensorError, safe_open
-from timm.data import Mixup, create_transform
+from timm.data import Mixup
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3, dispatch_clip_grad
@@ -38,22 +37,21 @@ from torch import Tensor, nn
 
 from prune_realloc.analysis import clear_half_written, make_folder, write_file, write_files
 from prune_realloc.checkpoint import PREPROCESSING, WEIGHTS_FILES, load_model, model_identity, weights_file
-from prune_realloc.data import CHANNEL_MODE, ImageSource, Preprocessing, iterate, open_images, preprocessing
+from prune_realloc.data import Preprocessing, iterate, preprocessing
 from prune_realloc.errors import InputError, WorkFailed
 from prune_realloc.evaluate import measure
-from prune_realloc.processes import broadcast_, place, summed
+from prune_realloc.processes import broadcast_, gathered, place, summed
 from prune_realloc.report import write_curves
 from prune_realloc.session import count_classes, input_shape, out_of_memory_named, pick_device
 from prune_realloc.train_config import TrainConfig
+from prune_realloc.training_images import Augmented, TrainingImages, check_unreadable, drawn_from, epoch_order
 
 STATE_FILE, LOG_FILE, RESULT_FILE = "state.safetensors", "log.csv", "result.json"
 NETWORKS = ("best", "last")
 """Folders of a run's networks."""
-_COLUMNS = ("epoch", "loss", "lr", "top1", "val_loss", "images_per_second", "seconds")
-HELD_OUT = 10_000
-"""Images that are evaluated at most of those that are held out."""
-_TRIES = 1000
-"""Images in a row that cannot be read before it is given up."""
+_COLUMNS = ("epoch", "loss", "lr", "top1", "val_loss", "images_per_second", "seconds", "unreadable")
+FREE = ("workers", "grad_checkpointing", "compile")
+"""Settings that may change from one start of a run to the next: they change its speed and memory only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,21 +115,24 @@ def train(
     """
     accelerator = _accelerator(config, device)
     folder = Path(out)
-    net = _student(source, config)
-    images = _Images(net, data, data_dir, split, eval_split, samples)
+    images = TrainingImages(data, data_dir, split, eval_split, samples)
+    net = _student(source, config, images.source.num_classes)
     run = _Run(accelerator, config, net, _description(source, net), images, teacher, folder)
     identity = {
-        "source": str(source), "network": model_identity(net), "config": config.model_dump(), "data": images.facts(),
-        "teacher": None if teacher is None else str(teacher), "processes": accelerator.num_processes,
+        "source": str(source), "network": model_identity(net), "config": config.model_dump(exclude={*FREE}),
+        "data": images.facts(), "teacher": None if teacher is None else str(teacher),
+        "taught": None if run.teacher is None else model_identity(run.teacher.net),
+        "processes": accelerator.num_processes,
     }  # fmt: skip
     if accelerator.is_main_process:
         make_folder(folder)
         for written in (folder, *(folder / name for name in NETWORKS)):
             clear_half_written(written)
     run.resume(identity)
+    run.check_together()
     with _state_named(folder):
         while run.epoch < config.epochs:
-            with out_of_memory_named(config.batch_size, "raise accumulate or lower batch_size with --set"):
+            with out_of_memory_named(config.batch_size, "set accumulate higher or batch_size lower, in another folder"):
                 run.train_epoch(save_seconds, report)
             run.evaluate_epoch(report)
         return run.result(str(source))
@@ -143,19 +144,28 @@ def _state_named(folder: Path) -> Iterator[None]:
     try:
         yield
     except (InputError, OSError) as error:
-        raise WorkFailed(f"{error}; mend that and start the same command again, it goes on from "
-                         f"{folder / STATE_FILE}") from error  # fmt: skip
+        raise WorkFailed(f"{error} ({folder / STATE_FILE} is whole: once that is mended, the same command goes on from "
+                         "it)") from error  # fmt: skip
 
 
 def _accelerator(config: TrainConfig, device: str) -> Accelerator:
-    return Accelerator(
-        cpu=pick_device(device).type == "cpu",
-        mixed_precision="no" if config.precision == "float32" else config.precision,
+    where = pick_device(device)
+    if config.precision == "fp16" and where.type == "cpu":
+        raise InputError("precision 'fp16' needs a GPU; choose bf16 or float32")
+    # accelerate keeps its state for the whole process; another run may want another precision or device
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    found = Accelerator(
+        cpu=where.type == "cpu", mixed_precision="no" if config.precision == "float32" else config.precision
     )
+    known = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+    if found.distributed_type not in known:
+        raise InputError(f"accelerate is set to {found.distributed_type.value}, in which a run could not go on; choose "
+                         "multi-GPU or no distribution (accelerate config)")  # fmt: skip
+    return found
 
 
-def _student(source: str | Path, config: TrainConfig) -> nn.Module:
-    """The network at `source`; without weights of its own it starts from `seed`."""
+def _student(source: str | Path, config: TrainConfig, classes: int | None) -> nn.Module:
+    """The network at `source`; without weights of its own it starts from `seed`. One of timm's gets `classes`."""
     torch.manual_seed(config.seed)
     more: dict[str, Any] = {} if config.drop_rate is None else {"drop_rate": config.drop_rate}
     path = Path(source)
@@ -167,13 +177,16 @@ def _student(source: str | Path, config: TrainConfig) -> nn.Module:
     elif path.exists():
         net = load_model(ckpt=path, model_args=more)
     else:
-        net = load_model(str(source), model_args=more)
+        net = load_model(str(source), model_args=more | ({"num_classes": classes} if classes else {}))
     if not count_classes(net):
-        raise InputError(f"source {str(source)!r} has no classifier; give one with num_classes")
+        raise InputError(f"source {str(source)!r} has no classifier; emit, or prune, one that has")
     if config.distill != "none" and hasattr(net, "set_distilled_training"):
         cast("Any", net).set_distilled_training(True)  # DeiT's second token
     if config.grad_checkpointing:
-        cast("Any", net).set_grad_checkpointing(True)
+        try:
+            cast("Any", net).set_grad_checkpointing(True)
+        except (AssertionError, AttributeError) as error:
+            raise InputError(f"grad_checkpointing: {type(net).__name__} does not offer it; leave it out") from error
     return net
 
 
@@ -189,114 +202,6 @@ def _description(source: str | Path, net: Any) -> bytes:
     return (json.dumps(content, indent=1) + "\n").encode()
 
 
-# -- images -----------------------------------------------------------------------------------------------------
-
-
-class _Images:
-    """Training and validation images of one run."""
-
-    def __init__(self, net: nn.Module, data: str, data_dir: str | None, split: str, eval_split: str,
-                 samples: int | None) -> None:  # fmt: skip
-        self.source = open_images(data, split=split, data_dir=data_dir, samples=samples or 10**9)
-        order = torch.randperm(self.source.count, generator=torch.Generator().manual_seed(0)).tolist()
-        self.chosen = order if samples is None else order[:samples]
-        self.prepare = preprocessing(net, input_shape(net), {})
-        self.asked = {"name": data, "split": split, "eval_split": eval_split, "samples": samples}
-        if eval_split == "held-out":
-            if samples is None or samples >= self.source.count:
-                raise InputError(
-                    f"eval_split 'held-out' needs samples below the {self.source.count} images of {data!r}"
-                )
-            self.validation, self.held_out = self.source, order[samples : samples + HELD_OUT]
-        else:
-            self.validation = open_images(data, split=eval_split, data_dir=data_dir)
-            self.held_out = list(range(self.validation.count))
-        classes = count_classes(net)
-        for where in (self.source, self.validation):
-            if where.num_classes == 0 or (where.num_classes is not None and where.num_classes != classes):
-                raise InputError(f"data {data!r} has {where.num_classes or 'no'} classes, the network {classes}; give "
-                                 "labelled images of its classes")  # fmt: skip
-
-    def facts(self) -> dict[str, Any]:
-        return self.asked | {"images": len(self.chosen), "validation_images": len(self.held_out)}
-
-
-class _Augmented(torch.utils.data.Dataset):
-    """Image `index` as it is seen in an epoch for the `turn`-th time: a function of the three and the seed."""
-
-    def __init__(self, source: ImageSource, prepare: Preprocessing, config: TrainConfig) -> None:
-        self.source, self.seed = source, config.seed
-        self.mode = CHANNEL_MODE[prepare.input_size[0]]
-        self.transform = create_transform(
-            prepare.input_size, is_training=True, mean=prepare.mean, std=prepare.std,
-            interpolation=prepare.interpolation, scale=(config.crop_scale, 1.0), ratio=(3 / 4, 4 / 3),
-            hflip=config.hflip, color_jitter=cast("Any", config.color_jitter or None), auto_augment=config.auto_augment,
-            re_prob=config.reprob, re_mode="pixel",
-        )  # fmt: skip
-
-        # timm's strongest posterize keeps 0 bits, which newer Pillows refuse; one bit is the strongest that is an image
-        for part in self.transform.transforms:
-            for op in getattr(part, "ops", ()):
-                if op.name.startswith("Posterize"):
-                    op.level_fn = partial(_one_bit_at_least, op.level_fn)
-
-    def __getitem__(self, place: tuple[int, int, int]) -> tuple[Tensor, int]:
-        epoch, index, turn = place
-        image, label = _loaded(self.source, index)
-        with _drawn_from(self.seed, epoch, index, turn):
-            return self.transform(image.convert(self.mode)), int(label)
-
-
-def _one_bit_at_least(level_fn: Callable[..., tuple[int]], level: float, hparams: Any) -> tuple[int]:
-    return (max(1, level_fn(level, hparams)[0]),)
-
-
-def _loaded(source: ImageSource, index: int) -> tuple[Image.Image, int]:
-    """The image, or the next that can be read in place of a broken one."""
-    for offset in range(_TRIES):
-        try:
-            image, label = source.load((index + offset) % source.count)
-            image.load()
-            return image, label
-        except (OSError, SyntaxError, Image.DecompressionBombError):
-            continue
-    raise InputError(f"data {source.name!r}: {_TRIES} images in a row cannot be read; repair or remove them")
-
-
-@contextmanager
-def _drawn_from(*numbers: int, device: torch.device | None = None) -> Iterator[None]:
-    """Inside the block Python's, NumPy's and torch's generators are seeded by numbers; put back afterwards.
-
-    Those of an accelerator are seeded where the block computes on one: torch remembers the stack of every such call
-    for a GPU that is not in use, which costs more than augmenting a small image does.
-    """
-    seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002, timm draws there
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002
-    if device is None or device.type == "cpu":
-        torch.default_generator.manual_seed(seed)
-    else:
-        torch.manual_seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])  # noqa: NPY002
-        torch.set_rng_state(before[2])
-
-
-def epoch_order(chosen: list[int], config: TrainConfig, epoch: int) -> list[list[tuple[int, int, int]]]:
-    """Batches of (epoch, image, turn) of one epoch; images that fill no batch are left for other epochs.
-
-    Repeated augmentation puts each image so many times in a row and makes the epoch no longer.
-    """
-    order = np.random.default_rng((config.seed, epoch)).permutation(chosen).tolist()
-    places = [(epoch, index, turn) for index in order for turn in range(config.repeated_aug)][: len(order)]
-    size = min(config.batch_size, len(places) - len(places) % 2 if len(places) > 1 else 1)
-    return [places[start : start + size] for start in range(0, len(places) - size + 1, size)]
-
-
 # -- the run ----------------------------------------------------------------------------------------------------
 
 
@@ -304,9 +209,9 @@ class _Run:
     """Network, optimizer, averaged weights and place of one run."""
 
     def __init__(self, accelerator: Accelerator, config: TrainConfig, net: nn.Module, description: bytes,
-                 images: _Images, teacher: str | Path | None, folder: Path) -> None:  # fmt: skip
+                 images: TrainingImages, teacher: str | Path | None, folder: Path) -> None:  # fmt: skip
         self.accelerator, self.config, self.images, self.folder = accelerator, config, images, folder
-        self.description = description
+        self.description, prepare = description, images.fit(net)
         if (config.distill != "none") != (teacher is not None):
             raise InputError("distill: needs a teacher, and a teacher needs distill; give --teacher and distill=soft "
                              "or hard")  # fmt: skip
@@ -314,29 +219,41 @@ class _Run:
         if config.batch_size % (world * config.accumulate):
             raise InputError(f"batch_size {config.batch_size} is not a multiple of {world} processes x accumulate "
                              f"{config.accumulate}")  # fmt: skip
+        mix = config.mixup > 0 or config.cutmix > 0
+        if mix and config.batch_size % (2 * world):
+            raise InputError(f"batch_size {config.batch_size} is not even in each of {world} processes; mixup and "
+                             "cutmix pair the images")  # fmt: skip
         self.rank, self.world = rank, world
         if config.channels_last:
             net = net.to(memory_format=torch.channels_last)
         self.net: Any = net.to(accelerator.device)
         self.steps = len(epoch_order(images.chosen, config, 0))
         lr = config.lr * (config.batch_size / config.lr_per if config.lr_per else 1.0)
-        optimizer = create_optimizer_v2(self.net, opt=config.opt, lr=lr, weight_decay=config.weight_decay)
+        try:
+            optimizer = create_optimizer_v2(self.net, opt=config.opt, lr=lr, weight_decay=config.weight_decay)
+        except (ValueError, AssertionError, KeyError) as error:
+            raise InputError(
+                f"opt {config.opt!r} is none of timm's optimizers, or lacks a package ({error})"
+            ) from error
         self.wrapped: Any
         self.wrapped, self.optimizer = accelerator.prepare(self.net, optimizer)
         if config.compile:
             self.wrapped = torch.compile(self.wrapped)
-        self.schedule = None if config.sched == "constant" else create_scheduler_v2(
-            optimizer, sched="cosine", num_epochs=config.epochs, warmup_epochs=config.warmup_epochs,
-            warmup_lr=config.warmup_lr, min_lr=config.min_lr, step_on_epochs=False, updates_per_epoch=self.steps,
+        # constant: steps that never come
+        self.schedule = create_scheduler_v2(
+            optimizer, sched="cosine" if config.sched == "cosine" else "step", decay_epochs=config.epochs + 1,
+            num_epochs=config.epochs, warmup_epochs=config.warmup_epochs, warmup_lr=config.warmup_lr,
+            min_lr=config.min_lr, step_on_epochs=False, updates_per_epoch=self.steps,
         )[0]  # fmt: skip
         self.ema = ModelEmaV3(self.net, decay=config.ema, use_warmup=True) if config.ema else None
-        mix = config.mixup > 0 or config.cutmix > 0
         self.mixup = Mixup(
             config.mixup, config.cutmix, label_smoothing=config.smoothing, num_classes=count_classes(net)
         ) if mix else None  # fmt: skip
-        self.teacher = None if teacher is None else _Teacher(teacher, net, images.prepare, accelerator.device)
-        self.dataset = _Augmented(images.source, images.prepare, config)
+        self.teacher = None if teacher is None else _Teacher(teacher, net, prepare, accelerator.device)
+        self.dataset, self.prepare = Augmented(images, prepare, count_classes(net), config), prepare
         self.epoch = self.step = 0
+        self.unreadable = 0
+        """Images of this epoch and process that others stood in for."""
         self.seconds, self.best = 0.0, (-1.0, 0)
         self.losses: list[float] = []
         """Of every step of this epoch so far."""
@@ -353,28 +270,33 @@ class _Run:
         self.wrapped.train()
         saved = started = time.monotonic()
         before = self.seconds
-        for images, labels in loader:
+        for images, labels, replaced in loader:
             self.losses.append(self._one_step(images, labels))
             self.step += 1
+            self.unreadable += int(replaced.sum())
+            check_unreadable(self.unreadable, len(self.images.chosen) // self.world, self.images.source.name)
             if not math.isfinite(self.losses[-1]):
-                raise WorkFailed(
-                    f"the loss is {self.losses[-1]} in epoch {self.epoch + 1}, step {self.step}; lower lr, raise "
-                    f"warmup_epochs, or clip gradients ({self.folder / STATE_FILE} is from before)"
-                )
+                raise self._diverged(f"the loss is {self.losses[-1]}")
             self.seconds = before + time.monotonic() - started
             if report is not None and self.accelerator.is_main_process and self.step % 10 == 0:
                 report({"epoch": self.epoch, "done": self.step / self.steps, "loss": float(np.mean(self.losses[-50:]))})
             if time.monotonic() - saved >= save_seconds and self.step < self.steps:
                 self.save()
                 saved = time.monotonic()
+        self.save()
+
+    def _diverged(self, what: str) -> WorkFailed:
+        return WorkFailed(
+            f"{what} in epoch {self.epoch + 1}, step {self.step}; lower lr, raise warmup_epochs, or clip gradients, in "
+            f"another folder ({self.folder / STATE_FILE} and the networks beside it are from before)"
+        )
 
     def _one_step(self, images: Tensor, labels: Tensor) -> float:
         config, device = self.config, self.accelerator.device
         update = self.epoch * self.steps + self.step
-        if self.schedule is not None:
-            self.schedule.step_update(update)
+        self.schedule.step_update(update)
         total = 0.0
-        with _drawn_from(config.seed, 1 + update, self.rank, device=device):
+        with drawn_from(config.seed, 1 + update, self.rank, device=device):
             images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
             if config.channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
@@ -414,23 +336,28 @@ class _Run:
             taught = F.kl_div(log_p, log_q, reduction="batchmean", log_target=True) * t * t
         return (1 - weight) * loss + weight * taught
 
+    def _kept(self) -> nn.Module:
+        """What is evaluated and written."""
+        return self.net if self.ema is None else self.ema.module
+
     def evaluate_epoch(self, report: Report | None) -> None:
         started = time.monotonic()
-        net = self.net if self.ema is None else self.ema.module
-        top1, val_loss = _evaluate(net, self.images)
+        net = self._kept()
+        top1, val_loss = _evaluate(net, self.images, self.prepare, self.config.workers)
         trained = self.seconds - sum(row["seconds"] for row in self.rows)
         row = {
             "epoch": self.epoch, "loss": float(np.mean(self.losses)), "lr": self.optimizer.param_groups[0]["lr"],
             "top1": top1, "val_loss": val_loss,
             "images_per_second": len(self.losses) * self.config.batch_size / max(trained, 1e-9),
             "seconds": trained + time.monotonic() - started,
+            "unreadable": int(summed(torch.tensor(self.unreadable))),
         }  # fmt: skip
         self.seconds = sum(r["seconds"] for r in self.rows) + row["seconds"]
         self.rows.append(row)
         better = top1 > self.best[0]
         if better:
             self.best = (top1, self.epoch)
-        self.epoch, self.step, self.losses = self.epoch + 1, 0, []
+        self.epoch, self.step, self.losses, self.unreadable = self.epoch + 1, 0, [], 0
         if self.accelerator.is_main_process:
             for name in NETWORKS if better else ("last",):
                 self._write_network(net, name)
@@ -464,15 +391,15 @@ class _Run:
         tensors = {f"model/{k}": v for k, v in self.net.state_dict().items()}
         if self.ema is not None:
             tensors |= {f"ema/{k}": v for k, v in self.ema.module.state_dict().items()}
-        plain: dict[str, dict[str, Any]] = {}
-        for index, values in self.optimizer.state_dict()["state"].items():
-            for key, value in values.items():
-                if isinstance(value, Tensor):
-                    tensors[f"optimizer/{index}/{key}"] = value
-                else:
-                    plain.setdefault(str(index), {})[key] = value
-        facts = {"identity": self.identity, "epoch": self.epoch, "step": self.step, "seconds": self.seconds,
-                 "best": self.best, "losses": self.losses, "rows": self.rows, "optimizer": plain}  # fmt: skip
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+            raise self._diverged("weights are no longer finite")
+        scaler = self.accelerator.scaler
+        facts = {
+            "identity": self.identity, "epoch": self.epoch, "step": self.step, "seconds": self.seconds,
+            "best": self.best, "losses": self.losses, "rows": self.rows, "unreadable": self.unreadable,
+            "optimizer": _packed(self.optimizer.state_dict(), "optimizer", tensors),
+            "scaler": None if scaler is None else scaler.state_dict(),
+        }  # fmt: skip
         held = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
         write_file(self.folder / STATE_FILE, safetensors.torch.save(held, metadata={"run": json.dumps(facts)}))
 
@@ -493,6 +420,9 @@ class _Run:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, no mapping
         except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise InputError(f"{path} is damaged ({error}); remove it to start again") from error
+        if (facts["epoch"], facts["step"]) == (0, 0):  # nothing was done in it yet
+            self.save()
+            return
         for field, value in self.identity.items():
             if facts["identity"].get(field) != value:
                 raise InputError(f"output {str(self.folder)!r} holds another run: {_difference(field, facts, value)}; "
@@ -504,22 +434,25 @@ class _Run:
         self.net.load_state_dict(part("model"))
         if self.ema is not None:
             self.ema.module.load_state_dict(part("ema"))
-        state = self.optimizer.state_dict()
-        values: dict[int, dict[str, Any]] = {int(index): dict(own) for index, own in facts["optimizer"].items()}
-        for key, tensor in part("optimizer").items():
-            index, _, name = key.partition("/")
-            values.setdefault(int(index), {})[name] = tensor
-        state["state"] = values
-        self.optimizer.load_state_dict(state)
+        self.optimizer.load_state_dict(_unpacked(facts["optimizer"], tensors))
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(facts["scaler"])
         self.epoch, self.step, self.seconds = facts["epoch"], facts["step"], facts["seconds"]
         self.best, self.losses, self.rows = tuple(facts["best"]), facts["losses"], facts["rows"]
+        self.unreadable = facts["unreadable"]
+
+    def check_together(self) -> None:
+        """Every process must have found the same state."""
+        if len({*gathered([(self.epoch, self.step)])}) > 1:
+            raise InputError(f"output {str(self.folder)!r} is not the same folder for all processes; give one that all "
+                             "machines share")  # fmt: skip
 
     def result(self, parent: str) -> Trained:
         last = self.rows[-1]
         done = Trained(
             epochs=self.epoch, top1=last["top1"], best_top1=self.best[0], best_epoch=self.best[1],
             loss=last["val_loss"], train_loss=last["loss"], params=sum(p.numel() for p in self.net.parameters()),
-            seconds=self.seconds, config=self.config, model=model_identity(self.net), data=self.images.facts(),
+            seconds=self.seconds, config=self.config, model=model_identity(self._kept()), data=self.images.facts(),
             parent=parent,
         )  # fmt: skip
         if self.accelerator.is_main_process:
@@ -537,7 +470,34 @@ def _csv(rows: list[dict[str, float]]) -> str:
     return text.getvalue()
 
 
+def _packed(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    """An optimizer's state as plain JSON; its tensors go to `tensors`, under names that say where they were."""
+    if isinstance(value, Tensor):
+        tensors[path] = value
+        return {"tensor": path}
+    if isinstance(value, Mapping):
+        return {"items": [[key, _packed(item, f"{path}/{key}", tensors)] for key, item in value.items()]}
+    if isinstance(value, list | tuple):
+        return {"list": [_packed(item, f"{path}/{i}", tensors) for i, item in enumerate(value)]}
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise InputError(f"opt: its state holds a {type(value).__name__}, which is not saved; choose another")
+
+
+def _unpacked(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    if "tensor" in value:
+        return tensors[value["tensor"]]
+    if "list" in value:
+        return [_unpacked(item, tensors) for item in value["list"]]
+    return {key: _unpacked(item, tensors) for key, item in value["items"]}
+
+
 def _difference(field: str, facts: dict[str, Any], value: Any) -> str:
+    if field in ("network", "taught"):
+        what = "network" if field == "network" else "teacher"
+        return f"the {what} that is given is not the one that the run began with"
     have = facts["identity"].get(field)
     if isinstance(value, dict) and isinstance(have, dict):
         key = next(key for key in value | have if value.get(key) != have.get(key))
@@ -545,14 +505,14 @@ def _difference(field: str, facts: dict[str, Any], value: Any) -> str:
     return f"{field} is {have!r} there, {value!r} now"
 
 
-def _evaluate(net: nn.Module, images: _Images) -> tuple[float, float]:
+def _evaluate(net: nn.Module, images: TrainingImages, prepare: Preprocessing, workers: int) -> tuple[float, float]:
     """Share of the validation images that the network gets right, and its cross-entropy, nats per image."""
     source = images.validation
     if len(images.held_out) < source.count:
         held, load, describe = images.held_out, source.load, source.describe
         source = replace(source, count=len(held), load=lambda i: load(held[i]), describe=lambda i: describe(held[i]))
     broadcast_(net.buffers())  # batch norms of each process have seen other images
-    batches = iterate(source, images.prepare, samples=source.count, batch_size=256, seed=0, part=place())
+    batches = iterate(source, prepare, samples=source.count, batch_size=256, seed=0, workers=workers, part=place())
     found = measure(net, batches, labelled=True)
     mine = [(found.top1 or 0.0) * found.samples, (found.loss or 0.0) * found.samples, float(found.samples)]
     right, loss, count = summed(torch.tensor(mine, dtype=torch.float64)).tolist()

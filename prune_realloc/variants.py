@@ -32,6 +32,9 @@ REALLOCATED, CONTROL = "realloc", "control"
 """The two folders of an emitted variant."""
 _KEEP = 0.5
 """Share of what Q/K, V and FFN of the source cost at which it is read what pruning keeps, without a recipe's budget."""
+_FELT = 0.01
+"""Nats per image of predicted damage. A source that loses less at `_KEEP` is cut further, until that much is lost: as
+long as nothing is lost, what is kept does not show what matters (examples/reallocation_study)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +82,8 @@ def emit(
     Args:
         source: what pruning shows: the folder of an analysis, a planned recipe, or the folder of a pruned network.
         recipe: its `target` is what is wanted (without it, that of a recipe as source); its budget is the share at
-            which an analysis is read (without one, half of what Q/K, V and FFN cost), its axes and rules what may go.
+            which an analysis is read (without one, half of what Q/K, V and FFN cost, or less, as long as no more than
+            `_FELT` is lost), its axes and rules what may go.
         target: fields of the recipe's target that override it, such as `{"like": "efficientvit_m2"}`.
         grid: one variant for each of M0 to M5, at its cost, in place of the recipe's budget.
         inherit: checkpoint of the EfficientViT that `source` is an analysis of; both networks start with what survives
@@ -212,11 +216,34 @@ def _read_analysis(analysis: Analysis, recipe: Recipe | None) -> tuple[Recipe, d
     _check_trained(analysis, axes)
     inside = tuple(name for name in analysis.widths if site_place(name)[0] in axes)
     movable = sum(term.cost(analysis.widths).macs for term in analysis.terms if set(term.sites) & set(inside))
-    share = round(1 - (1 - _KEEP) * movable / analysis.cost().macs, 4)
-    values: dict[str, Any] = {} if analysis.unit == "nats" else {"allocation": "per-axis"}
-    values |= {"budget": {"keep_macs": share}, "axes": axes, "rules": {axis: {"round_to": 1} for axis in axes}}
-    done = build_recipe(analysis.as_recipe() | values | own)
-    return done.model_copy(update={"plan": plan(analysis, done)}), _facts(analysis)
+
+    def planned(keep: float) -> Recipe:
+        share = round(1 - (1 - keep) * movable / analysis.cost().macs, 4)
+        values: dict[str, Any] = {} if analysis.unit == "nats" else {"allocation": "per-axis"}
+        values |= {"budget": {"keep_macs": share}, "axes": axes, "rules": {axis: {"round_to": 1} for axis in axes}}
+        done = build_recipe(analysis.as_recipe() | values | own)
+        return done.model_copy(update={"plan": plan(analysis, done)})
+
+    done = planned(_KEEP)
+    if "budget" not in own and analysis.unit == "nats":
+        low, high = 0.0, _KEEP
+        while high - low > 0.01:
+            middle = (low + high) / 2
+            try:
+                tried = planned(middle)
+            except InputError:  # below what the rules allow
+                low = middle
+                continue
+            if _damage(tried) <= _FELT:
+                done, high = tried, middle
+            else:
+                low = middle
+    return done, _facts(analysis)
+
+
+def _damage(recipe: Recipe) -> float:
+    assert recipe.plan is not None
+    return recipe.plan.damage or 0.0
 
 
 def _check_trained(analysis: Analysis, axes: Sequence[str]) -> None:

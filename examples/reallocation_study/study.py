@@ -31,7 +31,9 @@ import numpy as np
 
 from prune_realloc import Analysis, analyze, emit, train
 from prune_realloc.compare import compare, write_plot
-from prune_realloc.train_config import train_config
+from prune_realloc.efficientvit_config import EfficientVitConfig
+from prune_realloc.recipe import build_recipe
+from prune_realloc.train_config import TrainConfig, train_config
 
 HERE = Path(__file__).parent
 PAPER = {"embed": {"move": False, "round_to": 4}, "qk": {"width": 8}, "v": {"ratio": 1.0}, "ffn": {"ratio": 2.0}}
@@ -106,8 +108,10 @@ def analysis_of(name: str, data: Path, out: Path) -> Analysis:
 # -- the networks and their trainings -------------------------------------------------------------------------
 
 
-def variants(analysis: Analysis, out: Path) -> dict[str, Path]:
-    """Name -> folder of every network of one data set."""
+def variants(analysis: Analysis, out: Path, phase: str) -> dict[str, Path]:
+    """Name -> folder of every network of one data set; `choose` also has the rule before: read at half, always."""
+    axes = ["qk", "v", "ffn"]
+    half = {"budget": {"keep_macs": 0.5}, "axes": axes, "rules": {axis: {"round_to": 1} for axis in axes}}
     found = {}
     for budget in BUDGETS:
         own, label = {"macs": budget, "stem_strides": (2, 2)}, f"{budget / 1e6:g}M"
@@ -119,31 +123,48 @@ def variants(analysis: Analysis, out: Path) -> dict[str, Path]:
             ("paper", "rules/realloc"),
         ):
             found[f"{label}-{name}"] = out / label / place
+        if phase == "choose":
+            recipe = build_recipe(analysis.as_recipe() | half)
+            emit(analysis, recipe=recipe, target=own, out=out / label / "half", timed=False)
+            found[f"{label}-half"] = out / label / "half" / "realloc"
     return found
 
 
-def run_all(todo: list[list[str]], streams: int) -> None:
-    """`streams` trainings at a time, one thread each."""
+def is_done(run: Path, network: Path, config: TrainConfig) -> bool:
+    """Whether the run has ended and is of this network and these settings."""
+    try:
+        have = json.loads((run / "result.json").read_text())["config"]
+        args = [json.loads((folder / "config.json").read_text())["model_args"] for folder in (run / "last", network)]
+    except FileNotFoundError:
+        return False
+    return have == config.model_dump() and EfficientVitConfig(**args[0]) == EfficientVitConfig(**args[1])
+
+
+def run_all(waiting: list[list[str]], streams: int) -> None:
+    """`streams` trainings at a time, one thread each; what they say goes to `train.log` in their folders."""
     running: list[subprocess.Popen] = []
-    waiting = [command for command in todo if not (Path(command[-1]) / "result.json").exists()]
     while waiting or running:
         while waiting and len(running) < streams:
             command = waiting.pop(0)
             print(time.strftime("%H:%M:%S"), command[-1], flush=True)
-            running.append(subprocess.Popen(
-                command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            ))  # fmt: skip
+            Path(command[-1]).mkdir(parents=True, exist_ok=True)
+            with (Path(command[-1]) / "train.log").open("w") as log:
+                running.append(subprocess.Popen(
+                    command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=log, stderr=subprocess.STDOUT
+                ))  # fmt: skip
         time.sleep(1)
         for process in [p for p in running if p.poll() is not None]:
             running.remove(process)
             if process.returncode:
-                raise SystemExit(f"failed: {' '.join(process.args)}")
+                for other in running:
+                    other.terminate()
+                raise SystemExit(f"failed, see {process.args[-1]}/train.log: {' '.join(process.args)}")
 
 
 def study(name: str, data: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Train everything of one data set; its groups, as `compare` has them, and the networks' configurations."""
     dataset, out = DATASETS[name], args.out / name
-    networks = variants(analysis_of(name, data, out), out / "variants")
+    networks = variants(analysis_of(name, data, out), out / "variants", args.phase)
     part = ["--eval-split", "test"]
     if args.phase == "choose":
         part = ["--eval-split", "held-out", "--samples", str(dataset.choose)]
@@ -151,12 +172,14 @@ def study(name: str, data: Path, args: argparse.Namespace) -> dict[str, Any]:
     settings = {"epochs": dataset.epochs[args.phase], "batch_size": dataset.batch_size, "smoothing": 0.0,
                 "hflip": dataset.hflip}  # fmt: skip
     words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-    run_all([
-        [sys.executable, "-m", "prune_realloc", "train", str(folder), "--data", str(data), "--device", "cpu", *part,
-         *words, "--set", f"seed={seed}", "-o", str(out / args.phase / f"{network}-seed{seed}")]
-        for seed in seeds
-        for network, folder in networks.items()
-    ], args.streams)  # fmt: skip
+    todo = []
+    for seed in seeds:
+        for network, folder in networks.items():
+            run = out / args.phase / f"{network}-seed{seed}"
+            if not is_done(run, folder, train_config(**settings, seed=seed)):
+                todo.append([sys.executable, "-m", "prune_realloc", "train", str(folder), "--data", str(data), *part,
+                             "--device", "cpu", *words, "--set", f"seed={seed}", "-o", str(run)])  # fmt: skip
+    run_all(todo, args.streams)
     runs = [out / args.phase / f"{network}-seed{seed}" for network in networks for seed in seeds]
     groups = compare(runs)
     write_plot(groups, HERE / f"{args.phase}_{name}.png")
@@ -195,7 +218,8 @@ def table(results: dict[str, Any]) -> str:
 
 
 def _points(value: float | None, half_width: float | None, sign: str) -> str:
-    return "" if value is None else f"{100 * value:{sign}.2f} +- {100 * (half_width or 0):.2f}"
+    interval = "" if half_width is None else f" +- {100 * half_width:.2f}"
+    return "" if value is None else f"{100 * value:{sign}.2f}{interval}"
 
 
 def main() -> None:
