@@ -29,12 +29,13 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     nothing = {"rotate": False, "refit": False, "mean_shift": False}
+    out = args.runs / f"{args.keep_macs:g}"
     recipe = build_recipe({"budget": {"keep_macs": args.keep_macs}, "compensate": nothing})
-    cut = apply(recipe, out=args.runs / "pruned", timed=False)
+    cut = apply(recipe, out=out / "pruned", timed=False)
     data = str(args.fashion_mnist)
-    before = evaluate(ckpt=args.runs / "pruned", source=str(DEMO), data=data, split="test")
-    done = train(args.runs / "pruned", train_config("recover"), data=data, eval_split="test", teacher=DEMO,
-                 out=args.runs / "trained", device="cpu")  # fmt: skip
+    before = evaluate(ckpt=out / "pruned", source=str(DEMO), data=data, split="test")
+    done = train(out / "pruned", train_config("recover"), data=data, eval_split="test", teacher=DEMO,
+                 out=out / "trained", device="cpu")  # fmt: skip
     record = {
         "command": f"python benchmarks/recovery.py --keep-macs {args.keep_macs}",
         "keep_macs": round(cut.cost.macs / cut.source_cost.macs, 4),

@@ -364,7 +364,11 @@ def train(
                        samples=samples, teacher=teacher, device=device, report=report)  # fmt: skip
     if not _is_main():
         return
-    print(f"the same with timm's train.py, as far as it goes: {timm_command(settings, source, data)}", file=sys.stderr)
+    text = timm_command(settings, source, data, json.loads((out / "last" / "config.json").read_text()))
+    print(f"the same with timm's train.py, as far as it goes: {text}", file=sys.stderr)
+    if done.unreadable:
+        print(f"note: {done.unreadable} images of the last epoch cannot be read; others stood in for them",
+              file=sys.stderr)  # fmt: skip
     rows = [
         ("epochs", str(done.epochs)),
         ("top-1", f"{done.top1:.2%}"),
@@ -414,7 +418,9 @@ def compare(
 
         print(json.dumps([dataclasses.asdict(group) for group in groups], indent=1))
         return
-    _print_table(None, False, f"{len(runs)} runs", columns, rows)
+    notes = tuple(f"{g.name} and {g.control} were trained otherwise ({g.differs}), so their difference is not the "
+                  "networks' alone" for g in groups if g.differs is not None)  # fmt: skip
+    _print_table(None, False, f"{len(runs)} runs", columns, rows, notes)
 
 
 def _half(width: float | None) -> str:

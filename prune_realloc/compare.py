@@ -52,6 +52,8 @@ class Group:
     difference: float | None
     """To the control, mean over the seeds that both have."""
     difference_half_width: float | None
+    differs: str | None
+    """The first setting, or part of the data, in which it was trained otherwise than its control."""
     folder: str
     """Of its first run."""
     latency_ms: float | None = None
@@ -67,7 +69,8 @@ def compare(folders: Sequence[str | Path], control: str | None = None) -> tuple[
             one that is nearest in multiply-adds.
 
     Raises:
-        InputError: a folder holds no finished run, a seed is there twice, or there is no such control.
+        InputError: a folder holds no finished run, runs of one group differ in more than their seed, a seed is there
+            twice, or there is no such control.
     """
     runs: dict[str, dict[int, dict[str, Any]]] = {}
     for folder in folders:
@@ -76,6 +79,10 @@ def compare(folders: Sequence[str | Path], control: str | None = None) -> tuple[
         name = _name(Path(folder), seed)
         if seed in runs.setdefault(name, {}):
             raise InputError(f"run {str(folder)!r}: seed {seed} of {name} is given twice; leave one out")
+        for other in runs[name].values():
+            if (differs := _first_difference(result, other)) is not None:
+                raise InputError(f"run {str(folder)!r} is no other seed of {other['folder']!r}: {differs}; give its "
+                                 "folder another name")  # fmt: skip
         runs[name][seed] = result
     if control is not None and control not in runs:
         raise InputError(f"control {control!r} is none of the groups {', '.join(runs)}")
@@ -123,13 +130,19 @@ def write_plot(groups: Sequence[Group], path: Path) -> None:
     """Accuracy over multiply-adds, parameters and, where it was measured, latency, and differences to the control.
 
     Dots are single seeds, bars 95 % intervals of the mean.
+
+    Raises:
+        InputError: the name's ending is no format of pictures.
     """
+    kind = path.suffix.removeprefix(".") or "png"
     costs: list[tuple[str, str, float]] = [("macs", "MACs, millions", 1e6), ("params", "parameters, millions", 1e6)]
     if any(group.latency_ms is not None for group in groups):
         costs.append(("latency_ms", "ms for one image", 1.0))
     compared = [group for group in groups if group.difference is not None]
     panels = len(costs) + bool(compared)
     figure = Figure(figsize=(4.2 * panels, 3.8), layout="constrained")
+    if kind not in figure.canvas.get_supported_filetypes():
+        raise InputError(f"plot {str(path)!r}: {kind} is no format of pictures; choose .png, .svg or .pdf")
     axes = figure.subplots(1, panels)
     colours = {group.name: f"C{index % 10}" for index, group in enumerate(groups)}
     for axis, (field, label, unit) in zip(axes, costs, strict=False):
@@ -144,11 +157,11 @@ def write_plot(groups: Sequence[Group], path: Path) -> None:
         axis.set_xlim(0, 1.1 * axis.dataLim.x1)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("top-1, %")
-    axes[1].legend(fontsize=8)
+    axes[0].legend(fontsize=8)
     if compared:
         _draw_differences(axes[-1], compared, colours)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=path.suffix.removeprefix(".") or "png", dpi=150, metadata={"Software": None})
+    figure.savefig(buffer, format=kind, dpi=150, metadata={"Software": None})
     write_file(path, buffer.getvalue())
 
 
@@ -173,13 +186,15 @@ def _group(name: str, by_seed: Mapping[int, Mapping[str, Any]], macs: int, contr
         name=name, seeds=seeds, top1=top1, macs=macs, params=first["params"], mean=float(np.mean(top1)),
         half_width=interval(top1), control=control, difference=float(np.mean(pairs)) if pairs else None,
         difference_half_width=interval(pairs), folder=first["folder"],
+        differs=next((_first_difference(first, run, network=False) for run in base.values()), None),
     )  # fmt: skip
 
 
 def _result(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads((folder / "result.json").read_text())
-        return found | {"top1": float(found["top1"]), "folder": str(folder)}
+        own = {key: found[key] for key in ("params", "config", "data")}
+        return own | {"top1": float(found["top1"]), "folder": str(folder)}
     except FileNotFoundError as error:
         raise InputError(f"run {str(folder)!r} is not finished: it has no {Path(str(error.filename)).name}; start its "
                          "command again") from error  # fmt: skip
@@ -195,9 +210,19 @@ def _macs(folder: Path) -> int:
     return counter.get_total_flops() // 2
 
 
+def _first_difference(one: Mapping[str, Any], other: Mapping[str, Any], network: bool = True) -> str | None:
+    """In what two runs differ beyond their seed; `network`: their size counts too."""
+    left, right = ({"params": run["params"]} if network else {} for run in (one, other))
+    for part in ("config", "data"):
+        left |= {f"{part}.{key}": value for key, value in one[part].items()}
+        right |= {f"{part}.{key}": value for key, value in other[part].items()}
+    names = (name for name in left | right if name != "config.seed" and left.get(name) != right.get(name))
+    return next((f"{name} is {left.get(name)} here, {right.get(name)} there" for name in names), None)
+
+
 def _name(folder: Path, seed: int) -> str:
     """The folder's name without its seed."""
-    name = folder.name
     for ending in (f"-seed{seed}", f"_seed{seed}", f"-{seed}", f"_{seed}"):
-        name = name.removesuffix(ending)
-    return name
+        if folder.name.endswith(ending):
+            return folder.name.removesuffix(ending)
+    return folder.name

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StrictBool, StrictStr, ValidationError
@@ -128,26 +129,53 @@ def train_config(preset: str = "quick", /, **values: Any) -> TrainConfig:
                          if first["type"] != "conflict" else f"{field}: {first['msg']}") from error  # fmt: skip
 
 
-def timm_command(config: TrainConfig, source: str, data: str) -> str:
-    """The nearest run of timm's own `train.py`; it does not distil, and splits `batch_size` over processes itself."""
+def timm_command(config: TrainConfig, source: str, data: str, description: Mapping[str, Any]) -> str:
+    """The nearest run of timm's own `train.py`.
+
+    It clips by AGC without the classifier, does not distil, holds no images out, and splits `batch_size` over processes
+    itself.
+
+    Args:
+        source, data: as in `training.train`.
+        description: the `config.json` of the trained network.
+    """
+    shown, path = description["pretrained_cfg"], Path(source)
     flags: dict[str, Any] = {
-        "--model": f"local-dir:{source}", "--epochs": config.epochs,
+        "--model": source, "--in-chans": shown["input_size"][0], "--epochs": config.epochs,
         "--batch-size": config.batch_size // config.accumulate,
         "--grad-accum-steps": config.accumulate, "--opt": config.opt, "--weight-decay": config.weight_decay,
-        "--sched": config.sched, "--warmup-epochs": config.warmup_epochs, "--warmup-lr": config.warmup_lr,
+        "--sched": "cosine", "--warmup-epochs": config.warmup_epochs, "--warmup-lr": config.warmup_lr,
         "--min-lr": config.min_lr, "--clip-grad": config.clip_grad or None, "--clip-mode": config.clip_mode,
         "--smoothing": config.smoothing, "--mixup": config.mixup, "--cutmix": config.cutmix,
         "--aa": config.auto_augment, "--scale": f"{config.crop_scale} 1.0", "--hflip": config.hflip,
         "--color-jitter": config.color_jitter, "--reprob": config.reprob, "--remode": "pixel",
+        "--train-interpolation": shown.get("interpolation", "bicubic"),
         "--aug-repeats": config.repeated_aug if config.repeated_aug > 1 else None, "--seed": config.seed,
-        "--model-ema-decay": config.ema or None, "--drop": config.drop_rate,
+        "--workers": config.workers, "--model-ema-decay": config.ema or None, "--drop": config.drop_rate,
     }  # fmt: skip
+    switches = {
+        "--sched-on-updates": True, "--model-ema": config.ema, "--model-ema-warmup": config.ema,
+        "--channels-last": config.channels_last, "--torchcompile": config.compile,
+        "--grad-checkpointing": config.grad_checkpointing, "--amp": config.precision != "float32",
+    }  # fmt: skip
+    if path.is_dir():
+        flags["--model"] = f"local-dir:{source}"
+        switches["--pretrained"] = (path / "model.safetensors").exists()
+    elif path.exists():
+        flags |= {"--model": description["architecture"], "--initial-checkpoint": source,
+                  "--num-classes": description["num_classes"]}  # fmt: skip
+    else:
+        flags["--num-classes"] = description["num_classes"]
+    if config.sched == "constant":
+        flags |= {"--sched": "step", "--decay-epochs": config.epochs + 1}
     if config.lr_per:
         flags |= {"--lr-base": config.lr, "--lr-base-size": config.lr_per, "--lr-base-scale": "linear"}
     else:
         flags["--lr"] = config.lr
+    if config.precision != "float32":
+        flags["--amp-dtype"] = "bfloat16" if config.precision == "bf16" else "float16"
+    flags["--data-dir" if Path(data).exists() else "--dataset"] = data
     words = [f"{flag} {value}" for flag, value in flags.items() if value is not None]
-    words += ["--model-ema"] if config.ema else []
-    words += ["--amp", "--amp-dtype bfloat16"] if config.precision == "bf16" else []
+    words += [flag for flag, wanted in switches.items() if wanted]
     start = "python -c \"import prune_realloc, runpy; runpy.run_path('train.py', run_name='__main__')\""
-    return " ".join([start, data, *words])
+    return " ".join([start, *words])

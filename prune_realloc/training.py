@@ -68,6 +68,8 @@ class Trained:
     train_loss: float
     """Mean of the last epoch."""
     params: int
+    unreadable: int
+    """Images of the last epoch that others stood in for."""
     seconds: float
     """Of training and evaluation, over all resumptions."""
     config: TrainConfig
@@ -452,8 +454,8 @@ class _Run:
         done = Trained(
             epochs=self.epoch, top1=last["top1"], best_top1=self.best[0], best_epoch=self.best[1],
             loss=last["val_loss"], train_loss=last["loss"], params=sum(p.numel() for p in self.net.parameters()),
-            seconds=self.seconds, config=self.config, model=model_identity(self._kept()), data=self.images.facts(),
-            parent=parent,
+            unreadable=int(last["unreadable"]), seconds=self.seconds, config=self.config,
+            model=model_identity(self._kept()), data=self.images.facts(), parent=parent,
         )  # fmt: skip
         if self.accelerator.is_main_process:
             content = {key: value for key, value in vars(done).items() if key != "config"}

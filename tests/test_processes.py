@@ -8,7 +8,9 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from conftest import TINY
+from safetensors.torch import load_file
 
 from prune_realloc import Analysis
 
@@ -44,7 +46,8 @@ def test_scores_are_those_of_one_process(scorer, tmp_path):
 
 
 def test_losses_are_those_of_one_process(tmp_path):
-    """Of a network without batch norms, which see the images of their own process only."""
+    """Of a network without batch norms, which see the images of their own process only; by plain gradient descent,
+    unclipped, in which a gradient of another size would show."""
     source = tmp_path / "vit"
     source.mkdir()
     args = {key: value for key, value in TINY.items() if key != "num_classes"}
@@ -54,7 +57,8 @@ def test_losses_are_those_of_one_process(tmp_path):
         {"architecture": "vit_tiny_patch16_224", "num_classes": 10, "model_args": args, "pretrained_cfg": pretrained}
     ))  # fmt: skip
     flags = ("train", source, "--data", "demo", "--samples", 640, "--eval-split", "held-out", "--device", "cpu",
-             "--set", "epochs=2", "--set", "batch_size=32", "--json")  # fmt: skip
+             *(f"--set={setting}" for setting in ("epochs=2", "batch_size=32", "opt=sgd", "lr=0.05", "clip_grad=0")),
+             "--json")  # fmt: skip
     rows = []
     for run, name in ((alone, "one"), (together, "two")):
         json.loads(run(*flags, "-o", tmp_path / name))
@@ -62,3 +66,6 @@ def test_losses_are_those_of_one_process(tmp_path):
     for mine, theirs in zip(*rows, strict=True):
         for field in ("loss", "val_loss"):
             assert float(theirs[field]) == pytest.approx(float(mine[field]), rel=1e-4)
+    one, two = (load_file(tmp_path / name / "last" / "model.safetensors") for name in ("one", "two"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-4, msg=name)

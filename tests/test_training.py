@@ -17,11 +17,12 @@ import safetensors.torch
 import timm
 import torch
 from conftest import TINY
+from PIL import Image
 from safetensors import safe_open
 
 from prune_realloc import InputError, load_model
 from prune_realloc.checkpoint import DEMO
-from prune_realloc.compare import compare, interval
+from prune_realloc.compare import compare, interval, write_plot
 from prune_realloc.efficientvit_config import EfficientVitConfig
 from prune_realloc.errors import WorkFailed
 from prune_realloc.evaluate import evaluate
@@ -107,7 +108,18 @@ EVERYTHING = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("settings", [{}, EVERYTHING, {"workers": 2}], ids=["plain", "everything", "workers"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        EVERYTHING,
+        {"workers": 2},
+        {"accumulate": 2, "precision": "bf16"},
+        {"opt": "lamb"},
+        {"opt": "lookahead_adamw"},
+    ],
+    ids=["plain", "everything", "workers", "parts", "lamb", "lookahead"],
+)
 def test_a_run_that_died_goes_on_bit_for_bit(settings, variant, tmp_path):
     whole = run(variant, tmp_path / "whole", **settings)
     for reports in (0, 1):
@@ -209,45 +221,63 @@ def test_repeated_augmentation_keeps_the_length_and_repeats_in_a_batch():
         assert len(set(batch)) == 12
 
 
-def test_accumulation_gives_the_same_step(tmp_path):
-    """Of a network without batch norms."""
-    source = tmp_path / "vit"
-    source.mkdir()
-    args = {key: value for key, value in TINY.items() if key != "num_classes"} | {"img_size": 28, "patch_size": 7}
-    content = {"architecture": "vit_tiny_patch16_224", "num_classes": 10, "model_args": args | {"in_chans": 1}}
+def small_vit(folder, **more):
+    """An untrained one, without batch norms."""
+    folder.mkdir(parents=True)
+    args = {key: value for key, value in TINY.items() if key != "num_classes"}
+    args |= {"img_size": 28, "patch_size": 7, "in_chans": 1}
     pretrained = {"input_size": [1, 28, 28], "mean": [0.286], "std": [0.353], "num_classes": 10}
-    (source / "config.json").write_text(json.dumps(content | {"pretrained_cfg": pretrained}))
-    losses = [run(source, tmp_path / str(n), epochs=1, accumulate=n).train_loss for n in (1, 4)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    content = {
+        "architecture": "vit_tiny_patch16_224",
+        "num_classes": 10,
+        "model_args": args,
+        "pretrained_cfg": pretrained,
+    }
+    (folder / "config.json").write_text(json.dumps(content | more))
+    return folder
+
+
+def test_accumulation_gives_the_same_step(tmp_path):
+    """Plain gradient descent, unclipped: a gradient of another size would show."""
+    source = small_vit(tmp_path / "vit")
+    for parts in (1, 4):
+        run(source, tmp_path / str(parts), epochs=1, accumulate=parts, opt="sgd", lr=0.05, clip_grad=0.0)
+    one, four = (safetensors.torch.load_file(tmp_path / name / "last" / "model.safetensors") for name in ("1", "4"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(four[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize("kind", ["soft", "hard"])
 def test_distillation_learns_what_the_teacher_says(kind, variant, tmp_path):
-    """With all weight on the teacher and labels that play no part, the student agrees with the teacher."""
+    """The teacher gives every class the name of the next; with all weight on it, that is what the student says."""
+    shutil.copytree(DEMO, tmp_path / "teacher")
+    tensors = safetensors.torch.load_file(tmp_path / "teacher" / "model.safetensors")
+    tensors |= {name: tensors[name].roll(1, 0) for name in ("head.weight", "head.bias")}
+    safetensors.torch.save_file(tensors, tmp_path / "teacher" / "model.safetensors")
     settings = {"distill": kind, "distill_weight": 1.0, "epochs": 3, "smoothing": 0.0}
-    run(variant, tmp_path, samples=1280, teacher=str(DEMO), **settings)
-    found = evaluate(ckpt=tmp_path / "last", source=str(DEMO), data="demo", split="train", samples=300)
+    run(variant, tmp_path / "run", samples=1280, teacher=str(tmp_path / "teacher"), **settings)
+    found = evaluate(ckpt=tmp_path / "run" / "last", source=str(tmp_path / "teacher"), data="demo", split="train",
+                     samples=300)  # fmt: skip
     assert found.agreement > 0.3
+    assert found.top1 < 0.1
 
 
-def test_deits_second_token_learns_from_the_teacher(tmp_path):
-    args = {key: value for key, value in TINY.items() if key != "num_classes"}
-    args |= {"img_size": 28, "patch_size": 7, "in_chans": 1}
-    content = {"architecture": "deit_tiny_distilled_patch16_224", "num_classes": 10, "model_args": args}
-    pretrained = {"input_size": [1, 28, 28], "mean": [0.286], "std": [0.353], "num_classes": 10}
-    (tmp_path / "config.json").write_text(json.dumps(content | {"pretrained_cfg": pretrained}))
-    run(tmp_path, tmp_path / "run", distill="soft", teacher=str(DEMO), epochs=1)
-    net = load_model(ckpt=tmp_path / "run" / "last")
-    fresh = timm.create_model(f"local-dir:{tmp_path}", pretrained=False)
-    assert not torch.equal(net.head_dist.weight, fresh.head_dist.weight)
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+@pytest.mark.parametrize("kind", ["deit", "efficientvit"])
+def test_a_second_classifier_learns_from_the_teacher_only(kind, weight, tmp_path):
+    source = small_vit(tmp_path / "source", architecture="deit_tiny_distilled_patch16_224")
+    if kind == "efficientvit":
+        described(source, distillation=True)
+    run(source, tmp_path / "run", distill="hard", teacher=str(DEMO), epochs=1, distill_weight=weight, weight_decay=0.0)
+    torch.manual_seed(0)
+    start = timm.create_model(f"local-dir:{source}", pretrained=False)
+    end = load_model(ckpt=tmp_path / "run" / "last")
 
+    def moved(name):
+        linears = (getattr(getattr(net, name), "linear", getattr(net, name)) for net in (start, end))
+        return not torch.equal(*(linear.weight for linear in linears))
 
-def test_a_second_classifier_learns_from_the_teacher(tmp_path):
-    folder = described(tmp_path, distillation=True)
-    run(folder, tmp_path / "run", distill="hard", teacher=str(DEMO), epochs=1)
-    net = load_model(ckpt=tmp_path / "run" / "last")
-    fresh = timm.create_model(f"local-dir:{folder}", pretrained=False)
-    assert not torch.equal(net.head_dist.linear.weight, fresh.head_dist.linear.weight)
+    assert (moved("head"), moved("head_dist")) == (weight == 0, weight == 1)
 
 
 # -- what is refused ------------------------------------------------------------------------------------------
@@ -260,6 +290,86 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_a_state(variant, tmp_p
     assert all(torch.isfinite(tensor).all() for name, tensor in state.items() if name.startswith("model/"))
 
 
+def test_weights_that_are_not_finite_are_never_saved(variant, tmp_path, monkeypatch):
+    """Gradients that are not finite spoil the weights, after a loss that is."""
+    step = torch.optim.AdamW.step
+    taken = []
+
+    def spoilt(self, closure=None):
+        taken.append(1)
+        if len(taken) == 4:
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    parameter.grad.fill_(float("nan"))
+        return step(self, closure)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spoilt)
+    with pytest.raises(WorkFailed, match="weights are no longer finite in epoch 1, step 4; lower lr"):
+        run(variant, tmp_path, save_seconds=0.0)
+    state = safetensors.torch.load_file(tmp_path / STATE_FILE)
+    assert all(torch.isfinite(tensor).all() for tensor in state.values())
+    assert place_of(tmp_path) == (0, 3)
+
+
+def folder_of_images(folder, parts=("train", "validation"), classes=10, each=4):
+    draw = np.random.default_rng(0)
+    for part in parts:
+        for label in range(classes):
+            (folder / part / f"class{label}").mkdir(parents=True)
+            for number in range(each):
+                pixels = draw.integers(0, 255, (28, 28), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / part / f"class{label}" / f"{number}.png")
+    return folder
+
+
+def on(data, variant, out, **more):
+    settings = train_config(**SMALL | {"batch_size": 8, "epochs": 1})
+    return train(variant, settings, data=str(data), out=out, device="cpu", **more)
+
+
+def test_folders_of_parts(variant, tmp_path):
+    """A part that is missing is never made up from another."""
+    both = folder_of_images(tmp_path / "both")
+    assert on(both, variant, tmp_path / "a").data["validation_images"] == 40
+    with pytest.raises(InputError, match=r"has no part 'test'; choose one of train, validation"):
+        on(both, variant, tmp_path / "b", eval_split="test")
+    with pytest.raises(InputError, match="eval_split 'train' is what is trained on"):
+        on(both, variant, tmp_path / "c", eval_split="train")
+    whole = folder_of_images(tmp_path / "whole", parts=("",))
+    with pytest.raises(InputError, match=r"eval_split 'validation' is not there: .* has no parts; choose .* held-out"):
+        on(whole, variant, tmp_path / "d")
+    assert on(whole, variant, tmp_path / "e", eval_split="held-out", samples=24).data["validation_images"] == 16
+
+
+def test_images_that_cannot_be_read_are_counted_or_refused(variant, tmp_path):
+    data = folder_of_images(tmp_path / "data")
+    broken = sorted((data / "train").rglob("*.png"))
+    broken[0].write_bytes(b"no image")
+    assert on(data, variant, tmp_path / "one").unreadable == 1
+    for path in broken[:8]:
+        path.write_bytes(b"no image")
+    with pytest.raises(WorkFailed, match="more than 5% of 40 images cannot be read"):
+        on(data, variant, tmp_path / "many")
+
+
+def test_timms_networks_get_the_datas_classes(tmp_path):
+    data = folder_of_images(tmp_path / "data", classes=3)
+    on(data, "resnet10t", tmp_path / "run")
+    assert load_model(ckpt=tmp_path / "run" / "last").num_classes == 3
+
+
+def test_runs_of_one_process_may_differ_in_precision(variant, tmp_path):
+    for precision in ("float32", "bf16", "float32"):
+        run(variant, tmp_path / f"{precision}{len(list(tmp_path.iterdir()))}", epochs=1, precision=precision)
+
+
+def test_what_changes_speed_only_may_change_from_start_to_start(variant, tmp_path):
+    with pytest.raises(Killed):
+        run(variant, tmp_path / "run", report=dies_after(1), save_seconds=0.0)
+    again = run(variant, tmp_path / "run", workers=1)
+    assert again.loss == run(variant, tmp_path / "whole").loss
+
+
 def test_another_run_in_the_folder_is_refused(variant, tmp_path):
     run(variant, tmp_path, epochs=1)
     with pytest.raises(InputError, match=r"holds another run: config.lr is 0.002 there, 0.001 now"):
@@ -269,7 +379,7 @@ def test_another_run_in_the_folder_is_refused(variant, tmp_path):
     content = (variant / "config.json").read_bytes()
     try:  # the same folder, emitted anew with other widths
         shutil.copy(other / "config.json", variant / "config.json")
-        with pytest.raises(InputError, match=r"holds another run: network.weights_sha256 is"):
+        with pytest.raises(InputError, match="the network that is given is not the one that the run began with"):
             run(variant, tmp_path, epochs=1)
     finally:
         (variant / "config.json").write_bytes(content)
@@ -281,7 +391,9 @@ def test_another_run_in_the_folder_is_refused(variant, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"preset": "slow"}, "preset: unknown value 'slow'"),
+        ({"preset": "slow"}, "unknown setting 'preset'"),
+        ({"ema": True}, "ema: must be a number, got True"),
+        ({"ema": 1.0}, "ema: .*less than 1"),
         ({"learning_rate": 1}, "unknown setting 'learning_rate'"),
         ({"epochs": 0}, "epochs: .*greater than or equal to 1, got 0"),
         ({"mixup": 1.0, "batch_size": 33}, "batch_size: 33 is odd"),
@@ -294,6 +406,11 @@ def test_settings_that_cannot_be_are_refused(settings, words):
         train_config(**settings)
 
 
+def test_an_unknown_preset_is_refused():
+    with pytest.raises(InputError, match="preset: unknown value 'slow'"):
+        train_config("slow")
+
+
 def test_what_does_not_fit_together_is_refused(variant, tmp_path):
     with pytest.raises(InputError, match="distill: needs a teacher"):
         run(variant, tmp_path, distill="soft")
@@ -301,6 +418,16 @@ def test_what_does_not_fit_together_is_refused(variant, tmp_path):
         run(variant, tmp_path, accumulate=5)
     with pytest.raises(InputError, match="needs samples below the 4000 images"):
         run(variant, tmp_path, samples=10**6)
+    with pytest.raises(InputError, match="samples -5 must be at least 1"):
+        run(variant, tmp_path, samples=-5)
+    with pytest.raises(InputError, match="batch_size 32 is more than the 20 training images; lower it"):
+        run(variant, tmp_path, samples=20)
+    with pytest.raises(InputError, match="opt 'adamww' is none of timm's optimizers"):
+        run(variant, tmp_path, opt="adamww")
+    with pytest.raises(InputError, match="auto_augment 'much' is no policy"):
+        run(variant, tmp_path, auto_augment="much")
+    with pytest.raises(InputError, match="precision 'fp16' needs a GPU"):
+        run(variant, tmp_path, precision="fp16")
     with pytest.raises(InputError, match="has 10 classes, the network 7"):
         train(described(tmp_path, num_classes=7), train_config(**SMALL), data="demo", out=tmp_path / "x", device="cpu")
 
@@ -312,22 +439,32 @@ def test_presets_are_right():
     assert (paper.epochs, paper.batch_size, paper.lr, paper.lr_per, paper.ema) == (300, 2048, 1e-3, 512, 0.99996)
 
 
-def test_timms_command_says_what_the_settings_say():
-    text = timm_command(train_config("paper"), "variants/realloc", "path/to/images")
-    for words in ("--model local-dir:variants/realloc", "--lr-base 0.001 --lr-base-size 512 --lr-base-scale linear",
-                  "--clip-mode agc", "--aug-repeats 3", "--model-ema-decay 0.99996", "--scale 0.08 1.0"):  # fmt: skip
+def test_timms_command_says_what_the_settings_say(tmp_path):
+    folder = small_vit(tmp_path / "realloc")
+    description = json.loads((folder / "config.json").read_text())
+    text = timm_command(train_config("paper"), str(folder), "demo", description)
+    for words in (f"--model local-dir:{folder} ", "--in-chans 1", "--sched-on-updates", "--dataset demo",
+                  "--lr-base 0.001 --lr-base-size 512 --lr-base-scale linear", "--clip-mode agc", "--aug-repeats 3",
+                  "--model-ema-decay 0.99996", "--scale 0.08 1.0"):  # fmt: skip
         assert words in text
     assert "None" not in text
+    assert "--pretrained" not in text
+    text = timm_command(
+        train_config("recover", sched="constant", precision="fp16"), str(DEMO), str(tmp_path), description
+    )
+    for words in ("--pretrained", "--sched step --warmup", "--decay-epochs 4", "--amp-dtype float16", "--data-dir"):
+        assert words in text
 
 
 # -- comparing ------------------------------------------------------------------------------------------------
 
 
-def fake(folder: Path, seed: int, top1: float):
+def fake(folder: Path, seed: int, top1: float, epochs: int = 1):
     (folder / "last").mkdir(parents=True)
     net = timm.create_model(f"local-dir:{described(folder / 'last')}")
     safetensors.torch.save_file(net.state_dict(), folder / "last" / "model.safetensors")
-    (folder / "result.json").write_text(json.dumps({"top1": top1, "params": 7, "config": {"seed": seed}}))
+    content = {"top1": top1, "params": 7, "config": {"seed": seed, "epochs": epochs}, "data": {"name": "demo"}}
+    (folder / "result.json").write_text(json.dumps(content))
     return folder
 
 
@@ -362,6 +499,33 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path):
         compare(folders)
     with pytest.raises(InputError, match="control 'y' is none of the groups x"):
         compare(folders[:1], control="y")
+    other = fake(tmp_path / "a" / "x-seed1", 1, 0.5, epochs=2)
+    with pytest.raises(InputError, match=r"is no other seed of .*: config.epochs is 2 here, 1 there"):
+        compare([folders[0], other])
+    with pytest.raises(InputError, match="txt is no format of pictures"):
+        write_plot(compare(folders[:1]), tmp_path / "x.txt")
+
+
+def test_networks_that_were_trained_otherwise_are_compared_with_a_word(tmp_path):
+    folders = [fake(tmp_path / "control-seed0", 0, 0.5), fake(tmp_path / "other-seed0", 0, 0.6, epochs=300)]
+    control, other = compare(folders)
+    assert control.differs is None
+    assert other.differs == "config.epochs is 300 here, 1 there"
+
+
+def test_names_lose_one_ending(tmp_path):
+    folders = [fake(tmp_path / f"m-{n}-seed{seed}", seed, 0.5) for n in (1, 2) for seed in (1, 2)]
+    assert [(group.name, group.seeds) for group in compare(folders)] == [("m-1", (1, 2)), ("m-2", (1, 2))]
+
+
+def test_each_budget_has_its_control(tmp_path):
+    names = ("small-control", "large-control", "small", "large")
+    folders = [fake(tmp_path / f"{name}-seed0", 0, 0.5) for name in names]
+    for folder in folders[1::2]:
+        net = timm.create_model(f"local-dir:{described(folder / 'last', embed_dim=[16, 16, 16])}")
+        safetensors.torch.save_file(net.state_dict(), folder / "last" / "model.safetensors")
+    found = {group.name: group.control for group in compare(folders)}
+    assert found == {"small-control": None, "large-control": None, "small": "small-control", "large": "large-control"}
 
 
 def test_command_lines(run_cli, variant, tmp_path):
