@@ -58,6 +58,25 @@ def test_recipe_explains_every_width_and_emits_the_same_again(emitted, tmp_path)
             assert (tmp_path / name / file).read_bytes() == (out / name / file).read_bytes()
 
 
+def test_an_analysis_is_read_where_the_cut_begins_to_be_felt(analysis):
+    """At half where that already hurts; else so deep that it does: what is kept before shows nothing."""
+    found = Analysis.load(analysis)
+    own = sum(found.damage[name][0] for name in found.damage)  # of everything that can go
+
+    def read(scale):
+        damage = {name: curve * scale / own for name, curve in found.damage.items()}
+        scaled = Analysis(**(vars(found) | {"damage": damage}))
+        return emit(scaled, target=SMALL, timed=False)[0].recipe
+
+    hurt, felt, light = (read(scale) for scale in (1e3, 0.022, 0.015))
+    assert hurt.budget.keep_macs > felt.budget.keep_macs > light.budget.keep_macs
+    assert hurt.plan.damage > 0.01
+    assert 0.005 < felt.plan.damage <= 0.01
+    assert 0.005 < light.plan.damage <= 0.01
+    half = build_recipe(found.as_recipe() | {"budget": {"keep_macs": hurt.budget.keep_macs}})
+    assert emit(found, recipe=half, target=SMALL, timed=False)[0].recipe.budget == hurt.budget
+
+
 def test_card_has_cost_components_reasons_and_a_way_to_retrain(emitted):
     out, variant = emitted
     text = (out / "realloc" / "model_card.md").read_text()
