@@ -36,7 +36,7 @@ from prune_realloc.session import (
     use_labels,
 )
 from prune_realloc.sites import find_sites, widths
-from prune_realloc.surgery import cut
+from prune_realloc.surgery import check_cuttable, cut
 
 RECIPE_FILE, RESULT_FILE = "recipe.yaml", "result.json"
 
@@ -115,9 +115,7 @@ def apply(
         require_at_least(name, value, least)
     target = pick_device(device)
     net = _source(recipe) if model is None else model
-    if not family_of(net).describe(net).branches:
-        raise InputError(f"model {type(net).__name__} cannot be cut by apply; `emit --inherit` makes a narrower one "
-                         "with its weights")  # fmt: skip
+    check_cuttable(net)
     data = recipe.data.name
     if data is None and model is None and recipe.source.ckpt is None and recipe.source.model is None:
         data = "demo"

@@ -24,8 +24,10 @@ def cut(model: nn.Module, sites: Iterable[Site], keep: Keep) -> nn.Module:
     the source's.
 
     Raises:
-        InputError: an unknown site, a unit out of range, a site that would be empty, or heads of unequal width.
+        InputError: an unknown site, a unit out of range, a site that would be empty, heads of unequal width, or a
+            network that cannot be cut.
     """
+    check_cuttable(model)
     by_name = {site.name: site for site in sites}
     for name, units in keep.items():
         _check(by_name, name, np.asarray(units))
@@ -53,6 +55,13 @@ def cut(model: nn.Module, sites: Iterable[Site], keep: Keep) -> nn.Module:
     for module in smaller.modules():
         _sync_layer_(module)
     return smaller
+
+
+def check_cuttable(model: nn.Module) -> None:
+    """Raises an InputError for a network whose family scores its sites but does not cut them."""
+    if not family_of(model).describe(model).branches:
+        raise InputError(f"model {type(model).__name__} cannot be cut; `emit --inherit` makes a narrower one with its "
+                         "weights")  # fmt: skip
 
 
 def cut_to_widths(model: nn.Module, widths: Mapping[str, int]) -> nn.Module:

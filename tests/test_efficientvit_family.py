@@ -23,6 +23,7 @@ from prune_realloc.families import efficientvit_msra as family
 from prune_realloc.importance import gate_moments, masked
 from prune_realloc.inherit import inherit
 from prune_realloc.sites import find_sites, widths
+from prune_realloc.surgery import cut
 
 ARGS = SMALL | {"in_chans": 1, "num_classes": 10, "embed_dim": (16, 24, 32), "v_dim": [12, 12, 8]}
 
@@ -110,6 +111,12 @@ def test_formula_of_the_sites_is_the_networks_cost():
     assert cost.params == sum(p.numel() for p in net.parameters())
     with torch.no_grad():
         assert cost.macs == measured_macs(net, images(1, 28, 1))
+
+
+def test_it_is_not_cut():
+    net = flex()
+    with pytest.raises(InputError, match="EfficientVit cannot be cut; `emit --inherit`"):
+        cut(net, find_sites(net), {"blocks.0.ffn": np.arange(4)})
 
 
 def test_every_site_scores_and_batches_do_not_matter():
