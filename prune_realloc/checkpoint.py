@@ -7,7 +7,7 @@ import hashlib
 import json
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,19 +111,33 @@ def save_pruned(net: Any, folder: str | Path, more: Mapping[str, bytes] | None =
     """
     args = check_rebuild(net)
     config = getattr(net, "pretrained_cfg", None) or {}
-    content = {
-        "architecture": PRUNED,
-        "num_classes": int(net.num_classes),
-        "num_features": int(net.num_features),
-        "format_version": FORMAT_VERSION,
-        "model_args": args,
-        "pretrained_cfg": {key: value for key, value in config.items() if key in _KEPT_CONFIG and value is not None}
-        | {"input_size": list(family_of(net).example_input(net)[1:]), "num_classes": int(net.num_classes)},
-    }
+    described = config_file(
+        PRUNED, args, num_classes=int(net.num_classes), num_features=int(net.num_features),
+        input_size=family_of(net).example_input(net)[1:],
+        pretrained_cfg={key: value for key, value in config.items() if key in _KEPT_CONFIG and value is not None},
+    )  # fmt: skip
     folder = Path(folder)
     make_folder(folder)
-    text = json.dumps(content, indent=1) + "\n"
-    write_files(folder, {**(more or {}), "model.safetensors": weights_file(net), "config.json": text.encode()})
+    write_files(folder, {**(more or {}), "model.safetensors": weights_file(net), "config.json": described})
+
+
+def config_file(architecture: str, model_args: Mapping[str, Any], *, num_classes: int, num_features: int,
+                input_size: Sequence[int], pretrained_cfg: Mapping[str, Any],
+                more: Mapping[str, Any] | None = None) -> bytes:  # fmt: skip
+    """The content of the `config.json` that timm's `local-dir:` reads.
+
+    Args:
+        architecture, model_args: timm's name of the network, and the arguments that build it.
+        input_size: (C, H, W).
+        pretrained_cfg: preprocessing, and what else is true of the network.
+        more: fields of our own, which timm leaves alone.
+    """
+    content = {
+        "architecture": architecture, "num_classes": num_classes, "num_features": num_features,
+        "format_version": FORMAT_VERSION, "model_args": model_args,
+        "pretrained_cfg": {**pretrained_cfg, "input_size": list(input_size), "num_classes": num_classes},
+    }  # fmt: skip
+    return (json.dumps(content | dict(more or {}), indent=1) + "\n").encode()
 
 
 def weights_file(net: nn.Module) -> bytes:

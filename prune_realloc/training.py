@@ -36,7 +36,14 @@ from timm.utils import ModelEmaV3, dispatch_clip_grad
 from torch import Tensor, nn
 
 from prune_realloc.analysis import clear_half_written, make_folder, write_file, write_files
-from prune_realloc.checkpoint import PREPROCESSING, WEIGHTS_FILES, load_model, model_identity, weights_file
+from prune_realloc.checkpoint import (
+    PREPROCESSING,
+    WEIGHTS_FILES,
+    config_file,
+    load_model,
+    model_identity,
+    weights_file,
+)
 from prune_realloc.data import Preprocessing, iterate, preprocessing
 from prune_realloc.errors import InputError, WorkFailed
 from prune_realloc.evaluate import measure
@@ -196,12 +203,11 @@ def _description(source: str | Path, net: Any) -> bytes:
     """The `config.json` of the trained network: its source's, or one that names what timm built."""
     if (Path(source) / "config.json").is_file():
         return (Path(source) / "config.json").read_bytes()
-    config = {key: value for key, value in net.pretrained_cfg.items() if key in PREPROCESSING}
-    config |= {"input_size": list(input_shape(net)), "num_classes": count_classes(net)}
-    content = {"architecture": net.origin["source"], "num_classes": count_classes(net),
-               "num_features": int(net.num_features), "model_args": net.origin["source_args"],
-               "pretrained_cfg": config}  # fmt: skip
-    return (json.dumps(content, indent=1) + "\n").encode()
+    return config_file(
+        net.origin["source"], net.origin["source_args"], num_classes=count_classes(net),
+        num_features=int(net.num_features), input_size=input_shape(net),
+        pretrained_cfg={key: value for key, value in net.pretrained_cfg.items() if key in PREPROCESSING},
+    )  # fmt: skip
 
 
 # -- the run ----------------------------------------------------------------------------------------------------

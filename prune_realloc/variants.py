@@ -14,7 +14,7 @@ from prune_realloc.analysis import META_FILE, Analysis, make_folder, write_files
 from prune_realloc.architectures import EFFICIENTVIT
 from prune_realloc.bench import Bench, bench
 from prune_realloc.card import model_card
-from prune_realloc.checkpoint import FORMAT_VERSION, PREPROCESSING, load_model, model_identity, weights_file
+from prune_realloc.checkpoint import PREPROCESSING, config_file, load_model, model_identity, weights_file
 from prune_realloc.cost import Cost
 from prune_realloc.efficientvit import EfficientVit
 from prune_realloc.efficientvit_config import SIZES, EfficientVitConfig, stock_args
@@ -300,19 +300,14 @@ def _write(variant: Variant, folder: Path, facts: Mapping[str, Any], weights: Ma
                 f"output {str(folder / name)!r} holds the weights of another network; choose another folder"
             )
         stock, lost = stock_args(config)
-        content = {
-            "architecture": EFFICIENTVIT,
-            "num_classes": config.num_classes,
-            "num_features": config.embed_dim[-1],
-            "format_version": FORMAT_VERSION,
-            "model_args": config.args(),
-            "pretrained_cfg": _preprocessing(facts)
-            | {"input_size": list(config.input_size), "num_classes": config.num_classes},
-            "stock": {"architecture": "EfficientVitMsra", "model_args": stock, "not_expressed": lost},
-        }
+        described = config_file(
+            EFFICIENTVIT, config.args(), num_classes=config.num_classes, num_features=config.embed_dim[-1],
+            input_size=config.input_size, pretrained_cfg=_preprocessing(facts),
+            more={"stock": {"architecture": "EfficientVitMsra", "model_args": stock, "not_expressed": lost}},
+        )  # fmt: skip
         files = {"model.safetensors": weights[name]} if name in weights else {}
         write_files(folder / name, files | {
             RECIPE_FILE: recipe.encode(),
             "model_card.md": model_card(variant, name, str(folder / name), source, inherited).encode(),
-            "config.json": (json.dumps(content, indent=1) + "\n").encode(),
+            "config.json": described,
         })  # fmt: skip
