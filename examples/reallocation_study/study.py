@@ -55,7 +55,7 @@ BUDGETS = (2_000_000, 5_000_000)
 """Multiply-adds."""
 DATASETS = {
     "fashion": Dataset(20_000, {"choose": 4, "final": 3}, {"choose": 3, "final": 5}, batch_size=64, hflip=0.5),
-    "mnist5k": Dataset(1_500, {"choose": 15, "final": 15}, {"choose": 3, "final": 8}, batch_size=32, hflip=0.0),
+    "mnist5k": Dataset(1_500, {"choose": 15, "final": 15}, {"choose": 3, "final": 5}, batch_size=32, hflip=0.0),
 }
 
 
