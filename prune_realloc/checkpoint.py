@@ -218,6 +218,8 @@ def _read(path: Path, ema: bool) -> _Checkpoint:
 
 def _read_folder(path: Path) -> _Checkpoint:
     config = path / "config.json"
+    if (path / "last" / "config.json").is_file():
+        raise InputError(f"ckpt {str(path)!r} is the folder of a training run; give {path / 'last'} or {path / 'best'}")
     if not config.is_file():
         raise InputError(f"ckpt {str(path)!r} is a folder without config.json; give the weight file instead")
     try:

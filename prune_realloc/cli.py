@@ -327,7 +327,10 @@ def emit(
 def train(
     source: Annotated[
         str,
-        typer.Argument(metavar="SOURCE", help="Folder of an emitted or pruned network, checkpoint, or timm's name."),
+        typer.Argument(
+            metavar="SOURCE",
+            help="Folder of an emitted or pruned network, checkpoint, 'demo', or timm's name; or what emit -o wrote.",
+        ),
     ],
     data: Annotated[str, _option(_DATA, "--data", help="Folder of labelled images, 'demo', or a timm data set.")],
     out: Annotated[Path, _option(_RUN, "-o", "--out", help="Folder of the run; the same command goes on from it.")],
@@ -336,8 +339,11 @@ def train(
     setting: Annotated[
         list[str] | None, _option(_PLAN, "--set", help="KEY=VALUE over both, such as epochs=30; may be repeated.")
     ] = None,
+    seeds: Annotated[
+        int | None, _option(_PLAN, "--seeds", help="So many runs, OUT/NAME-seed0 and on, and their comparison.")
+    ] = None,
     teacher: Annotated[
-        str | None, _option(_PLAN, "--teacher", help="Checkpoint or timm's name of a network to distil from.")
+        str | None, _option(_PLAN, "--teacher", help="Checkpoint, 'demo', or timm's name of a network to distil from.")
     ] = None,
     split: _Split = "train",
     eval_split: Annotated[
@@ -345,38 +351,68 @@ def train(
     ] = "validation",
     data_dir: _DataDir = None,
     samples: Annotated[int | None, _option(_DATA, "--samples", help="Train on so many images. Default: all.")] = None,
+    model_arg: _ModelArg = None,
     device: _Device = "auto",
     as_json: _Json = False,
 ) -> None:
     """Train a network, with distillation if wanted; an interrupted run goes on when it is started again.
 
-    On several processes: accelerate launch -m prune_realloc train ...
+    With what emit -o wrote as SOURCE, or with --seeds: several runs, one after the other, and then compare. On several
+    processes: accelerate launch -m prune_realloc train ...
     """
     with _quiet_libraries():
         from prune_realloc.processes import process_group
-        from prune_realloc.session import pick_device
+        from prune_realloc.session import pick_device, require_at_least
         from prune_realloc.train_config import timm_command
         from prune_realloc.training import train as run
 
         settings = _settings(preset, config, setting, teacher)
-        with process_group(pick_device(device)), _training_progress(settings.epochs) as report:
-            done = run(source, settings, data=data, out=out, data_dir=data_dir, split=split, eval_split=eval_split,
-                       samples=samples, teacher=teacher, device=device, report=report)  # fmt: skip
+        require_at_least("seeds", seeds if seeds is not None else 1, 1)
+        networks = _emitted(source)
+        several = seeds is not None or len(networks) > 1
+        folders = []
+        with process_group(pick_device(device)):
+            for seed in range(settings.seed, settings.seed + (seeds or 1)):
+                for network in networks:
+                    folder = out / f"{Path(network).name}-seed{seed}" if several else out
+                    folders.append(folder)
+                    if several and _is_main():
+                        print(folder, file=sys.stderr)
+                    with _training_progress(settings.epochs) as report:
+                        done = run(
+                            network, settings.model_copy(update={"seed": seed}), data=data, out=folder,
+                            data_dir=data_dir, split=split, eval_split=eval_split, samples=samples, teacher=teacher,
+                            model_args=_pairs(model_arg), device=device, report=report,
+                        )  # fmt: skip
     if not _is_main():
         return
+    if several:
+        compare(folders, as_json=as_json)
+        return
     text = timm_command(settings, source, data, json.loads((out / "last" / "config.json").read_text()))
-    print(f"the same with timm's train.py, as far as it goes: {text}", file=sys.stderr)
     if done.unreadable:
         print(f"note: {done.unreadable} images of the last epoch cannot be read; others stood in for them",
               file=sys.stderr)  # fmt: skip
     rows = [
         ("epochs", str(done.epochs)),
         ("top-1", f"{done.top1:.2%}"),
-        ("best top-1", f"{done.best_top1:.2%} after epoch {done.best_epoch + 1}"),
+        ("best top-1", f"{done.best_top1:.2%} after epoch {done.best_epoch}"),
         ("loss, nats", f"{done.loss:.4f} (training {done.train_loss:.4f})"),
         ("minutes", f"{done.seconds / 60:.1f}"),
     ]
+    if done.teacher_top1 is not None:
+        rows.insert(1, ("teacher's top-1", f"{done.teacher_top1:.2%}"))
     _print_table(done, as_json, f"{out}/last and {out}/best", ("", ""), rows)
+    without = "" if teacher is None else " (it leaves the teacher out)"
+    print(f"\nthe same with timm's train.py, as far as it goes{without}: {text}", file=sys.stderr)
+
+
+def _emitted(source: str) -> list[str]:
+    """The networks of a folder that `emit -o` wrote; else the source itself."""
+    from prune_realloc.variants import CONTROL, REALLOCATED
+
+    both = [Path(source) / name for name in (REALLOCATED, CONTROL)]
+    return [str(path) for path in both] if all((path / "config.json").is_file() for path in both) else [source]
 
 
 @app.command()
@@ -406,7 +442,7 @@ def compare(
         write_plot(groups, plot)
     several = len({group.control for group in groups if group.control}) > 1
     columns = ["", "seeds", "top-1 %", "95 %", "to the control, points", "95 %", *(["control"] if several else []),
-               "MACs", "params", *(["ms"] if timed else [])]  # fmt: skip
+               "MACs", "params", *(["ms, batch 1"] if timed else [])]  # fmt: skip
     rows = []
     for g in groups:
         difference = "" if g.difference is None else f"{100 * g.difference:+.2f}"
@@ -418,9 +454,11 @@ def compare(
 
         print(json.dumps([dataclasses.asdict(group) for group in groups], indent=1))
         return
-    notes = tuple(f"{g.name} and {g.control} were trained otherwise ({g.differs}), so their difference is not the "
+    notes = tuple(f"{g.name} and {g.control} have no seed in common, so there is no difference" for g in groups
+                  if g.control is not None and g.difference is None)  # fmt: skip
+    notes += tuple(f"{g.name} and {g.control} were trained otherwise ({g.differs}), so their difference is not the "
                   "networks' alone" for g in groups if g.differs is not None)  # fmt: skip
-    _print_table(None, False, f"{len(runs)} runs", columns, rows, notes)
+    _print_table(None, False, f"runs: {len(runs)}", columns, rows, notes)
 
 
 def _half(width: float | None) -> str:
@@ -436,7 +474,7 @@ def _settings(preset: str, config: Path | None, items: list[str] | None, teacher
     values: dict[str, Any] = {}
     if config is not None:
         try:
-            values = yaml.safe_load(read_text(config)) or {}
+            values = yaml.safe_load(read_text(config, "config")) or {}
         except yaml.YAMLError as error:
             raise InputError(f"config {str(config)!r} is not YAML: {str(error).splitlines()[0]}") from error
         if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
@@ -449,24 +487,27 @@ def _settings(preset: str, config: Path | None, items: list[str] | None, teacher
 
 @contextmanager
 def _training_progress(epochs: int) -> Iterator[Any]:
-    """A bar for the run with the time that is left, and a line for each epoch that is done."""
+    """A bar for the run with the time that is left, from its first word on, and a line for each epoch that is done."""
     columns = (TextColumn("epoch {task.fields[epoch]} of {task.total}"), BarColumn(),
                TextColumn("loss {task.fields[loss]:.4f}"), TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip
     console = Console(stderr=True, highlight=False)
     bar = Progress(*columns, console=console, transient=sys.stderr.isatty(), disable=not _is_main(),
                    speed_estimate_period=600)  # fmt: skip
-    with bar:
-        task = bar.add_task("", total=epochs, epoch=1, loss=float("nan"))
 
-        def report(row: dict[str, float]) -> None:
-            done = int(row["epoch"])
-            bar.update(task, completed=done + row.get("done", 1), epoch=done + 1, loss=row["loss"])
-            if "done" in row:
-                return
-            console.print(f"epoch {row['epoch'] + 1:.0f}: loss {row['loss']:.4f}, top-1 {row['top1']:.2%}, "
+    def report(row: dict[str, float]) -> None:
+        epoch = int(row["epoch"])
+        if not bar.tasks:
+            bar.add_task("", total=epochs, epoch=epoch, loss=row["loss"])
+            bar.start()
+        bar.update(bar.tasks[0].id, completed=epoch - 1 + row.get("done", 1), epoch=epoch, loss=row["loss"])
+        if "done" not in row:
+            console.print(f"epoch {epoch}: loss {row['loss']:.4f}, top-1 {row['top1']:.2%}, "
                           f"{row['images_per_second']:.0f} images/s, {row['seconds']:.0f} s")  # fmt: skip
 
+    try:
         yield report
+    finally:
+        bar.stop()
 
 
 @app.command()
@@ -744,7 +785,8 @@ def _show_outcome(done: Applied, out: Path | None, as_json: bool) -> None:
     for note in done.notes:
         messages.print(f"note: {note}", markup=False)
     if out is not None:
-        messages.print(f"wrote {out}; timm.create_model('local-dir:{out}', pretrained=True) loads it", markup=False)
+        messages.print(f"wrote {out}; once prune_realloc is imported, timm.create_model('local-dir:{out}', "
+                       "pretrained=True) loads it", markup=False)  # fmt: skip
 
 
 def _show_variants(found: Sequence[Variant], out: Path | None, as_json: bool) -> None:
@@ -779,6 +821,8 @@ def _check_folder(folder: Path) -> None:
     from prune_realloc.analysis import make_folder, write_file
 
     make_folder(folder)
+    if (folder / "state.safetensors").exists():
+        raise InputError(f"output {str(folder)!r} holds a training run; choose another folder")
     write_file(folder / ".writable", b"")
     (folder / ".writable").unlink()
 

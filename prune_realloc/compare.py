@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
@@ -26,9 +27,11 @@ from prune_realloc.checkpoint import load_model
 from prune_realloc.errors import InputError
 from prune_realloc.export import deployed
 from prune_realloc.session import input_shape
+from prune_realloc.training import STATE_FILE
 
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 """Two-sided 95 % quantiles of Student's t for 1 to 10 degrees of freedom."""
+_SEEDED = re.compile(r".+[-_]seed(?P<seed>\d+)")
 _Z = 1.959964
 """And of the normal distribution."""
 
@@ -129,7 +132,7 @@ def _quantile(freedom: int) -> float:
 def write_plot(groups: Sequence[Group], path: Path) -> None:
     """Accuracy over multiply-adds, parameters and, where it was measured, latency, and differences to the control.
 
-    Dots are single seeds, bars 95 % intervals of the mean.
+    Dashes are single seeds, bars Student's 95 % intervals of the mean.
 
     Raises:
         InputError: the name's ending is no format of pictures.
@@ -151,13 +154,20 @@ def write_plot(groups: Sequence[Group], path: Path) -> None:
                 continue
             axis.errorbar(cost / unit, 100 * group.mean, 100 * (group.half_width or 0), fmt="o", capsize=3,
                           label=group.name, color=colours[group.name])  # fmt: skip
-            axis.plot([cost / unit] * len(group.top1), [100 * top1 for top1 in group.top1], ".", alpha=0.4,
+            axis.plot([cost / unit] * len(group.top1), [100 * top1 for top1 in group.top1], "_", markersize=10,
                       color=colours[group.name])  # fmt: skip
         axis.set_xlabel(label)
-        axis.set_xlim(0, 1.1 * axis.dataLim.x1)
+        spread = [getattr(group, field) for group in groups if getattr(group, field) is not None]
+        if max(spread) > 20 * min(spread):
+            axis.set_xscale("log")
+        else:
+            axis.set_xlim(0, 1.1 * axis.dataLim.x1)
+        low, high = axis.get_ylim()
+        axis.set_ylim(max(low, 0), min(high, 100))
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("top-1, %")
     axes[0].legend(fontsize=8)
+    figure.suptitle("dots and bars: mean over seeds and its 95 % interval; dashes: single seeds", fontsize=9)
     if compared:
         _draw_differences(axes[-1], compared, colours)
     buffer = io.BytesIO()
@@ -196,6 +206,8 @@ def _result(folder: Path) -> dict[str, Any]:
         own = {key: found[key] for key in ("params", "config", "data")}
         return own | {"top1": float(found["top1"]), "folder": str(folder)}
     except FileNotFoundError as error:
+        if not (folder / STATE_FILE).exists():
+            raise InputError(f"run {str(folder)!r} is not there; give a folder that `train -o` wrote") from error
         raise InputError(f"run {str(folder)!r} is not finished: it has no {Path(str(error.filename)).name}; start its "
                          "command again") from error  # fmt: skip
     except (OSError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
@@ -221,7 +233,15 @@ def _first_difference(one: Mapping[str, Any], other: Mapping[str, Any], network:
 
 
 def _name(folder: Path, seed: int) -> str:
-    """The folder's name without its seed."""
+    """The folder's name without its seed.
+
+    Raises:
+        InputError: the name tells another seed than the run had.
+    """
+    named = _SEEDED.fullmatch(folder.name)
+    if named and int(named["seed"]) != seed:
+        raise InputError(f"run {str(folder)!r} has seed {seed}, not what its name says; train it with --set "
+                         f"seed={named['seed']}, or rename it")  # fmt: skip
     for ending in (f"-seed{seed}", f"_seed{seed}", f"-{seed}", f"_{seed}"):
         if folder.name.endswith(ending):
             return folder.name.removesuffix(ending)

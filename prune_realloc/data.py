@@ -41,6 +41,8 @@ class ImageSource:
     """Where the image at a position lies, for messages."""
     num_classes: int | None
     """None: not known without reading everything. 0: there are no labels."""
+    class_names: tuple[str, ...] = ()
+    """In the order of the labels, where the data set tells them."""
     parted: bool = True
     """False: the data set has no parts, so that every split is all of it."""
     streams: bool = False
@@ -103,6 +105,11 @@ def open_images(spec: str, *, split: str = "train", data_dir: str | None = None,
     raise InputError(
         f"data {spec!r} does not exist; give a folder of images, 'demo', or a timm data set such as torch/cifar10"
     )
+
+
+def same_part(one: str, other: str) -> bool:
+    """Whether two splits are names of one part."""
+    return one == other or any(one in group and other in group for group in _PARTS)
 
 
 def preprocessing(model: nn.Module, input_size: tuple[int, int, int], overrides: Mapping[str, Any]) -> Preprocessing:
@@ -270,18 +277,21 @@ def _open_named(name: str, root: Path | None, split: str, samples: int) -> Image
         return ImageSource(label, len(first), lambda i: first[i][:2], lambda i: f"{label}[{i}]", None, streams=True)
     reader = getattr(dataset, "reader", None)
     if reader is None:  # a torchvision data set
-        classes = len(dataset.classes) if hasattr(dataset, "classes") else None
-        return ImageSource(label, len(dataset), lambda i: dataset[i][:2], lambda i: f"{label}[{i}]", classes)
+        names = tuple(map(str, getattr(dataset, "classes", ())))
+        return ImageSource(
+            label, len(dataset), lambda i: dataset[i][:2], lambda i: f"{label}[{i}]", len(names) or None, names
+        )
 
     def load(i: int) -> tuple[Image.Image, int]:
         image, target = reader[i][:2]  # not dataset[i]: that would put a neighbour in place of a broken image
         return (image if isinstance(image, Image.Image) else Image.open(image)), (-1 if target is None else target)
 
-    class_map = getattr(reader, "class_to_idx", None)
+    class_map = getattr(reader, "class_to_idx", None) or {}
     return ImageSource(
         name=label,
         count=len(reader),
         load=load,
         describe=lambda i: str(reader.filename(i)),
-        num_classes=len(class_map) if class_map else None,
+        num_classes=len(class_map) or None,
+        class_names=tuple(sorted(map(str, class_map), key=lambda name: class_map[name])),
     )

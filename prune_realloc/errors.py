@@ -8,5 +8,9 @@ class InputError(ValueError):
     """
 
 
+class NotFinite(InputError):
+    """A network's predictions are not finite on the user's images."""
+
+
 class WorkFailed(RuntimeError):
     """The work could not be done, although the input was right."""

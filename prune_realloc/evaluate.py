@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from prune_realloc.checkpoint import load_model, model_identity
 from prune_realloc.data import Batch, ImageSource, open_images, preprocessing
-from prune_realloc.errors import InputError
+from prune_realloc.errors import InputError, NotFinite
 from prune_realloc.session import (
     ImageStream,
     Progress,
@@ -70,7 +70,7 @@ def measure(
         source: a classifier of the same classes, on the same device.
 
     Raises:
-        InputError: logits are not finite.
+        NotFinite: logits are not finite.
     """
     device = next(model.parameters()).device
     values: dict[str, list[Tensor]] = defaultdict(list)
@@ -91,7 +91,7 @@ def _log_probabilities(model: nn.Module, images: Tensor) -> Tensor:
     """(B, C), float64."""
     logits = model(images)
     if not torch.isfinite(logits).all():
-        raise InputError("the model's predictions are not finite: its activations overflow on these images")
+        raise NotFinite("the model's predictions are not finite: its activations overflow on these images")
     return F.log_softmax(logits.double(), dim=1)
 
 

@@ -451,8 +451,8 @@ def check_recipe(text: str) -> list[Problem]:
     return _read(text)[1]
 
 
-def read_text(path: str | Path) -> str:
-    """The text of a recipe file.
+def read_text(path: str | Path, what: str = "recipe") -> str:
+    """The text of a file; `what` it is, for messages.
 
     Raises:
         InputError: it is missing, no file, or no text.
@@ -460,9 +460,9 @@ def read_text(path: str | Path) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise InputError(f"recipe {str(path)!r} cannot be read: {error.strerror}") from error
+        raise InputError(f"{what} {str(path)!r} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"recipe {str(path)!r} is not UTF-8 text; is it a recipe?") from error
+        raise InputError(f"{what} {str(path)!r} is not UTF-8 text; is it a {what}?") from error
 
 
 class _Loader(yaml.SafeLoader):

@@ -315,26 +315,35 @@ def write_curves(rows: Sequence[Mapping[str, float]], settings: Mapping[str, Any
     """`report.html` of a training run: loss and accuracy over the epochs, and its settings."""
     from matplotlib.figure import Figure
 
-    epochs = [row["epoch"] + 1 for row in rows]
+    epochs = [row["epoch"] for row in rows]
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot(epochs, [row["loss"] for row in rows], ".-", label="training")
-    left.plot(epochs, [row["val_loss"] for row in rows], ".-", label="validation")
+    left.plot(epochs, [row["loss"] for row in rows], ".-", label="training, as it is minimised")
+    left.plot(epochs, [row["val_loss"] for row in rows], ".-", label="validation, cross-entropy")
     left.set(xlabel="epoch", ylabel="loss, nats")
-    left.legend()
+    left.legend(fontsize=8)
     right.plot(epochs, [100 * row["top1"] for row in rows], ".-", color="#4d7c0f")
     right.set(xlabel="epoch", ylabel="validation top-1, %")
     for axis in (left, right):
         axis.grid(alpha=0.3)
+        axis.set_xlim(0.5, len(rows) + 0.5)
         axis.xaxis.get_major_locator().set_params(integer=True)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
     image, best = base64.b64encode(buffer.getvalue()).decode(), max(rows, key=lambda row: row["top1"])
     name = html.escape(folder.name)
+    columns = {"epoch": ".0f", "loss": ".4f", "lr": ".2e", "val_loss": ".4f", "top1": ".2%", "images_per_second": ".0f"}
+    lines = "".join(
+        f"<tr>{''.join(f'<td>{row[key]:{form}}</td>' for key, form in columns.items())}</tr>" for row in rows[-20:]
+    )
     write_file(folder / "report.html", _document(name, f"""<h1>Training of {name}</h1>
-<p>{len(rows)} epochs; top-1 {rows[-1]["top1"]:.2%} after the last, {best["top1"]:.2%} after the best
-({best["epoch"] + 1:.0f}); {sum(row["seconds"] for row in rows) / 60:.1f} minutes.</p>
+<p>Epochs: {len(rows)}. Top-1 {rows[-1]["top1"]:.2%} after the last, {best["top1"]:.2%} after the best
+({best["epoch"]:.0f}). Minutes: {sum(row["seconds"] for row in rows) / 60:.1f}.</p>
 <img alt="Loss and accuracy over the epochs" src="data:image/png;base64,{image}">
+<p>The training loss is of augmented images, with smoothing and teacher where there are some; the two curves are not of
+one thing.</p>
+<h2>The last epochs</h2>
+<table><tr>{"".join(f"<th>{key}</th>" for key in columns)}</tr>{lines}</table>
 <h2>Settings</h2>
 <pre>{html.escape(json.dumps(settings, indent=1))}</pre>""").encode())  # fmt: skip
 
@@ -367,6 +376,11 @@ def variant_facts(variant: Variant) -> list[str]:
         f"{n.control_macs:,} MACs, {n.control_params:,} params",
         *(() if variant.latency is None else variant.latency.verdicts()),
     ]
+    inside = [width for name, width in n.widths.items() if not name.endswith("embed")]
+    floors = sum("at its floor" in width.reason for width in inside)
+    if 2 * floors > len(inside):
+        lines.append(f"{floors} of {len(inside)} widths inside blocks stand at the floors of the rules, which decide "
+                     "them rather than what pruning kept")  # fmt: skip
     moved = sorted(((float(row[6]), row[0]) for row in component_rows(variant)), key=lambda item: -abs(item[0]))
     words = [f"{name} {points:+.1f}" for points, name in moved if abs(points) >= 0.5]
     lines.append(f"share of the MACs against the control, in points: {', '.join(words) or 'nothing moved'}")

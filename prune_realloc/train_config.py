@@ -110,18 +110,24 @@ pruning, with the source as teacher."""
 
 
 def train_config(preset: str = "quick", /, **values: Any) -> TrainConfig:
-    """A preset with `values` on top.
+    """A preset with `values` on top; its warm-up takes half of the epochs at most.
 
     Raises:
         InputError: the preset or a field is unknown, or a value is wrong.
     """
     if preset not in PRESETS:
         raise InputError(f"preset: {unknown('value', preset, PRESETS)}")
+    if "preset" in values:
+        raise InputError("preset is no setting; give it by itself (--preset)")
     for name in values:
         if name not in TrainConfig.model_fields:
             raise InputError(f"{unknown('setting', name, TrainConfig.model_fields)}")
     try:
-        return TrainConfig.model_validate(PRESETS[preset] | values)
+        found = TrainConfig.model_validate(PRESETS[preset] | {"warmup_epochs": 0} | values)
+        if "warmup_epochs" in values:
+            return found
+        usual = PRESETS[preset].get("warmup_epochs", TrainConfig.model_fields["warmup_epochs"].default)
+        return found.model_copy(update={"warmup_epochs": min(usual, found.epochs // 2)})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(map(str, first["loc"]))

@@ -37,6 +37,7 @@ from torch import Tensor, nn
 
 from prune_realloc.analysis import clear_half_written, make_folder, write_file, write_files
 from prune_realloc.checkpoint import (
+    DEMO,
     PREPROCESSING,
     WEIGHTS_FILES,
     config_file,
@@ -45,7 +46,7 @@ from prune_realloc.checkpoint import (
     weights_file,
 )
 from prune_realloc.data import Preprocessing, iterate, preprocessing
-from prune_realloc.errors import InputError, WorkFailed
+from prune_realloc.errors import InputError, NotFinite, WorkFailed
 from prune_realloc.evaluate import measure
 from prune_realloc.processes import broadcast_, gathered, place, summed
 from prune_realloc.report import write_curves
@@ -57,6 +58,8 @@ STATE_FILE, LOG_FILE, RESULT_FILE = "state.safetensors", "log.csv", "result.json
 NETWORKS = ("best", "last")
 """Folders of a run's networks."""
 _COLUMNS = ("epoch", "loss", "lr", "top1", "val_loss", "images_per_second", "seconds", "unreadable")
+_OTHERS = ("analysis.json", "config.json", "recipe.yaml")
+"""What other verbs write into their folders."""
 FREE = ("workers", "grad_checkpointing", "compile")
 """Settings that may change from one start of a run to the next: they change its speed and memory only."""
 
@@ -84,6 +87,8 @@ class Trained:
     data: Mapping[str, Any]
     parent: str
     """What was trained: the folder or checkpoint."""
+    teacher_top1: float | None
+    """Share of the validation images that the teacher gets right; None without a teacher."""
 
 
 Report = Callable[[dict[str, float]], None]
@@ -101,6 +106,7 @@ def train(
     eval_split: str = "validation",
     samples: int | None = None,
     teacher: str | Path | None = None,
+    model_args: Mapping[str, Any] | None = None,
     device: str = "auto",
     save_seconds: float = 60.0,
     report: Report | None = None,
@@ -111,11 +117,13 @@ def train(
     result.
 
     Args:
-        source: folder of an emitted, pruned or trained network, a checkpoint, or timm's name of a network.
+        source: folder of an emitted, pruned or trained network, a checkpoint, `demo`, or timm's name of a network,
+            which starts from new weights with the data's classes.
         data, data_dir, split, eval_split: as in `open_images`; with labels.
         samples: train on the first so many of the images in an order drawn by seed 0; None: all. Where `eval_split` is
             `held-out`, others of the split are evaluated, up to `HELD_OUT`.
-        teacher: checkpoint or timm name of the network to distil from.
+        teacher: checkpoint, `demo`, or timm name of the network to distil from.
+        model_args: more arguments for `timm.create_model`, such as `{"img_size": 64}`.
         save_seconds: least time between two saves of the state inside an epoch.
 
     Raises:
@@ -125,13 +133,13 @@ def train(
     accelerator = _accelerator(config, device)
     folder = Path(out)
     images = TrainingImages(data, data_dir, split, eval_split, samples)
-    net = _student(source, config, images.source.num_classes)
-    run = _Run(accelerator, config, net, _description(source, net), images, teacher, folder)
+    net = _student(source, config, images.source.num_classes, model_args or {})
+    run = _Run(accelerator, config, net, _description(source, net, images), images, teacher, folder)
+    # in the order in which a difference is named
     identity = {
-        "source": str(source), "network": model_identity(net), "config": config.model_dump(exclude={*FREE}),
-        "data": images.facts(), "teacher": None if teacher is None else str(teacher),
-        "taught": None if run.teacher is None else model_identity(run.teacher.net),
-        "processes": accelerator.num_processes,
+        "source": str(source), "config": config.model_dump(exclude={*FREE}), "data": images.facts(),
+        "teacher": None if teacher is None else str(teacher), "processes": accelerator.num_processes,
+        "network": model_identity(net), "taught": None if run.teacher is None else model_identity(run.teacher.net),
     }  # fmt: skip
     if accelerator.is_main_process:
         make_folder(folder)
@@ -140,6 +148,7 @@ def train(
     run.resume(identity)
     run.check_together()
     with _state_named(folder):
+        run.evaluate_teacher()
         while run.epoch < config.epochs:
             with out_of_memory_named(config.batch_size, "set accumulate higher or batch_size lower, in another folder"):
                 run.train_epoch(save_seconds, report)
@@ -173,20 +182,21 @@ def _accelerator(config: TrainConfig, device: str) -> Accelerator:
     return found
 
 
-def _student(source: str | Path, config: TrainConfig, classes: int | None) -> nn.Module:
+def _student(source: str | Path, config: TrainConfig, classes: int | None, model_args: Mapping[str, Any]) -> nn.Module:
     """The network at `source`; without weights of its own it starts from `seed`. One of timm's gets `classes`."""
     torch.manual_seed(config.seed)
-    more: dict[str, Any] = {} if config.drop_rate is None else {"drop_rate": config.drop_rate}
+    more = dict(model_args) if config.drop_rate is None else {"drop_rate": config.drop_rate} | dict(model_args)
     path = Path(source)
-    if path.is_dir() and not any((path / name).exists() for name in WEIGHTS_FILES):
+    described = (path / "config.json").is_file()
+    if described and not any((path / name).exists() for name in WEIGHTS_FILES):
         try:
             net = timm.create_model(f"local-dir:{path}", pretrained=False, **more)
         except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
             raise InputError(f"source {str(path)!r} is not a folder that holds a network ({error})") from error
-    elif path.exists():
-        net = load_model(ckpt=path, model_args=more)
+    elif path.exists() or str(source) == "demo":
+        net = _opened(source, model_args=more)
     else:
-        net = load_model(str(source), model_args=more | ({"num_classes": classes} if classes else {}))
+        net = _opened(source, model_args=({"num_classes": classes} if classes else {}) | more)
     if not count_classes(net):
         raise InputError(f"source {str(source)!r} has no classifier; emit, or prune, one that has")
     if config.distill != "none" and hasattr(net, "set_distilled_training"):
@@ -199,15 +209,30 @@ def _student(source: str | Path, config: TrainConfig, classes: int | None) -> nn
     return net
 
 
-def _description(source: str | Path, net: Any) -> bytes:
-    """The `config.json` of the trained network: its source's, or one that names what timm built."""
+def _opened(name: str | Path, **more: Any) -> nn.Module:
+    """A checkpoint, the shipped ViT, or a network that timm knows."""
+    if str(name) == "demo":
+        return load_model(**more)
+    return load_model(ckpt=name, **more) if Path(name).exists() else load_model(str(name), **more)
+
+
+def _description(source: str | Path, net: Any, images: TrainingImages) -> bytes:
+    """The `config.json` of the trained network: its source's, or one that names what timm built; and its classes."""
     if (Path(source) / "config.json").is_file():
-        return (Path(source) / "config.json").read_bytes()
-    return config_file(
-        net.origin["source"], net.origin["source_args"], num_classes=count_classes(net),
-        num_features=int(net.num_features), input_size=input_shape(net),
-        pretrained_cfg={key: value for key, value in net.pretrained_cfg.items() if key in PREPROCESSING},
-    )  # fmt: skip
+        content = (Path(source) / "config.json").read_bytes()
+    elif str(source) == "demo":
+        content = (DEMO / "config.json").read_bytes()
+    else:
+        content = config_file(
+            net.origin["source"], net.origin["source_args"], num_classes=count_classes(net),
+            num_features=int(net.num_features), input_size=input_shape(net),
+            pretrained_cfg={key: value for key, value in net.pretrained_cfg.items() if key in PREPROCESSING},
+        )  # fmt: skip
+    if not images.source.class_names:
+        return content
+    named = json.loads(content)
+    named.setdefault("pretrained_cfg", {})["label_names"] = list(images.source.class_names)
+    return (json.dumps(named, indent=1) + "\n").encode()
 
 
 # -- the run ----------------------------------------------------------------------------------------------------
@@ -260,6 +285,9 @@ class _Run:
         self.teacher = None if teacher is None else _Teacher(teacher, net, prepare, accelerator.device)
         self.dataset, self.prepare = Augmented(images, prepare, count_classes(net), config), prepare
         self.epoch = self.step = 0
+        self.teacher_top1: float | None = None
+        self.evaluated = 0
+        """Validation images that could be read."""
         self.unreadable = 0
         """Images of this epoch and process that others stood in for."""
         self.seconds, self.best = 0.0, (-1.0, 0)
@@ -287,7 +315,9 @@ class _Run:
                 raise self._diverged(f"the loss is {self.losses[-1]}")
             self.seconds = before + time.monotonic() - started
             if report is not None and self.accelerator.is_main_process and self.step % 10 == 0:
-                report({"epoch": self.epoch, "done": self.step / self.steps, "loss": float(np.mean(self.losses[-50:]))})
+                report(
+                    {"epoch": self.epoch + 1, "done": self.step / self.steps, "loss": float(np.mean(self.losses[-50:]))}
+                )
             if time.monotonic() - saved >= save_seconds and self.step < self.steps:
                 self.save()
                 saved = time.monotonic()
@@ -348,13 +378,23 @@ class _Run:
         """What is evaluated and written."""
         return self.net if self.ema is None else self.ema.module
 
+    def evaluate_teacher(self) -> None:
+        """Before the first step, so that a teacher of other classes shows."""
+        if self.teacher is not None and self.teacher_top1 is None:
+            self.teacher_top1, _, _ = _evaluate(
+                self.teacher.net, self.images, self.teacher.prepare, self.config.workers
+            )
+
     def evaluate_epoch(self, report: Report | None) -> None:
         started = time.monotonic()
         net = self._kept()
-        top1, val_loss = _evaluate(net, self.images, self.prepare, self.config.workers)
+        try:
+            top1, val_loss, self.evaluated = _evaluate(net, self.images, self.prepare, self.config.workers)
+        except NotFinite as error:
+            raise self._diverged("predictions are not finite") from error
         trained = self.seconds - sum(row["seconds"] for row in self.rows)
         row = {
-            "epoch": self.epoch, "loss": float(np.mean(self.losses)), "lr": self.optimizer.param_groups[0]["lr"],
+            "epoch": self.epoch + 1, "loss": float(np.mean(self.losses)), "lr": self.optimizer.param_groups[0]["lr"],
             "top1": top1, "val_loss": val_loss,
             "images_per_second": len(self.losses) * self.config.batch_size / max(trained, 1e-9),
             "seconds": trained + time.monotonic() - started,
@@ -364,7 +404,7 @@ class _Run:
         self.rows.append(row)
         better = top1 > self.best[0]
         if better:
-            self.best = (top1, self.epoch)
+            self.best = (top1, self.epoch + 1)
         self.epoch, self.step, self.losses, self.unreadable = self.epoch + 1, 0, [], 0
         if self.accelerator.is_main_process:
             for name in NETWORKS if better else ("last",):
@@ -405,6 +445,7 @@ class _Run:
         facts = {
             "identity": self.identity, "epoch": self.epoch, "step": self.step, "seconds": self.seconds,
             "best": self.best, "losses": self.losses, "rows": self.rows, "unreadable": self.unreadable,
+            "teacher_top1": self.teacher_top1, "evaluated": self.evaluated,
             "optimizer": _packed(self.optimizer.state_dict(), "optimizer", tensors),
             "scaler": None if scaler is None else scaler.state_dict(),
         }  # fmt: skip
@@ -420,6 +461,9 @@ class _Run:
         self.identity = json.loads(json.dumps(identity))
         path = self.folder / STATE_FILE
         if not path.exists():
+            other = next((name for name in _OTHERS if (self.folder / name).exists()), None)
+            if other is not None:
+                raise InputError(f"output {str(self.folder)!r} holds {other}, of another verb; choose another folder")
             self.save()
             return
         try:
@@ -447,7 +491,8 @@ class _Run:
             self.accelerator.scaler.load_state_dict(facts["scaler"])
         self.epoch, self.step, self.seconds = facts["epoch"], facts["step"], facts["seconds"]
         self.best, self.losses, self.rows = tuple(facts["best"]), facts["losses"], facts["rows"]
-        self.unreadable = facts["unreadable"]
+        self.unreadable, self.evaluated = facts["unreadable"], facts["evaluated"]
+        self.teacher_top1 = facts["teacher_top1"]
 
     def check_together(self) -> None:
         """Every process must have found the same state."""
@@ -461,7 +506,8 @@ class _Run:
             epochs=self.epoch, top1=last["top1"], best_top1=self.best[0], best_epoch=self.best[1],
             loss=last["val_loss"], train_loss=last["loss"], params=sum(p.numel() for p in self.net.parameters()),
             unreadable=int(last["unreadable"]), seconds=self.seconds, config=self.config,
-            model=model_identity(self._kept()), data=self.images.facts(), parent=parent,
+            model=model_identity(self._kept()), parent=parent, teacher_top1=self.teacher_top1,
+            data=self.images.facts() | {"validation_images": self.evaluated},
         )  # fmt: skip
         if self.accelerator.is_main_process:
             content = {key: value for key, value in vars(done).items() if key != "config"}
@@ -513,8 +559,8 @@ def _difference(field: str, facts: dict[str, Any], value: Any) -> str:
     return f"{field} is {have!r} there, {value!r} now"
 
 
-def _evaluate(net: nn.Module, images: TrainingImages, prepare: Preprocessing, workers: int) -> tuple[float, float]:
-    """Share of the validation images that the network gets right, and its cross-entropy, nats per image."""
+def _evaluate(net: nn.Module, images: TrainingImages, prepare: Preprocessing, workers: int) -> tuple[float, float, int]:
+    """Share of the validation images that the network gets right, its cross-entropy in nats, and how many they are."""
     source = images.validation
     if len(images.held_out) < source.count:
         held, load, describe = images.held_out, source.load, source.describe
@@ -524,21 +570,24 @@ def _evaluate(net: nn.Module, images: TrainingImages, prepare: Preprocessing, wo
     found = measure(net, batches, labelled=True)
     mine = [(found.top1 or 0.0) * found.samples, (found.loss or 0.0) * found.samples, float(found.samples)]
     right, loss, count = summed(torch.tensor(mine, dtype=torch.float64)).tolist()
-    return right / count, loss / count
+    return right / count, loss / count, int(count)
 
 
 class _Teacher:
     """Logits of another network for the student's images."""
 
     def __init__(self, name: str | Path, student: nn.Module, prepare: Preprocessing, device: torch.device) -> None:
-        path = Path(name)
-        self.net = (load_model(ckpt=path) if path.exists() else load_model(str(name), pretrained=True)).to(device)
+        known = Path(name).exists() or str(name) == "demo"
+        try:
+            self.net = _opened(name, pretrained=not known).to(device)
+        except InputError as error:
+            raise InputError(f"teacher {str(name)!r} cannot be opened: {error}") from error
         self.net.requires_grad_(False)
         theirs, ours = input_shape(self.net), input_shape(student)
         if theirs != ours or count_classes(self.net) != count_classes(student):
             raise InputError(f"teacher {str(name)!r} takes {theirs} and knows {count_classes(self.net)} classes, the "
                              f"network {ours} and {count_classes(student)}; they must be the same")  # fmt: skip
-        own = preprocessing(self.net, theirs, {})
+        own = self.prepare = preprocessing(self.net, theirs, {})
         # from the student's normalisation to the teacher's
         scale = torch.tensor(prepare.std) / torch.tensor(own.std)
         shift = (torch.tensor(prepare.mean) - torch.tensor(own.mean)) / torch.tensor(own.std)

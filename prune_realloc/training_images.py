@@ -14,7 +14,7 @@ from PIL import Image
 from timm.data import create_transform
 from torch import Tensor, nn
 
-from prune_realloc.data import CHANNEL_MODE, MAX_UNREADABLE, Preprocessing, open_images, preprocessing
+from prune_realloc.data import CHANNEL_MODE, MAX_UNREADABLE, Preprocessing, open_images, preprocessing, same_part
 from prune_realloc.errors import InputError
 from prune_realloc.session import count_classes, input_shape
 from prune_realloc.train_config import TrainConfig
@@ -49,8 +49,8 @@ class TrainingImages:
                     f"eval_split 'held-out' needs samples below the {self.source.count} images of {data!r}"
                 )
             self.validation, self.held_out = self.source, order[samples : samples + HELD_OUT]
-        elif eval_split == split or not self.source.parted:
-            why = "is what is trained on" if eval_split == split else f"is not there: {data!r} has no parts"
+        elif same_part(eval_split, split) or not self.source.parted:
+            why = "is what is trained on" if self.source.parted else f"is not there: {data!r} has no parts"
             raise InputError(f"eval_split {eval_split!r} {why}; choose another, or held-out with samples below the "
                              f"{self.source.count} images")  # fmt: skip
         else:

@@ -323,8 +323,9 @@ def folder_of_images(folder, parts=("train", "validation"), classes=10, each=4):
 
 
 def on(data, variant, out, **more):
-    settings = train_config(**SMALL | {"batch_size": 8, "epochs": 1})
-    return train(variant, settings, data=str(data), out=out, device="cpu", **more)
+    settings = {name: more.pop(name) for name in ("distill",) if name in more}
+    config = train_config(**SMALL | {"batch_size": 8, "epochs": 1} | settings)
+    return train(variant, config, data=str(data), out=out, device="cpu", **more)
 
 
 def test_folders_of_parts(variant, tmp_path):
@@ -391,7 +392,7 @@ def test_another_run_in_the_folder_is_refused(variant, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"preset": "slow"}, "unknown setting 'preset'"),
+        ({"preset": "slow"}, "preset is no setting"),
         ({"ema": True}, "ema: must be a number, got True"),
         ({"ema": 1.0}, "ema: .*less than 1"),
         ({"learning_rate": 1}, "unknown setting 'learning_rate'"),
@@ -404,6 +405,12 @@ def test_another_run_in_the_folder_is_refused(variant, tmp_path):
 def test_settings_that_cannot_be_are_refused(settings, words):
     with pytest.raises(InputError, match=words):
         train_config(**settings)
+
+
+def test_warm_up_takes_half_of_the_epochs_at_most():
+    assert [train_config(epochs=n).warmup_epochs for n in (1, 2, 30)] == [0, 1, 1]
+    assert [train_config("paper", epochs=n).warmup_epochs for n in (4, 300)] == [2, 5]
+    assert train_config(epochs=4, warmup_epochs=3).warmup_epochs == 3
 
 
 def test_an_unknown_preset_is_refused():
@@ -492,8 +499,14 @@ def test_a_vision_transformer_is_compared_too(tmp_path):
 
 
 def test_runs_that_cannot_be_compared_are_refused(tmp_path):
+    with pytest.raises(InputError, match="is not there; give a folder that `train -o` wrote"):
+        compare([tmp_path])
+    (tmp_path / STATE_FILE).touch()
     with pytest.raises(InputError, match=r"is not finished: it has no result\.json"):
         compare([tmp_path])
+    wrong = fake(tmp_path / "a" / "y-seed3", 0, 0.5)
+    with pytest.raises(InputError, match=r"has seed 0, not what its name says; train it with --set seed=3"):
+        compare([wrong])
     folders = [fake(tmp_path / "a" / "x-seed0", 0, 0.5), fake(tmp_path / "b" / "x-seed0", 0, 0.5)]
     with pytest.raises(InputError, match="seed 0 of x is given twice"):
         compare(folders)
@@ -537,6 +550,45 @@ def test_command_lines(run_cli, variant, tmp_path):
     assert code == 0
     assert "top-1 %" in out
     assert (tmp_path / "plot.png").stat().st_size > 1000
+    code, _, err = run_cli("train", tmp_path / "x-seed0", "--data", "demo", "-o", tmp_path / "z")
+    assert code == 2
+    assert "is the folder of a training run; give" in err
+    code, _, err = run_cli("analyze", "-o", tmp_path / "x-seed0")
+    assert code == 2
+    assert "holds a training run; choose another folder" in err
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "analysis.json").touch()
+    code, _, err = run_cli("train", variant, "--data", "demo", "--device", "cpu", *flags, "-o", tmp_path / "mine")
+    assert code == 2
+    assert "holds analysis.json, of another verb; choose another folder" in err
     code, _, err = run_cli("train", variant, "--data", "demo", "--preset", "recover", "-o", tmp_path / "y")
     assert code == 2
     assert "preset 'recover' distils from the source; give it with --teacher" in err
+
+
+def test_what_emit_wrote_trains_with_all_seeds_and_is_compared(run_cli, tmp_path):
+    for name in ("realloc", "control"):
+        (tmp_path / "variants" / name).mkdir(parents=True)
+        described(tmp_path / "variants" / name)
+    flags = ("--data", "demo", "--device", "cpu", "--samples", "64", "--eval-split", "held-out", "--set", "epochs=1",
+             "--set", "batch_size=32", "--seeds", "2", "-o", tmp_path / "runs", "--json")  # fmt: skip
+    code, out, err = run_cli("train", tmp_path / "variants", *flags)
+    assert code == 0, err
+    groups = {group["name"]: group for group in json.loads(out)}
+    assert {name: group["seeds"] for name, group in groups.items()} == {"realloc": [0, 1], "control": [0, 1]}
+    assert groups["realloc"]["difference"] == 0.0  # both are the same network here
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [
+        "control-seed0", "control-seed1", "realloc-seed0", "realloc-seed1",
+    ]  # fmt: skip
+
+
+def test_a_teacher_of_other_classes_shows(variant, tmp_path):
+    """The shipped ViT knows Fashion-MNIST's classes by number; class folders number them by name."""
+    done = run(variant, tmp_path / "right", distill="soft", teacher="demo", epochs=1)
+    assert done.teacher_top1 > 0.8
+    data = folder_of_images(tmp_path / "data")
+    done = on(data, variant, tmp_path / "wrong", teacher="demo", distill="soft")
+    assert done.teacher_top1 < 0.5
+    config = json.loads((tmp_path / "wrong" / "last" / "config.json").read_text())
+    assert config["pretrained_cfg"]["label_names"] == [f"class{label}" for label in range(10)]
+    assert load_model(ckpt=tmp_path / "wrong" / "last").num_classes == 10
