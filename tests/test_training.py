@@ -446,6 +446,16 @@ def test_presets_are_right():
     assert (paper.epochs, paper.batch_size, paper.lr, paper.lr_per, paper.ema) == (300, 2048, 1e-3, 512, 0.99996)
 
 
+def test_the_documented_values_are_the_presets():
+    text = (Path(__file__).parent.parent / "docs" / "train.md").read_text()
+    rows = [[cell.strip(" `") for cell in line.split("|")[1:5]] for line in text.splitlines() if line.startswith("| `")]
+    values = {name: cells for name, *cells in rows}
+    for index, preset in enumerate(("quick", "paper", "recover")):
+        for name, value in train_config(preset).model_dump().items():
+            shown = "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+            assert values[name][index] == shown, (preset, name)
+
+
 def test_timms_command_says_what_the_settings_say(tmp_path):
     folder = small_vit(tmp_path / "realloc")
     description = json.loads((folder / "config.json").read_text())
