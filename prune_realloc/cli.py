@@ -389,7 +389,6 @@ def train(
     if several:
         compare(folders, as_json=as_json)
         return
-    text = timm_command(settings, source, data, json.loads((out / "last" / "config.json").read_text()))
     if done.unreadable:
         print(f"note: {done.unreadable} images of the last epoch cannot be read; others stood in for them",
               file=sys.stderr)  # fmt: skip
@@ -403,8 +402,10 @@ def train(
     if done.teacher_top1 is not None:
         rows.insert(1, ("teacher's top-1", f"{done.teacher_top1:.2%}"))
     _print_table(done, as_json, f"{out}/last and {out}/best", ("", ""), rows)
-    without = "" if teacher is None else " (it leaves the teacher out)"
-    print(f"\nthe same with timm's train.py, as far as it goes{without}: {text}", file=sys.stderr)
+    if "demo" not in (source, data):  # which timm does not know
+        text = timm_command(settings, source, data, json.loads((out / "last" / "config.json").read_text()))
+        without = "" if teacher is None else " (it leaves the teacher out)"
+        print(f"\nthe same with timm's train.py, as far as it goes{without}: {text}", file=sys.stderr)
 
 
 def _emitted(source: str) -> list[str]:
