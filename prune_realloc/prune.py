@@ -257,7 +257,7 @@ def _held_out(net: nn.Module, recipe: Recipe, data: str, images: ImageStream, sp
     try:
         source = open_images(data, split=split, data_dir=recipe.data.data_dir, samples=samples + images.wanted)
     except InputError as error:
-        raise InputError(f"eval_split {split!r}: {error}; name another with --eval-split") from error
+        raise InputError(f"eval_split {split!r}: {error}; or name another with --eval-split") from error
     labelled = images.classes is not None and use_labels(net, source, True)
     stream = ImageStream(
         source, images.prepare, classes=count_classes(net) if labelled else None,
