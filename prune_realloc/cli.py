@@ -820,9 +820,10 @@ def _is_main() -> bool:
 def _check_folder(folder: Path) -> None:
     """Before the work, not after it."""
     from prune_realloc.analysis import make_folder, write_file
+    from prune_realloc.training import STATE_FILE
 
     make_folder(folder)
-    if (folder / "state.safetensors").exists():
+    if (folder / STATE_FILE).exists():
         raise InputError(f"output {str(folder)!r} holds a training run; choose another folder")
     write_file(folder / ".writable", b"")
     (folder / ".writable").unlink()

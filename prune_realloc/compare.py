@@ -31,9 +31,10 @@ from prune_realloc.training import STATE_FILE
 
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 """Two-sided 95 % quantiles of Student's t for 1 to 10 degrees of freedom."""
-_SEEDED = re.compile(r".+[-_]seed(?P<seed>\d+)")
 _Z = 1.959964
 """And of the normal distribution."""
+_SEEDED = re.compile(r".+[-_]seed(?P<seed>\d+)")
+"""Names of folders that tell their seed."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,7 +35,7 @@ from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3, dispatch_clip_grad
 from torch import Tensor, nn
 
-from prune_realloc.analysis import clear_half_written, make_folder, write_file, write_files
+from prune_realloc.analysis import META_FILE, clear_half_written, make_folder, write_file, write_files
 from prune_realloc.checkpoint import (
     DEMO,
     PREPROCESSING,
@@ -58,7 +58,7 @@ STATE_FILE, LOG_FILE, RESULT_FILE = "state.safetensors", "log.csv", "result.json
 NETWORKS = ("best", "last")
 """Folders of a run's networks."""
 _COLUMNS = ("epoch", "loss", "lr", "top1", "val_loss", "images_per_second", "seconds", "unreadable")
-_OTHERS = ("analysis.json", "config.json", "recipe.yaml")
+_OTHERS = (META_FILE, "config.json", "recipe.yaml")
 """What other verbs write into their folders."""
 FREE = ("workers", "grad_checkpointing", "compile")
 """Settings that may change from one start of a run to the next: they change its speed and memory only."""
