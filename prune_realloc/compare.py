@@ -18,15 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from prune_realloc.analysis import write_file
 from prune_realloc.bench import bench
 from prune_realloc.checkpoint import load_model
 from prune_realloc.errors import InputError
 from prune_realloc.export import deployed
-from prune_realloc.session import input_shape
+from prune_realloc.session import input_shape, measured_macs
 from prune_realloc.training import STATE_FILE
 
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
@@ -216,11 +214,9 @@ def _result(folder: Path) -> dict[str, Any]:
 
 
 def _macs(folder: Path) -> int:
-    net = load_model(ckpt=folder / "last").eval()
-    # older torch counts attention only where it is made of matrix products
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        net(torch.zeros(1, *input_shape(net)))
-    return counter.get_total_flops() // 2
+    net = load_model(ckpt=folder / "last")
+    with torch.no_grad():
+        return measured_macs(net, torch.zeros(1, *input_shape(net)))
 
 
 def _first_difference(one: Mapping[str, Any], other: Mapping[str, Any], network: bool = True) -> str | None:

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from prune_realloc.data import Batch, ImageSource, Preprocessing, iterate
 from prune_realloc.errors import InputError
@@ -55,6 +57,13 @@ def input_shape(model: nn.Module) -> tuple[int, int, int]:
     if "input_size" not in config or first is None:
         raise InputError(f"model {type(model).__name__} does not tell its input size; use a timm model")
     return (first.in_channels, *config["input_size"][1:])
+
+
+def measured_macs(model: nn.Module, images: Tensor) -> int:
+    """Multiply-adds by torch's counter; older ones count attention only where it is made of matrix products."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(images)
+    return counter.get_total_flops() // 2
 
 
 def use_labels(net: nn.Module, source: ImageSource, wanted: bool) -> bool:

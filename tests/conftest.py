@@ -7,8 +7,6 @@ import pytest
 import timm
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 torch.set_num_threads(1)  # tiny networks: a second thread waits more than it works
 
@@ -43,13 +41,6 @@ def randomise_(model: nn.Module, seed: int = 0) -> nn.Module:
 def build(variant: str = "plain", **args: Any) -> Any:
     name, own = VARIANTS[variant]
     return randomise_(timm.create_model(name, **(TINY | own | args)))
-
-
-def measured_macs(model: nn.Module, images: Tensor) -> float:
-    """Multiply-adds by torch's counter; older ones count attention only where it is made of matrix products."""
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model(images)
-    return counter.get_total_flops() / 2
 
 
 @pytest.fixture

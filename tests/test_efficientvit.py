@@ -7,7 +7,6 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from conftest import measured_macs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -15,6 +14,7 @@ from torch import nn
 from prune_realloc.efficientvit import EfficientVit, to_flex_keys, to_flex_weights
 from prune_realloc.efficientvit_config import SIZES, EfficientVitConfig
 from prune_realloc.errors import InputError
+from prune_realloc.session import measured_macs
 
 SMALL = {
     "img_size": 28, "stem_strides": (2, 2), "embed_dim": (16, 24, 32), "depth": (1, 1, 2), "num_heads": 2,

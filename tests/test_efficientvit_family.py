@@ -9,7 +9,6 @@ import safetensors.torch
 import timm
 import torch
 import torch.nn.functional as F
-from conftest import measured_macs
 from test_efficientvit import SMALL, as_original, images, randomise_
 
 from prune_realloc import Analysis, InputError, emit, load_model
@@ -22,6 +21,7 @@ from prune_realloc.examine import analyze
 from prune_realloc.families import efficientvit_msra as family
 from prune_realloc.importance import gate_moments, masked
 from prune_realloc.inherit import inherit
+from prune_realloc.session import measured_macs
 from prune_realloc.sites import find_sites, widths
 from prune_realloc.surgery import cut
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from conftest import VARIANTS, build, measured_macs
+from conftest import VARIANTS, build
 from PIL import Image
 from timm.utils import ModelEmaV3
 
@@ -17,6 +17,7 @@ from prune_realloc import apply, build_recipe, find_sites, load_model, load_prun
 from prune_realloc.cost import Cost, total_cost
 from prune_realloc.errors import InputError
 from prune_realloc.families import family_of
+from prune_realloc.session import measured_macs
 from prune_realloc.sites import widths
 from prune_realloc.surgery import cut_to_widths
 

@@ -1,13 +1,14 @@
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, VARIANTS, build, measured_macs
+from conftest import TINY, VARIANTS, build
 from torch import nn
 
 from prune_realloc.cost import total_cost
 from prune_realloc.errors import InputError
 from prune_realloc.families import family_of
 from prune_realloc.importance import masked
+from prune_realloc.session import measured_macs
 from prune_realloc.sites import find_sites, widths
 from prune_realloc.surgery import cut
 
