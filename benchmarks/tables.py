@@ -183,6 +183,7 @@ On the test images, which were looked at once, after rules and settings were fix
 
 {(STUDY / "final.md").read_text()}
 ![Fashion-MNIST](../examples/reallocation_study/final_fashion.png)
+![mnist5k](../examples/reallocation_study/final_mnist5k.png)
 
 {VERDICT}
 
@@ -247,7 +248,9 @@ def settings(record: dict[str, Any]) -> str:
 
 
 VERDICT = """On Fashion-MNIST the goals are met at both budgets: the reallocated network is above the uniform one and
-above the paper's rules, each interval above zero. The test images of mnist5k are yet to be looked at."""
+above the paper's rules, each interval above zero. On mnist5k no difference to the uniform network is shown: 0.41
+points at 2 million multiply-adds with an interval that reaches below zero, and none at 5 million, where all three
+networks are at 97.8 %. Against the paper's rules it is above at the smaller budget and level at the larger."""
 """Read from the table above it."""
 
 LOSSES = "{:.2f} and {:.2f} at 0.7, {:.2f} and {:.2f} at 0.5, {:.2f} and {:.2f} at 0.3"
