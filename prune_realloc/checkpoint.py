@@ -7,7 +7,7 @@ import hashlib
 import json
 import pickle
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from prune_realloc.architectures import PRUNED
 from prune_realloc.errors import InputError
 from prune_realloc.families import FAMILIES, family_of
 from prune_realloc.pruned import build_pruned
+from prune_realloc.session import input_shape
 from prune_realloc.sites import find_sites, widths
 
 DEMO = Path(__file__).parent / "assets" / "demo_vit"
@@ -31,12 +32,13 @@ _PREFIXES = ("module.", "_orig_mod.", "model.")
 _WEIGHT_KEYS = ("state_dict", "model", "model_state_dict")
 _EMA_KEYS = ("state_dict_ema", "model_ema", "ema")
 FORMAT_VERSION = 1
-_KEPT_CONFIG = ("fixed_input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std", "pool_size", "first_conv",
-                "classifier", "license", "label_names", "label_descriptions", "tag")  # fmt: skip
-"""What of timm's pretrained_cfg is true of the pruned network too."""
 WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
 """Where a folder that timm writes has its weights."""
 PREPROCESSING = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
+_SHAPE_CONFIG = (*PREPROCESSING, "fixed_input_size", "pool_size", "first_conv", "classifier")
+"""What of timm's pretrained_cfg is true of any weights of the network."""
+_KEPT_CONFIG = (*_SHAPE_CONFIG, "license", "label_names", "label_descriptions", "tag")
+"""And of those that were made of the source's: cut, or trained further."""
 
 
 @dataclass
@@ -75,6 +77,8 @@ def load_model(
     extra = dict(model_args or {})
     if model is None and ckpt is None:
         ckpt = DEMO
+    elif ckpt is None and str(model).startswith("local-dir:"):
+        model, ckpt = None, str(model).removeprefix("local-dir:")
     if ckpt is None:
         net = _create_by_name(str(model), pretrained, extra)
     else:
@@ -85,6 +89,28 @@ def load_model(
         _resize_(net, img_size)
     _check_finite(net)
     return net.float().eval()
+
+
+def new_model(folder: str | Path, *, model_args: Mapping[str, Any] | None = None) -> nn.Module:
+    """The network that a folder's `config.json` describes, with new weights, drawn by torch's generator.
+
+    Raises:
+        InputError: the file is damaged, or its network cannot be built with `model_args`.
+    """
+    path, extra = Path(folder), dict(model_args or {})
+    found = _read_config(path)
+    try:
+        net: Any = timm.create_model(f"local-dir:{path}", pretrained=False, **extra)
+    except (OSError, KeyError, ValueError, RuntimeError, TypeError, AssertionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"source {str(path)!r}: {found.architecture} cannot be built with {found.model_args | extra} "
+                         f"({reason})") from error  # fmt: skip
+    for family in FAMILIES.values():
+        net = family.adopt(net)
+    chans, *size = input_shape(net)  # timm takes both from pretrained_cfg where there are no arguments
+    fixed = {"img_size": size} if found.pretrained_cfg.get("fixed_input_size") else {}
+    args = {"in_chans": chans, "num_classes": int(net.num_classes)} | fixed | found.model_args | extra
+    return _with_origin(net, str(found.architecture), args)
 
 
 def load_pruned(folder: str | Path) -> nn.Module:
@@ -109,16 +135,26 @@ def save_pruned(net: Any, folder: str | Path, more: Mapping[str, bytes] | None =
     Raises:
         InputError: the folder cannot be written, or the network cannot be rebuilt from its name and widths.
     """
-    args = check_rebuild(net)
-    config = getattr(net, "pretrained_cfg", None) or {}
-    described = config_file(
-        PRUNED, args, num_classes=int(net.num_classes), num_features=int(net.num_features),
-        input_size=family_of(net).example_input(net)[1:],
-        pretrained_cfg={key: value for key, value in config.items() if key in _KEPT_CONFIG and value is not None},
-    )  # fmt: skip
+    config = describe(net, PRUNED, check_rebuild(net))
     folder = Path(folder)
     make_folder(folder)
-    write_files(folder, {**(more or {}), "model.safetensors": weights_file(net), "config.json": described})
+    write_files(folder, {**(more or {}), "model.safetensors": weights_file(net), "config.json": config})
+
+
+def describe(net: Any, architecture: str, model_args: Mapping[str, Any], own_weights: bool = False,
+             class_names: Sequence[str] = ()) -> bytes:  # fmt: skip
+    """The `config.json` of a network, from what builds it.
+
+    Args:
+        own_weights: they are not made of those that `pretrained_cfg` speaks of.
+        class_names: in the order of the labels, where they are known.
+    """
+    config = getattr(net, "pretrained_cfg", None) or {}
+    kept = {key: config[key] for key in (_SHAPE_CONFIG if own_weights else _KEPT_CONFIG) if config.get(key) is not None}
+    return config_file(
+        architecture, model_args, num_classes=int(net.num_classes), num_features=int(net.num_features),
+        input_size=input_shape(net), pretrained_cfg=kept | ({"label_names": list(class_names)} if class_names else {}),
+    )  # fmt: skip
 
 
 def config_file(architecture: str, model_args: Mapping[str, Any], *, num_classes: int, num_features: int,
@@ -166,18 +202,35 @@ def check_rebuild(net: Any) -> dict[str, Any]:
         "source_args": origin["source_args"] | family.inferred_args(state, size) | {"img_size": list(size)},
         "widths": widths(find_sites(net)),
     }
+    _check_builds(net, args["source"], args["source_args"], lambda: build_pruned(**args))
+    return args
+
+
+def builder(net: Any) -> tuple[str, dict[str, Any]]:
+    """timm's name and the arguments that build a network of the shapes of `net`, which `load_model` made.
+
+    Raises:
+        InputError: none do.
+    """
+    if net.pretrained_cfg.get("architecture") == PRUNED:
+        return PRUNED, check_rebuild(net)
+    name, args = net.origin["source"], net.origin["source_args"]
+    _check_builds(net, name, args, lambda: timm.create_model(name, pretrained=False, **args))
+    return name, args
+
+
+def _check_builds(net: nn.Module, name: str, args: Mapping[str, Any], build: Callable[[], nn.Module]) -> None:
     try:
         with torch.device("meta"):
-            again = build_pruned(**args)
+            again = build()
     except Exception as error:  # timm's constructors raise many kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"model {args['source']!r} cannot be rebuilt with {args['source_args']} ({reason}); "
-                         "load it with prune_realloc.load_model") from error  # fmt: skip
-    have = {name: tuple(tensor.shape) for name, tensor in again.state_dict().items()}
-    if have != {name: tuple(tensor.shape) for name, tensor in state.items()}:
-        raise InputError(f"model {args['source']!r} with {args['source_args']} has other shapes than this network; "
-                         "load it with prune_realloc.load_model")  # fmt: skip
-    return args
+        raise InputError(f"model {name!r} cannot be rebuilt with {args} ({reason}); load it with "
+                         "prune_realloc.load_model") from error  # fmt: skip
+    shapes = [{key: tuple(tensor.shape) for key, tensor in one.state_dict().items()} for one in (net, again)]
+    if shapes[0] != shapes[1]:
+        raise InputError(f"model {name!r} with {args} has other shapes than this network; load it with "
+                         "prune_realloc.load_model")  # fmt: skip
 
 
 def model_identity(net: nn.Module) -> dict[str, Any]:
@@ -217,9 +270,19 @@ def _read(path: Path, ema: bool) -> _Checkpoint:
 
 
 def _read_folder(path: Path) -> _Checkpoint:
-    config = path / "config.json"
     if (path / "last" / "config.json").is_file():
         raise InputError(f"ckpt {str(path)!r} is the folder of a training run; give {path / 'last'} or {path / 'best'}")
+    found = _read_config(path)
+    weights = next((path / name for name in WEIGHTS_FILES if (path / name).is_file()), None)
+    if weights is None:
+        raise InputError(f"ckpt {str(path)!r} has a config.json but none of {', '.join(WEIGHTS_FILES)}: its network is "
+                         "not trained yet")  # fmt: skip
+    found.state = _strip(_select_weights(_read_tensors(weights), weights, ema=False))
+    return found
+
+
+def _read_config(path: Path) -> _Checkpoint:
+    config = path / "config.json"
     if not config.is_file():
         raise InputError(f"ckpt {str(path)!r} is a folder without config.json; give the weight file instead")
     try:
@@ -234,12 +297,7 @@ def _read_folder(path: Path) -> _Checkpoint:
         raise InputError(f"{config} is not a model configuration as timm writes it ({error!r})") from error
     if version != FORMAT_VERSION:
         raise InputError(f"{config}: format_version {version!r}, this program reads {FORMAT_VERSION}")
-    weights = next((path / name for name in WEIGHTS_FILES if (path / name).is_file()), None)
-    if weights is None:
-        raise InputError(f"ckpt {str(path)!r} has a config.json but none of {', '.join(WEIGHTS_FILES)}: its network is "
-                         "not trained yet")  # fmt: skip
-    state = _strip(_select_weights(_read_tensors(weights), weights, ema=False))
-    return _Checkpoint(state, name, model_args, pretrained_cfg)
+    return _Checkpoint({}, name, model_args, pretrained_cfg)
 
 
 def _read_tensors(path: Path) -> Any:
@@ -346,7 +404,8 @@ def _skeleton(name: str, args: Mapping[str, Any], path: Path) -> nn.Module:
 def _with_origin(net: Any, name: str, args: Mapping[str, Any]) -> nn.Module:
     """Note what the network was built from, so that what is cut from it can be built again."""
     if not hasattr(net, "origin"):  # a pruned network has that of its own source
-        net.origin = {"source": name.split(".")[0], "source_args": dict(args)}
+        known = net.pretrained_cfg["architecture"] if ":" in name else name.split(".")[0]
+        net.origin = {"source": known, "source_args": dict(args)}
     return net
 
 

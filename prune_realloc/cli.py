@@ -364,6 +364,7 @@ def train(
         from prune_realloc.processes import process_group
         from prune_realloc.session import pick_device, require_at_least
         from prune_realloc.train_config import timm_command
+        from prune_realloc.training import BEST, LAST
         from prune_realloc.training import train as run
 
         settings = _settings(preset, config, setting, teacher)
@@ -401,10 +402,13 @@ def train(
     ]
     if done.teacher_top1 is not None:
         rows.insert(1, ("teacher's top-1", f"{done.teacher_top1:.2%}"))
-    _print_table(done, as_json, f"{out}/last and {out}/best", ("", ""), rows)
+    _print_table(done, as_json, f"{out}/{LAST} and {out}/{BEST}", ("", ""), rows)
     if "demo" not in (source, data):  # which timm does not know
-        text = timm_command(settings, source, data, json.loads((out / "last" / "config.json").read_text()))
-        without = "" if teacher is None else " (it leaves the teacher out)"
+        text = timm_command(settings, source, data, json.loads((out / LAST / "config.json").read_text()),
+                            data_dir=data_dir, split=split, eval_split=eval_split)  # fmt: skip
+        others = [flag for flag, given in (("--teacher", teacher), ("--samples", samples), ("--model-arg", model_arg))
+                  if given is not None]  # fmt: skip
+        without = f" (without {', '.join(others)})" if others else ""
         print(f"\nthe same with timm's train.py, as far as it goes{without}: {text}", file=sys.stderr)
 
 
@@ -699,6 +703,7 @@ def demo(
         from prune_realloc.recipe import build_recipe, dump_recipe
         from prune_realloc.train_config import train_config
         from prune_realloc.training import train as run_train
+        from prune_realloc.variants import CONTROL, REALLOCATED
         from prune_realloc.variants import emit as run_emit
 
         _check_folder(out)
@@ -718,11 +723,11 @@ def demo(
         _show_variants(run_emit(found, target=wanted, out=out / "variants"), out / "variants", as_json=False)
         print("\n5 train: both for three epochs on the shipped images, and 6 compare\n")
         settings = train_config(epochs=3, batch_size=64)
-        for name in ("realloc", "control"):
+        for name in (REALLOCATED, CONTROL):
             with _training_progress(settings.epochs) as report:
                 run_train(out / "variants" / name, settings, data="demo", eval_split="test",
                           out=out / "trained" / name, report=report)  # fmt: skip
-    compare([out / "trained" / name for name in ("realloc", "control")])
+    compare([out / "trained" / name for name in (REALLOCATED, CONTROL)])
     print("one seed, three epochs, 4,000 images: a try-out, no evidence")
     print(f"\nreports: {out}/report.html (the analysis), {out}/variants/realloc/model_card.md (the network's card), "
           f"{out}/trained/realloc/report.html (its training)")  # fmt: skip

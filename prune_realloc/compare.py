@@ -15,6 +15,7 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -25,7 +26,7 @@ from prune_realloc.checkpoint import load_model
 from prune_realloc.errors import InputError
 from prune_realloc.export import deployed
 from prune_realloc.session import input_shape, measured_macs
-from prune_realloc.training import STATE_FILE
+from prune_realloc.training import LAST, RESULT_FILE, STATE_FILE
 
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 """Two-sided 95 % quantiles of Student's t for 1 to 10 degrees of freedom."""
@@ -101,7 +102,7 @@ def compare(folders: Sequence[str | Path], control: str | None = None) -> tuple[
 
 def with_latency(groups: Sequence[Group], seconds: float = 2.0) -> tuple[Group, ...]:
     """Measures all groups' networks in turns, so that they are timed alike."""
-    nets = {group.name: deployed(load_model(ckpt=Path(group.folder) / "last")) for group in groups}
+    nets = {group.name: deployed(load_model(ckpt=Path(group.folder) / LAST)) for group in groups}
     shapes = {input_shape(net) for net in nets.values()}
     if len(shapes) > 1:
         raise InputError(f"the networks take images of {len(shapes)} sizes; leave --bench out, or compare those of one")
@@ -170,7 +171,10 @@ def write_plot(groups: Sequence[Group], path: Path) -> None:
     if compared:
         _draw_differences(axes[-1], compared, colours)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=150, metadata={"Software": None})
+    # without the program's version, and in SVG the date, which would make other bytes every time
+    metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
+    with matplotlib.rc_context({"svg.hashsalt": "compare"}):
+        figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
     write_file(path, buffer.getvalue())
 
 
@@ -201,8 +205,11 @@ def _group(name: str, by_seed: Mapping[int, Mapping[str, Any]], macs: int, contr
 
 def _result(folder: Path) -> dict[str, Any]:
     try:
-        found = json.loads((folder / "result.json").read_text())
+        found = json.loads((folder / RESULT_FILE).read_text())
         own = {key: found[key] for key in ("params", "config", "data")}
+        built = json.loads((folder / LAST / "config.json").read_text())
+        own |= {"network": {"architecture": built["architecture"]} | built["model_args"]}
+        own |= {key: found.get(key) for key in ("teacher", "model_args")}  # older runs do not say
         return own | {"top1": float(found["top1"]), "folder": str(folder)}
     except FileNotFoundError as error:
         if not (folder / STATE_FILE).exists():
@@ -214,15 +221,15 @@ def _result(folder: Path) -> dict[str, Any]:
 
 
 def _macs(folder: Path) -> int:
-    net = load_model(ckpt=folder / "last")
+    net = load_model(ckpt=folder / LAST)
     with torch.no_grad():
         return measured_macs(net, torch.zeros(1, *input_shape(net)))
 
 
 def _first_difference(one: Mapping[str, Any], other: Mapping[str, Any], network: bool = True) -> str | None:
-    """In what two runs differ beyond their seed; `network`: their size counts too."""
-    left, right = ({"params": run["params"]} if network else {} for run in (one, other))
-    for part in ("config", "data"):
+    """In what two runs differ beyond their seed; `network`: the network counts too."""
+    left, right = ({key: run[key] for key in ("teacher", "model_args")} for run in (one, other))
+    for part in ("network", "config", "data") if network else ("config", "data"):
         left |= {f"{part}.{key}": value for key, value in one[part].items()}
         right |= {f"{part}.{key}": value for key, value in other[part].items()}
     names = (name for name in left | right if name != "config.seed" and left.get(name) != right.get(name))

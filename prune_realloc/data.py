@@ -43,8 +43,8 @@ class ImageSource:
     """None: not known without reading everything. 0: there are no labels."""
     class_names: tuple[str, ...] = ()
     """In the order of the labels, where the data set tells them."""
-    parted: bool = True
-    """False: the data set has no parts, so that every split is all of it."""
+    part: str = ""
+    """Which part was opened, by one name for all words that mean it; empty: there are none, every split is all."""
     streams: bool = False
     """True: only so many of its images as were asked for are here, in the order of the stream."""
 
@@ -105,11 +105,6 @@ def open_images(spec: str, *, split: str = "train", data_dir: str | None = None,
     raise InputError(
         f"data {spec!r} does not exist; give a folder of images, 'demo', or a timm data set such as torch/cifar10"
     )
-
-
-def same_part(one: str, other: str) -> bool:
-    """Whether two splits are names of one part."""
-    return one == other or any(one in group and other in group for group in _PARTS)
 
 
 def preprocessing(model: nn.Module, input_size: tuple[int, int, int], overrides: Mapping[str, Any]) -> Preprocessing:
@@ -239,6 +234,7 @@ def _open_idx(folder: Path, split: str, name: str | None = None) -> ImageSource:
         load=lambda i: (Image.fromarray(images[i]), int(labels[i])),
         describe=lambda i: f"{image_files[0].name}[{i}]",
         num_classes=int(labels.max()) + 1,
+        part=prefix,
     )
 
 
@@ -249,18 +245,21 @@ def _open_flat(folder: Path, files: list[Path]) -> ImageSource:
         load=lambda i: (Image.open(files[i]), -1),
         describe=lambda i: files[i].name,
         num_classes=0,
-        parted=False,
     )
 
 
 def _open_folder(folder: Path, split: str, samples: int) -> ImageSource:
     """Class folders, in a folder for each part or not; timm takes all of it where a part is missing, we do not."""
     parts = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name in {*sum(_PARTS, ())})
-    names = next((group for group in _PARTS if split in group), (split,))
-    there = [name for name in (split, *names) if (folder / name).is_dir()]
+    there = [name for name in (split, *_words(split)) if (folder / name).is_dir()]
     if parts and not there:
         raise InputError(f"data {str(folder)!r} has no part {split!r}; choose one of {', '.join(parts)}")
-    return replace(_open_named("", folder, there[0] if there else split, samples), parted=bool(there))
+    return replace(_open_named("", folder, there[0] if there else split, samples), part=there[0] if there else "")
+
+
+def _words(split: str) -> tuple[str, ...]:
+    """All words that mean the same part."""
+    return next((group for group in _PARTS if split in group), (split,))
 
 
 def _open_named(name: str, root: Path | None, split: str, samples: int) -> ImageSource:
@@ -272,14 +271,21 @@ def _open_named(name: str, root: Path | None, split: str, samples: int) -> Image
     except Exception as error:  # each backend has exceptions of its own; all mean that the data is not there
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"data {label!r}, split {split!r}, cannot be opened: {reason}") from error
+    part = _words(split)[0]
     if isinstance(dataset, torch.utils.data.IterableDataset):
         first = list(itertools.islice(iter(dataset), samples))
-        return ImageSource(label, len(first), lambda i: first[i][:2], lambda i: f"{label}[{i}]", None, streams=True)
+        return ImageSource(
+            label, len(first), lambda i: first[i][:2], lambda i: f"{label}[{i}]", None, part=part, streams=True
+        )
     reader = getattr(dataset, "reader", None)
     if reader is None:  # a torchvision data set
+        if hasattr(dataset, "train"):  # it has two parts, and timm takes the second for any word that is not the first
+            if split not in sum(_PARTS, ()):
+                raise InputError(f"split {split!r} is unknown for {label}; choose train or test")
+            part = "train" if dataset.train else "test"
         names = tuple(map(str, getattr(dataset, "classes", ())))
         return ImageSource(
-            label, len(dataset), lambda i: dataset[i][:2], lambda i: f"{label}[{i}]", len(names) or None, names
+            label, len(dataset), lambda i: dataset[i][:2], lambda i: f"{label}[{i}]", len(names) or None, names, part
         )
 
     def load(i: int) -> tuple[Image.Image, int]:
@@ -294,4 +300,5 @@ def _open_named(name: str, root: Path | None, split: str, samples: int) -> Image
         describe=lambda i: str(reader.filename(i)),
         num_classes=len(class_map) or None,
         class_names=tuple(sorted(map(str, class_map), key=lambda name: class_map[name])),
+        part=part,
     )

@@ -83,6 +83,14 @@ def use_labels(net: nn.Module, source: ImageSource, wanted: bool) -> bool:
     return True
 
 
+def check_labels(labels: Tensor, classes: int, name: str, remedy: str) -> None:
+    """Raises InputError where one of the labels (B,) of the data `name` is none of the network's classes."""
+    low, high = int(labels.min()), int(labels.max())
+    if not 0 <= low <= high < classes:
+        wrong = low if low < 0 else high
+        raise InputError(f"data {name!r} has the label {wrong}, the model {classes} classes; {remedy}")
+
+
 @contextmanager
 def evaluation_mode(*models: nn.Module, device: torch.device | None = None) -> Iterator[None]:
     """Inside the block the models are in evaluation mode, on `device` if given; every module is put back."""
@@ -138,13 +146,9 @@ class ImageStream:
         for batch in iterate(
             self.images, self.prepare, samples=self.wanted, unreadable=self.unreadable, part=place(), **self.loading
         ):  # fmt: skip
-            low, high = int(batch.labels.min()), int(batch.labels.max())
-            if self.classes is not None and not 0 <= low <= high < self.classes:
-                wrong = low if low < 0 else high
-                raise InputError(
-                    f"data {self.images.name!r} has the label {wrong}, the model {self.classes} classes; give the data "
-                    "it was trained on and a --split with labels, or --no-labels"
-                )
+            if self.classes is not None:
+                check_labels(batch.labels, self.classes, self.images.name,
+                             "give the data it was trained on and a --split with labels, or --no-labels")  # fmt: skip
             yield batch
             self.checksums += batch.checksums
             if self.progress is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -76,6 +77,7 @@ class TrainConfig(Part):
     """Of soft distillation."""
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     grad_checkpointing: StrictBool = False
+    """Less memory, more time; batch norms update their running statistics twice a step."""
     compile: StrictBool = False
     """torch.compile."""
     channels_last: StrictBool = True
@@ -135,14 +137,15 @@ def train_config(preset: str = "quick", /, **values: Any) -> TrainConfig:
                          if first["type"] != "conflict" else f"{field}: {first['msg']}") from error  # fmt: skip
 
 
-def timm_command(config: TrainConfig, source: str, data: str, description: Mapping[str, Any]) -> str:
+def timm_command(config: TrainConfig, source: str, data: str, description: Mapping[str, Any], *,
+                 data_dir: str | None, split: str, eval_split: str) -> str:  # fmt: skip
     """The nearest run of timm's own `train.py`.
 
-    It clips by AGC without the classifier, does not distil, holds no images out, and splits `batch_size` over processes
-    itself.
+    It clips by AGC without the classifier, does not distil, holds no images out, trains on all images of the part, and
+    splits `batch_size` over processes itself.
 
     Args:
-        source, data: as in `training.train`.
+        source, data, data_dir, split, eval_split: as in `training.train`.
         description: the `config.json` of the trained network.
     """
     shown, path = description["pretrained_cfg"], Path(source)
@@ -153,7 +156,7 @@ def timm_command(config: TrainConfig, source: str, data: str, description: Mappi
         "--sched": "cosine", "--warmup-epochs": config.warmup_epochs, "--warmup-lr": config.warmup_lr,
         "--min-lr": config.min_lr, "--clip-grad": config.clip_grad or None, "--clip-mode": config.clip_mode,
         "--smoothing": config.smoothing, "--mixup": config.mixup, "--cutmix": config.cutmix,
-        "--aa": config.auto_augment, "--scale": f"{config.crop_scale} 1.0", "--hflip": config.hflip,
+        "--aa": config.auto_augment, "--scale": [config.crop_scale, 1.0], "--hflip": config.hflip,
         "--color-jitter": config.color_jitter, "--reprob": config.reprob, "--remode": "pixel",
         "--train-interpolation": shown.get("interpolation", "bicubic"),
         "--aug-repeats": config.repeated_aug if config.repeated_aug > 1 else None, "--seed": config.seed,
@@ -180,8 +183,12 @@ def timm_command(config: TrainConfig, source: str, data: str, description: Mappi
         flags["--lr"] = config.lr
     if config.precision != "float32":
         flags["--amp-dtype"] = "bfloat16" if config.precision == "bf16" else "float16"
-    flags["--data-dir" if Path(data).exists() else "--dataset"] = data
-    words = [f"{flag} {value}" for flag, value in flags.items() if value is not None]
+    flags |= {"--data-dir": data} if Path(data).exists() else {"--dataset": data, "--data-dir": data_dir}
+    flags |= {"--train-split": split, "--val-split": None if eval_split == "held-out" else eval_split}
+    words = []
+    for flag, value in flags.items():
+        if value is not None:
+            words += [flag, *(shlex.quote(str(one)) for one in (value if isinstance(value, list) else [value]))]
     words += [flag for flag, wanted in switches.items() if wanted]
     start = "python -c \"import prune_realloc, runpy; runpy.run_path('train.py', run_name='__main__')\""
     return " ".join([start, *words])

@@ -22,7 +22,6 @@ from typing import Any, cast
 
 import numpy as np
 import safetensors.torch
-import timm
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
@@ -37,31 +36,32 @@ from torch import Tensor, nn
 
 from prune_realloc.analysis import META_FILE, clear_half_written, make_folder, write_file, write_files
 from prune_realloc.checkpoint import (
-    DEMO,
-    PREPROCESSING,
     WEIGHTS_FILES,
-    config_file,
+    builder,
+    describe,
     load_model,
     model_identity,
+    new_model,
     weights_file,
 )
-from prune_realloc.data import Preprocessing, iterate, preprocessing
+from prune_realloc.data import Batch, Preprocessing, iterate, preprocessing
 from prune_realloc.errors import InputError, NotFinite, WorkFailed
 from prune_realloc.evaluate import measure
 from prune_realloc.processes import broadcast_, gathered, place, summed
+from prune_realloc.prune import RECIPE_FILE
 from prune_realloc.report import write_curves
-from prune_realloc.session import count_classes, input_shape, out_of_memory_named, pick_device
+from prune_realloc.session import check_labels, count_classes, input_shape, out_of_memory_named, pick_device
 from prune_realloc.train_config import TrainConfig
 from prune_realloc.training_images import Augmented, TrainingImages, check_unreadable, drawn_from, epoch_order
 
 STATE_FILE, LOG_FILE, RESULT_FILE = "state.safetensors", "log.csv", "result.json"
-NETWORKS = ("best", "last")
+BEST, LAST = "best", "last"
 """Folders of a run's networks."""
 _COLUMNS = ("epoch", "loss", "lr", "top1", "val_loss", "images_per_second", "seconds", "unreadable")
-_OTHERS = (META_FILE, "config.json", "recipe.yaml")
+_OTHERS = (META_FILE, "config.json", RECIPE_FILE)
 """What other verbs write into their folders."""
-FREE = ("workers", "grad_checkpointing", "compile")
-"""Settings that may change from one start of a run to the next: they change its speed and memory only."""
+FREE = ("workers", "compile")
+"""Settings that may change from one start of a run to the next: they change its speed only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +87,9 @@ class Trained:
     data: Mapping[str, Any]
     parent: str
     """What was trained: the folder or checkpoint."""
+    model_args: Mapping[str, Any]
+    """What it was built with, over its own."""
+    teacher: str | None
     teacher_top1: float | None
     """Share of the validation images that the teacher gets right; None without a teacher."""
 
@@ -134,26 +137,29 @@ def train(
     folder = Path(out)
     images = TrainingImages(data, data_dir, split, eval_split, samples)
     net = _student(source, config, images.source.num_classes, model_args or {})
-    run = _Run(accelerator, config, net, _description(source, net, images), images, teacher, folder)
+    known = Path(source).exists() or str(source) == "demo"
+    description = describe(net, *builder(net), own_weights=not known, class_names=images.source.class_names)
+    run = _Run(accelerator, config, net, description, images, teacher, folder)
     # in the order in which a difference is named
     identity = {
         "source": str(source), "config": config.model_dump(exclude={*FREE}), "data": images.facts(),
-        "teacher": None if teacher is None else str(teacher), "processes": accelerator.num_processes,
+        "model_args": dict(model_args or {}), "teacher": None if teacher is None else str(teacher),
+        "processes": accelerator.num_processes,
         "network": model_identity(net), "taught": None if run.teacher is None else model_identity(run.teacher.net),
     }  # fmt: skip
     if accelerator.is_main_process:
         make_folder(folder)
-        for written in (folder, *(folder / name for name in NETWORKS)):
+        for written in (folder, folder / BEST, folder / LAST):
             clear_half_written(written)
     run.resume(identity)
     run.check_together()
-    with _state_named(folder):
+    remedy = "set accumulate higher or batch_size lower, in another folder"
+    with out_of_memory_named(config.batch_size, remedy), _state_named(folder):
         run.evaluate_teacher()
         while run.epoch < config.epochs:
-            with out_of_memory_named(config.batch_size, "set accumulate higher or batch_size lower, in another folder"):
-                run.train_epoch(save_seconds, report)
+            run.train_epoch(save_seconds, report)
             run.evaluate_epoch(report)
-        return run.result(str(source))
+        return run.result()
 
 
 @contextmanager
@@ -189,10 +195,7 @@ def _student(source: str | Path, config: TrainConfig, classes: int | None, model
     path = Path(source)
     described = (path / "config.json").is_file()
     if described and not any((path / name).exists() for name in WEIGHTS_FILES):
-        try:
-            net = timm.create_model(f"local-dir:{path}", pretrained=False, **more)
-        except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
-            raise InputError(f"source {str(path)!r} is not a folder that holds a network ({error})") from error
+        net = new_model(path, model_args=more)
     elif path.exists() or str(source) == "demo":
         net = _opened(source, model_args=more)
     else:
@@ -214,25 +217,6 @@ def _opened(name: str | Path, **more: Any) -> nn.Module:
     if str(name) == "demo":
         return load_model(**more)
     return load_model(ckpt=name, **more) if Path(name).exists() else load_model(str(name), **more)
-
-
-def _description(source: str | Path, net: Any, images: TrainingImages) -> bytes:
-    """The `config.json` of the trained network: its source's, or one that names what timm built; and its classes."""
-    if (Path(source) / "config.json").is_file():
-        content = (Path(source) / "config.json").read_bytes()
-    elif str(source) == "demo":
-        content = (DEMO / "config.json").read_bytes()
-    else:
-        content = config_file(
-            net.origin["source"], net.origin["source_args"], num_classes=count_classes(net),
-            num_features=int(net.num_features), input_size=input_shape(net),
-            pretrained_cfg={key: value for key, value in net.pretrained_cfg.items() if key in PREPROCESSING},
-        )  # fmt: skip
-    if not images.source.class_names:
-        return content
-    named = json.loads(content)
-    named.setdefault("pretrained_cfg", {})["label_names"] = list(images.source.class_names)
-    return (json.dumps(named, indent=1) + "\n").encode()
 
 
 # -- the run ----------------------------------------------------------------------------------------------------
@@ -257,6 +241,12 @@ class _Run:
             raise InputError(f"batch_size {config.batch_size} is not even in each of {world} processes; mixup and "
                              "cutmix pair the images")  # fmt: skip
         self.rank, self.world = rank, world
+        self.at_once = config.batch_size // (world * config.accumulate)
+        """Images that a process computes together."""
+        norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.modules())
+        if norms and self.at_once < 2:
+            raise InputError(f"batch_size {config.batch_size} leaves one image for each of {world} processes x "
+                             f"accumulate {config.accumulate}; batch norms need two")  # fmt: skip
         if config.channels_last:
             net = net.to(memory_format=torch.channels_last)
         self.net: Any = net.to(accelerator.device)
@@ -283,13 +273,13 @@ class _Run:
             config.mixup, config.cutmix, label_smoothing=config.smoothing, num_classes=count_classes(net)
         ) if mix else None  # fmt: skip
         self.teacher = None if teacher is None else _Teacher(teacher, net, prepare, accelerator.device)
-        self.dataset, self.prepare = Augmented(images, prepare, count_classes(net), config), prepare
+        self.dataset, self.prepare = Augmented(images, prepare, config), prepare
         self.epoch = self.step = 0
         self.teacher_top1: float | None = None
         self.evaluated = 0
         """Validation images that could be read."""
         self.unreadable = 0
-        """Images of this epoch and process that others stood in for."""
+        """Images of this epoch, in all processes, that others stood in for."""
         self.seconds, self.best = 0.0, (-1.0, 0)
         self.losses: list[float] = []
         """Of every step of this epoch so far."""
@@ -307,10 +297,11 @@ class _Run:
         saved = started = time.monotonic()
         before = self.seconds
         for images, labels, replaced in loader:
+            self.unreadable += int(summed(replaced.sum()))
+            check_unreadable(self.unreadable, len(self.images.chosen), self.images.source.name)
+            check_labels(labels, count_classes(self.net), self.images.source.name, "give images of its classes")
             self.losses.append(self._one_step(images, labels))
             self.step += 1
-            self.unreadable += int(replaced.sum())
-            check_unreadable(self.unreadable, len(self.images.chosen) // self.world, self.images.source.name)
             if not math.isfinite(self.losses[-1]):
                 raise self._diverged(f"the loss is {self.losses[-1]}")
             self.seconds = before + time.monotonic() - started
@@ -381,15 +372,36 @@ class _Run:
     def evaluate_teacher(self) -> None:
         """Before the first step, so that a teacher of other classes shows."""
         if self.teacher is not None and self.teacher_top1 is None:
-            self.teacher_top1, _, _ = _evaluate(
-                self.teacher.net, self.images, self.teacher.prepare, self.config.workers
+            self.teacher_top1, _, _ = self._evaluate(self.teacher.net, self.teacher.prepare)
+
+    def _evaluate(self, net: nn.Module, prepare: Preprocessing) -> tuple[float, float, int]:
+        """Share of the validation images that `net` gets right, its cross-entropy in nats, and how many they are."""
+        source, held, workers = self.images.validation, self.images.held_out, self.config.workers
+        if len(held) < source.count:
+            load, describe = source.load, source.describe
+            source = replace(
+                source, count=len(held), load=lambda i: load(held[i]), describe=lambda i: describe(held[i])
             )
+        broadcast_(net.buffers())  # batch norms of each process have seen other images
+
+        def batches() -> Iterator[Batch]:
+            for batch in iterate(source, prepare, samples=source.count, batch_size=min(256, self.at_once), seed=0,
+                                 workers=workers, part=place()):  # fmt: skip
+                check_labels(
+                    batch.labels, count_classes(net), source.name, "give a part that has labels of its classes"
+                )
+                yield batch
+
+        found = measure(net, batches(), labelled=True)
+        mine = [(found.top1 or 0.0) * found.samples, (found.loss or 0.0) * found.samples, float(found.samples)]
+        right, loss, count = summed(torch.tensor(mine, dtype=torch.float64)).tolist()
+        return right / count, loss / count, int(count)
 
     def evaluate_epoch(self, report: Report | None) -> None:
         started = time.monotonic()
         net = self._kept()
         try:
-            top1, val_loss, self.evaluated = _evaluate(net, self.images, self.prepare, self.config.workers)
+            top1, val_loss, self.evaluated = self._evaluate(net, self.prepare)
         except NotFinite as error:
             raise self._diverged("predictions are not finite") from error
         trained = self.seconds - sum(row["seconds"] for row in self.rows)
@@ -398,7 +410,7 @@ class _Run:
             "top1": top1, "val_loss": val_loss,
             "images_per_second": len(self.losses) * self.config.batch_size / max(trained, 1e-9),
             "seconds": trained + time.monotonic() - started,
-            "unreadable": int(summed(torch.tensor(self.unreadable))),
+            "unreadable": self.unreadable,
         }  # fmt: skip
         self.seconds = sum(r["seconds"] for r in self.rows) + row["seconds"]
         self.rows.append(row)
@@ -407,7 +419,7 @@ class _Run:
             self.best = (top1, self.epoch + 1)
         self.epoch, self.step, self.losses, self.unreadable = self.epoch + 1, 0, [], 0
         if self.accelerator.is_main_process:
-            for name in NETWORKS if better else ("last",):
+            for name in (BEST, LAST) if better else (LAST,):
                 self._write_network(net, name)
             write_file(self.folder / LOG_FILE, _csv(self.rows).encode())
             write_curves(self.rows, self.identity, self.folder)
@@ -500,13 +512,14 @@ class _Run:
             raise InputError(f"output {str(self.folder)!r} is not the same folder for all processes; give one that all "
                              "machines share")  # fmt: skip
 
-    def result(self, parent: str) -> Trained:
+    def result(self) -> Trained:
         last = self.rows[-1]
         done = Trained(
             epochs=self.epoch, top1=last["top1"], best_top1=self.best[0], best_epoch=self.best[1],
             loss=last["val_loss"], train_loss=last["loss"], params=sum(p.numel() for p in self.net.parameters()),
             unreadable=int(last["unreadable"]), seconds=self.seconds, config=self.config,
-            model=model_identity(self._kept()), parent=parent, teacher_top1=self.teacher_top1,
+            model=model_identity(self._kept()), parent=self.identity["source"],
+            model_args=self.identity["model_args"], teacher=self.identity["teacher"], teacher_top1=self.teacher_top1,
             data=self.images.facts() | {"validation_images": self.evaluated},
         )  # fmt: skip
         if self.accelerator.is_main_process:
@@ -557,20 +570,6 @@ def _difference(field: str, facts: dict[str, Any], value: Any) -> str:
         key = next(key for key in value | have if value.get(key) != have.get(key))
         return f"{field}.{key} is {have.get(key)!r} there, {value.get(key)!r} now"
     return f"{field} is {have!r} there, {value!r} now"
-
-
-def _evaluate(net: nn.Module, images: TrainingImages, prepare: Preprocessing, workers: int) -> tuple[float, float, int]:
-    """Share of the validation images that the network gets right, its cross-entropy in nats, and how many they are."""
-    source = images.validation
-    if len(images.held_out) < source.count:
-        held, load, describe = images.held_out, source.load, source.describe
-        source = replace(source, count=len(held), load=lambda i: load(held[i]), describe=lambda i: describe(held[i]))
-    broadcast_(net.buffers())  # batch norms of each process have seen other images
-    batches = iterate(source, prepare, samples=source.count, batch_size=256, seed=0, workers=workers, part=place())
-    found = measure(net, batches, labelled=True)
-    mine = [(found.top1 or 0.0) * found.samples, (found.loss or 0.0) * found.samples, float(found.samples)]
-    right, loss, count = summed(torch.tensor(mine, dtype=torch.float64)).tolist()
-    return right / count, loss / count, int(count)
 
 
 class _Teacher:

@@ -14,7 +14,7 @@ from PIL import Image
 from timm.data import create_transform
 from torch import Tensor, nn
 
-from prune_realloc.data import CHANNEL_MODE, MAX_UNREADABLE, Preprocessing, open_images, preprocessing, same_part
+from prune_realloc.data import CHANNEL_MODE, MAX_UNREADABLE, Preprocessing, open_images, preprocessing
 from prune_realloc.errors import InputError
 from prune_realloc.session import count_classes, input_shape
 from prune_realloc.train_config import TrainConfig
@@ -49,12 +49,12 @@ class TrainingImages:
                     f"eval_split 'held-out' needs samples below the {self.source.count} images of {data!r}"
                 )
             self.validation, self.held_out = self.source, order[samples : samples + HELD_OUT]
-        elif same_part(eval_split, split) or not self.source.parted:
-            why = "is what is trained on" if self.source.parted else f"is not there: {data!r} has no parts"
-            raise InputError(f"eval_split {eval_split!r} {why}; choose another, or held-out with samples below the "
-                             f"{self.source.count} images")  # fmt: skip
         else:
             self.validation = open_images(data, split=eval_split, data_dir=data_dir)
+            if self.validation.part == self.source.part:
+                why = "is what is trained on" if self.source.part else f"is not there: {data!r} has no parts"
+                raise InputError(f"eval_split {eval_split!r} {why}; choose another, or held-out with samples below the "
+                                 f"{self.source.count} images")  # fmt: skip
             self.held_out = list(range(self.validation.count))
         for where in (self.source, self.validation):
             if where.num_classes == 0:
@@ -71,6 +71,11 @@ class TrainingImages:
             if where.num_classes not in (None, classes):
                 raise InputError(f"data {where.name!r} has {where.num_classes} classes, the network {classes}; give "
                                  "images of its classes")  # fmt: skip
+        both = self.source.class_names, self.validation.class_names
+        if all(both) and both[0] != both[1]:
+            one, other = next(pair for pair in zip(*both, strict=True) if pair[0] != pair[1])
+            raise InputError(f"data {self.source.name!r}: class {one!r} of the training images is {other!r} in "
+                             "the part that is evaluated; give both the same classes")  # fmt: skip
         return preprocessing(net, input_shape(net), {})
 
     def facts(self) -> dict[str, Any]:
@@ -80,8 +85,8 @@ class TrainingImages:
 class Augmented(torch.utils.data.Dataset):
     """Image `index` as it is seen in an epoch for the `turn`-th time: a function of the three and the seed."""
 
-    def __init__(self, images: TrainingImages, prepare: Preprocessing, classes: int, config: TrainConfig) -> None:
-        self.source, self.chosen, self.classes, self.seed = images.source, images.chosen, classes, config.seed
+    def __init__(self, images: TrainingImages, prepare: Preprocessing, config: TrainConfig) -> None:
+        self.source, self.chosen, self.seed = images.source, images.chosen, config.seed
         self.mode = CHANNEL_MODE[prepare.input_size[0]]
         try:
             self.transform = create_transform(
@@ -95,24 +100,24 @@ class Augmented(torch.utils.data.Dataset):
                              "rand-m9-mstd0.5-inc1") from error  # fmt: skip
         # timm's strongest posterize keeps 0 bits, which newer Pillows refuse; one bit is the strongest that is an image
         for part in self.transform.transforms:
-            for op in getattr(part, "ops", ()):
-                if op.name.startswith("Posterize"):
-                    op.level_fn = partial(_one_bit_at_least, op.level_fn)
+            policies = [getattr(part, "ops", ()), *getattr(part, "policy", ())]  # RandAugment's; AutoAugment's
+            for op in (op for ops in policies for op in ops if op.name.startswith("Posterize")):
+                op.level_fn = partial(_one_bit_at_least, op.level_fn)
 
     def __getitem__(self, place: tuple[int, int, int]) -> tuple[Tensor, int, int]:
-        """Image, label, and 1 where it stands in for one that cannot be read."""
+        """Image, label, and 1 where it stands in for one that cannot be read; nothing is raised in a worker."""
         epoch, index, turn = place
         image, label, replaced = self._loaded(index)
-        if not 0 <= label < self.classes:
-            raise InputError(f"data {self.source.name!r} has the label {label}, the network {self.classes} classes; "
-                             "give images of its classes")  # fmt: skip
         with drawn_from(self.seed, epoch, index, turn):
             return self.transform(image.convert(self.mode)), label, replaced
 
     def _loaded(self, index: int) -> tuple[Image.Image, int, int]:
-        """The image, or the next of the chosen ones that can be read in place of a broken one."""
+        """The image, or the next of the chosen ones that can be read in place of a broken one.
+
+        Where so many are broken that none is found, a black one, counted as if all were.
+        """
         tried = index
-        for offset in range(_TRIES):
+        for offset in range(min(_TRIES, len(self.chosen))):
             if offset == 1:
                 start = self.chosen.index(index)
             if offset:
@@ -123,7 +128,7 @@ class Augmented(torch.utils.data.Dataset):
                 return image, int(label), int(offset > 0)
             except (OSError, SyntaxError, Image.DecompressionBombError):
                 continue
-        raise InputError(f"data {self.source.name!r}: {_TRIES} images in a row cannot be read; repair or remove them")
+        return Image.new(self.mode, (32, 32)), 0, len(self.chosen) + 1
 
 
 def check_unreadable(count: int, images: int, name: str) -> None:

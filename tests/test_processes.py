@@ -1,33 +1,38 @@
 """Two processes do the work of one: the same scores, the same loss of every epoch."""
 
 import csv
+import filecmp
 import json
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
+import psutil
 import pytest
 import torch
-from conftest import TINY
 from safetensors.torch import load_file
+from test_training import folder_of_images, place_of, small_vit
 
 from prune_realloc import Analysis
+
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 def alone(*arguments):
     return _run([sys.executable, "-m", "prune_realloc", *map(str, arguments)])
 
 
+TWO = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "prune_realloc")
+
+
 def together(*arguments):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    return _run([*launcher, "-m", "prune_realloc", *map(str, arguments)])
+    return _run([*TWO, *map(str, arguments)])
 
 
 def _run(command):
-    done = subprocess.run(
-        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, env=ONE_THREAD, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -48,14 +53,7 @@ def test_scores_are_those_of_one_process(scorer, tmp_path):
 def test_losses_are_those_of_one_process(tmp_path):
     """Of a network without batch norms, which see the images of their own process only; by plain gradient descent,
     unclipped, in which a gradient of another size would show."""
-    source = tmp_path / "vit"
-    source.mkdir()
-    args = {key: value for key, value in TINY.items() if key != "num_classes"}
-    args |= {"img_size": 28, "patch_size": 7, "in_chans": 1}
-    pretrained = {"input_size": [1, 28, 28], "mean": [0.286], "std": [0.353], "num_classes": 10}
-    (source / "config.json").write_text(json.dumps(
-        {"architecture": "vit_tiny_patch16_224", "num_classes": 10, "model_args": args, "pretrained_cfg": pretrained}
-    ))  # fmt: skip
+    source = small_vit(tmp_path / "vit")
     flags = ("train", source, "--data", "demo", "--samples", 640, "--eval-split", "held-out", "--device", "cpu",
              *(f"--set={setting}" for setting in ("epochs=2", "batch_size=32", "opt=sgd", "lr=0.05", "clip_grad=0")),
              "--json")  # fmt: skip
@@ -69,3 +67,22 @@ def test_losses_are_those_of_one_process(tmp_path):
     one, two = (load_file(tmp_path / name / "last" / "model.safetensors") for name in ("one", "two"))
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_two_processes_that_died_go_on_together(tmp_path):
+    """With the same weights as two that did not, and one image, of one of the two, that cannot be read."""
+    source, data = small_vit(tmp_path / "vit"), folder_of_images(tmp_path / "data")
+    next((data / "train").rglob("*.png")).write_bytes(b"no image")
+    flags = ("train", source, "--data", data, "--device", "cpu", "--set", "epochs=40", "--set", "batch_size=8")
+    command = [*TWO, *map(str, (*flags, "-o", tmp_path / "run"))]
+    process = subprocess.Popen(command, env=ONE_THREAD, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (tmp_path / "run" / "log.csv").exists():
+        time.sleep(0.1)
+    for one in (*psutil.Process(process.pid).children(recursive=True), process):
+        one.kill()
+        one.wait()
+    assert (0, 0) < place_of(tmp_path / "run") < (40, 0)
+    for name in ("run", "whole"):
+        together(*flags, "-o", tmp_path / name)
+        assert json.loads((tmp_path / name / "result.json").read_text())["unreadable"] == 1
+    assert filecmp.cmp(*(tmp_path / name / "last" / "model.safetensors" for name in ("run", "whole")), shallow=False)

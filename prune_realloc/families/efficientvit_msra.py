@@ -46,6 +46,7 @@ def adopt(model: nn.Module) -> nn.Module:
     net.load_state_dict(to_flex_weights(state, net))
     config: Any = model.pretrained_cfg
     net.pretrained_cfg = net.default_cfg = dict(config) | {"architecture": EFFICIENTVIT}
+    net.origin = {"source": EFFICIENTVIT, "source_args": net.config.args()}
     return net
 
 
