@@ -78,7 +78,7 @@ def load_model(
     if model is None and ckpt is None:
         ckpt = DEMO
     elif ckpt is None and str(model).startswith("local-dir:"):
-        model, ckpt = None, str(model).removeprefix("local-dir:")
+        model, ckpt, pretrained = None, str(model).removeprefix("local-dir:"), False
     if ckpt is None:
         net = _create_by_name(str(model), pretrained, extra)
     else:

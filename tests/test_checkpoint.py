@@ -12,7 +12,7 @@ from conftest import TINY, build, randomise_
 from timm.models import save_for_hf
 from torch import nn
 
-from prune_realloc.checkpoint import load_model, model_identity
+from prune_realloc.checkpoint import DEMO, load_model, model_identity
 from prune_realloc.efficientvit import EfficientVit
 from prune_realloc.errors import InputError
 
@@ -250,4 +250,12 @@ def test_model_by_name_needs_no_file():
     with pytest.raises(InputError, match="exclude each other"):
         load_model(NAME, ckpt="x.pth", pretrained=True)
     with pytest.raises(InputError, match="cannot be created"):
+        load_model(NAME, model_args={"depth": "deep"})
+
+
+def test_a_folder_by_timms_name_is_a_checkpoint():
+    nets = [load_model(), *(load_model(f"local-dir:{DEMO}", pretrained=pretrained) for pretrained in (False, True))]
+    assert len({model_identity(net)["weights_sha256"] for net in nets}) == 1
+    assert nets[0].origin == nets[1].origin == nets[2].origin
+    with pytest.raises(InputError, match="ckpt '/nowhere' does not exist"):
         load_model("local-dir:/nowhere")
