@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from prune_realloc.analysis import make_folder, write_files
 from prune_realloc.architectures import PRUNED
-from prune_realloc.errors import InputError
+from prune_realloc.errors import InputError, first_line
 from prune_realloc.families import FAMILIES, family_of
 from prune_realloc.pruned import build_pruned
 from prune_realloc.session import input_shape
@@ -102,9 +102,8 @@ def new_model(folder: str | Path, *, model_args: Mapping[str, Any] | None = None
     try:
         net: Any = timm.create_model(f"local-dir:{path}", pretrained=False, **extra)
     except (OSError, KeyError, ValueError, RuntimeError, TypeError, AssertionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"source {str(path)!r}: {found.architecture} cannot be built with {found.model_args | extra} "
-                         f"({reason})") from error  # fmt: skip
+                         f"({first_line(error)})") from error  # fmt: skip
     for family in FAMILIES.values():
         net = family.adopt(net)
     chans, *size = input_shape(net)  # timm takes both from pretrained_cfg where there are no arguments
@@ -224,8 +223,7 @@ def _check_builds(net: nn.Module, name: str, args: Mapping[str, Any], build: Cal
         with torch.device("meta"):
             again = build()
     except Exception as error:  # timm's constructors raise many kinds
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"model {name!r} cannot be rebuilt with {args} ({reason}); load it with "
+        raise InputError(f"model {name!r} cannot be rebuilt with {args} ({first_line(error)}); load it with "
                          "prune_realloc.load_model") from error  # fmt: skip
     shapes = [{key: tuple(tensor.shape) for key, tensor in one.state_dict().items()} for one in (net, again)]
     if shapes[0] != shapes[1]:
@@ -314,8 +312,9 @@ def _read_tensors(path: Path) -> Any:
         reason = _unpickling_reason(str(error))
         raise InputError(f"ckpt {str(path)!r} is refused: {reason}; save its state_dict alone, as tensors") from error
     except Exception as error:  # whatever the unpickler stumbles over: the file is no checkpoint
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"ckpt {str(path)!r} cannot be read, it is damaged or no checkpoint ({reason})") from error
+        raise InputError(
+            f"ckpt {str(path)!r} cannot be read, it is damaged or no checkpoint ({first_line(error)})"
+        ) from error
 
 
 def _unpickling_reason(message: str) -> str:
@@ -362,8 +361,9 @@ def _create_by_name(name: str, pretrained: bool, model_args: dict[str, Any]) -> 
     try:
         net = timm.create_model(name, pretrained=pretrained or local, **model_args)
     except Exception as error:  # the hub's client raises many kinds; each means that the weights cannot be had
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"model {name!r} cannot be created ({reason}); with a local file use --ckpt") from error
+        raise InputError(
+            f"model {name!r} cannot be created ({first_line(error)}); with a local file use --ckpt"
+        ) from error
     for family in FAMILIES.values():
         net = family.adopt(net)
     return _with_origin(net, name, model_args)
@@ -397,8 +397,9 @@ def _skeleton(name: str, args: Mapping[str, Any], path: Path) -> nn.Module:
     try:
         return _with_origin(timm.create_model(name, pretrained=False, **args), name, args)
     except (TypeError, AssertionError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"ckpt {str(path)!r}: model {name} cannot be built with {dict(args)} ({reason})") from error
+        raise InputError(
+            f"ckpt {str(path)!r}: model {name} cannot be built with {dict(args)} ({first_line(error)})"
+        ) from error
 
 
 def _with_origin(net: Any, name: str, args: Mapping[str, Any]) -> nn.Module:

@@ -18,7 +18,7 @@ from timm.data import create_dataset, create_transform, resolve_data_config
 from timm.data.readers.img_extensions import get_img_extensions
 from torch import Tensor, nn
 
-from prune_realloc.errors import InputError
+from prune_realloc.errors import InputError, first_line
 
 DEMO = Path(__file__).parent / "assets" / "fashion_mnist"
 MAX_UNREADABLE = 0.05
@@ -269,8 +269,7 @@ def _open_named(name: str, root: Path | None, split: str, samples: int) -> Image
     except ImportError as error:
         raise InputError(f"data {label!r} needs a package that is not installed ({error})") from error
     except Exception as error:  # each backend has exceptions of its own; all mean that the data is not there
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"data {label!r}, split {split!r}, cannot be opened: {reason}") from error
+        raise InputError(f"data {label!r}, split {split!r}, cannot be opened: {first_line(error)}") from error
     part = _words(split)[0]
     if isinstance(dataset, torch.utils.data.IterableDataset):
         first = list(itertools.islice(iter(dataset), samples))

@@ -14,3 +14,8 @@ class NotFinite(InputError):
 
 class WorkFailed(RuntimeError):
     """The work could not be done, although the input was right."""
+
+
+def first_line(error: BaseException) -> str:
+    """Of another library's message, for one of ours; the exception's name where there is none."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -137,8 +137,9 @@ def train(
     folder = Path(out)
     images = TrainingImages(data, data_dir, split, eval_split, samples)
     net = _student(source, config, images.source.num_classes, model_args or {})
-    known = Path(source).exists() or str(source) == "demo"
-    description = describe(net, *builder(net), own_weights=not known, class_names=images.source.class_names)
+    description = describe(
+        net, *builder(net), own_weights=not _is_stored(source), class_names=images.source.class_names
+    )
     run = _Run(accelerator, config, net, description, images, teacher, folder)
     # in the order in which a difference is named
     identity = {
@@ -196,7 +197,7 @@ def _student(source: str | Path, config: TrainConfig, classes: int | None, model
     described = (path / "config.json").is_file()
     if described and not any((path / name).exists() for name in WEIGHTS_FILES):
         net = new_model(path, model_args=more)
-    elif path.exists() or str(source) == "demo":
+    elif _is_stored(source):
         net = _opened(source, model_args=more)
     else:
         net = _opened(source, model_args=({"num_classes": classes} if classes else {}) | more)
@@ -210,6 +211,11 @@ def _student(source: str | Path, config: TrainConfig, classes: int | None, model
         except (AssertionError, AttributeError) as error:
             raise InputError(f"grad_checkpointing: {type(net).__name__} does not offer it; leave it out") from error
     return net
+
+
+def _is_stored(name: str | Path) -> bool:
+    """Whether it is a file, a folder or the shipped ViT, and no name of timm's."""
+    return Path(name).exists() or str(name) == "demo"
 
 
 def _opened(name: str | Path, **more: Any) -> nn.Module:
@@ -376,17 +382,12 @@ class _Run:
 
     def _evaluate(self, net: nn.Module, prepare: Preprocessing) -> tuple[float, float, int]:
         """Share of the validation images that `net` gets right, its cross-entropy in nats, and how many they are."""
-        source, held, workers = self.images.validation, self.images.held_out, self.config.workers
-        if len(held) < source.count:
-            load, describe = source.load, source.describe
-            source = replace(
-                source, count=len(held), load=lambda i: load(held[i]), describe=lambda i: describe(held[i])
-            )
+        source = self.images.validation
         broadcast_(net.buffers())  # batch norms of each process have seen other images
 
         def batches() -> Iterator[Batch]:
             for batch in iterate(source, prepare, samples=source.count, batch_size=min(256, self.at_once), seed=0,
-                                 workers=workers, part=place()):  # fmt: skip
+                                 workers=self.config.workers, part=place()):  # fmt: skip
                 check_labels(
                     batch.labels, count_classes(net), source.name, "give a part that has labels of its classes"
                 )
@@ -576,9 +577,8 @@ class _Teacher:
     """Logits of another network for the student's images."""
 
     def __init__(self, name: str | Path, student: nn.Module, prepare: Preprocessing, device: torch.device) -> None:
-        known = Path(name).exists() or str(name) == "demo"
         try:
-            self.net = _opened(name, pretrained=not known).to(device)
+            self.net = _opened(name, pretrained=not _is_stored(name)).to(device)
         except InputError as error:
             raise InputError(f"teacher {str(name)!r} cannot be opened: {error}") from error
         self.net.requires_grad_(False)

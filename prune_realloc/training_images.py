@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ from PIL import Image
 from timm.data import create_transform
 from torch import Tensor, nn
 
-from prune_realloc.data import CHANNEL_MODE, MAX_UNREADABLE, Preprocessing, open_images, preprocessing
+from prune_realloc.data import CHANNEL_MODE, MAX_UNREADABLE, ImageSource, Preprocessing, open_images, preprocessing
 from prune_realloc.errors import InputError
 from prune_realloc.session import count_classes, input_shape
 from prune_realloc.train_config import TrainConfig
@@ -42,20 +43,22 @@ class TrainingImages:
                              "torch/..., or hfds/...")  # fmt: skip
         order = torch.randperm(self.source.count, generator=torch.Generator().manual_seed(0)).tolist()
         self.chosen = order if samples is None else order[:samples]
+        self.held_out: list[int] = []
+        """Places in the training part of what is evaluated; empty where another part is."""
         self.asked = {"name": data, "data_dir": data_dir, "split": split, "eval_split": eval_split, "samples": samples}
         if eval_split == "held-out":
             if samples is None or samples >= self.source.count:
                 raise InputError(
                     f"eval_split 'held-out' needs samples below the {self.source.count} images of {data!r}"
                 )
-            self.validation, self.held_out = self.source, order[samples : samples + HELD_OUT]
+            self.held_out = order[samples : samples + HELD_OUT]
+            self.validation = _only(self.source, self.held_out)
         else:
             self.validation = open_images(data, split=eval_split, data_dir=data_dir)
             if self.validation.part == self.source.part:
                 why = "is what is trained on" if self.source.part else f"is not there: {data!r} has no parts"
                 raise InputError(f"eval_split {eval_split!r} {why}; choose another, or held-out with samples below the "
                                  f"{self.source.count} images")  # fmt: skip
-            self.held_out = list(range(self.validation.count))
         for where in (self.source, self.validation):
             if where.num_classes == 0:
                 raise InputError(f"data {where.name!r} has no labels; training needs them")
@@ -79,7 +82,13 @@ class TrainingImages:
         return preprocessing(net, input_shape(net), {})
 
     def facts(self) -> dict[str, Any]:
-        return self.asked | {"images": len(self.chosen), "validation_images": len(self.held_out)}
+        return self.asked | {"images": len(self.chosen), "validation_images": self.validation.count}
+
+
+def _only(source: ImageSource, places: list[int]) -> ImageSource:
+    """These images of the source, in this order."""
+    return replace(source, count=len(places), load=lambda i: source.load(places[i]),
+                   describe=lambda i: source.describe(places[i]))  # fmt: skip
 
 
 class Augmented(torch.utils.data.Dataset):

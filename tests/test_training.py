@@ -120,9 +120,7 @@ def test_what_is_written_is_what_was_evaluated(source, model_args, variant, tmp_
                 timm.create_model(f"local-dir:{tmp_path / 'run' / 'last'}", pretrained=True).eval()):  # fmt: skip
         prepare = images.fit(net)
         assert prepare.input_size == (1, *(2 * [(model_args or {"img_size": 28})["img_size"]]))
-        held = images.held_out
-        source = replace(images.source, count=len(held), load=lambda i: images.source.load(held[i]))  # noqa: B023
-        batches = iterate(source, prepare, samples=len(held), batch_size=100, seed=0)
+        batches = iterate(images.validation, prepare, samples=images.validation.count, batch_size=100, seed=0)
         assert measure(net, batches, labelled=True).loss == pytest.approx(done.loss, rel=1e-5)
 
 
