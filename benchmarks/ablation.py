@@ -17,20 +17,18 @@ import torch.nn.functional as F
 from record import origin
 from torch import Tensor, nn
 
-from prune_realloc.checkpoint import load_model, model_identity
-from prune_realloc.data import Batch, iterate, open_images, preprocessing
+from prune_realloc.checkpoints.load import load_model
+from prune_realloc.core.intervals import rank_correlation
+from prune_realloc.core.structure import AXES, Site
+from prune_realloc.data.batches import Batch, iterate
+from prune_realloc.data.images import open_images
+from prune_realloc.data.preprocessing import preprocessing
 from prune_realloc.families import family_of
-from prune_realloc.importance import (
-    GRADIENT_SCORERS,
-    WEIGHT_SCORERS,
-    activation_variances,
-    gate_moments,
-    gradient_scores,
-    masked,
-    rank_correlation,
-    weight_scores,
-)  # fmt: skip
-from prune_realloc.sites import AXES, Site, find_sites
+from prune_realloc.pruning.gates import activation_variances, gate_moments
+from prune_realloc.pruning.hooks import masked
+from prune_realloc.pruning.scorers import GRADIENT_SCORERS, WEIGHT_SCORERS, gradient_scores, weight_scores
+from prune_realloc.pruning.sites import find_sites
+from prune_realloc.runtime.networks import model_identity
 
 
 def loss_changes(model: nn.Module, site: Site, units: list[int], images: Tensor, labels: Tensor) -> np.ndarray:

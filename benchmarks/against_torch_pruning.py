@@ -33,15 +33,17 @@ from torch_pruning_baseline import (
 )
 
 from prune_realloc import Analysis, apply, build_recipe, load_model, plan
-from prune_realloc.checkpoint import model_identity
-from prune_realloc.compensate import refit_, rotated
-from prune_realloc.damage import damage_curves, kept_units, score_curve
-from prune_realloc.data import Batch
+from prune_realloc.data.batches import Batch
 from prune_realloc.families import family_of
-from prune_realloc.importance import gate_moments, gradient_scores
-from prune_realloc.moments import GradientWatch, layer_moments
-from prune_realloc.sites import find_sites, widths
-from prune_realloc.surgery import cut
+from prune_realloc.pruning.cut import cut
+from prune_realloc.pruning.damage import damage_curves, kept_units, score_curve
+from prune_realloc.pruning.gates import gate_moments
+from prune_realloc.pruning.moments import GradientWatch, layer_moments
+from prune_realloc.pruning.refit import refit_
+from prune_realloc.pruning.rotate import rotated
+from prune_realloc.pruning.scorers import gradient_scores
+from prune_realloc.pruning.sites import find_sites, widths
+from prune_realloc.runtime.networks import model_identity
 
 SHARES = (0.7, 0.5, 0.3)
 _OFF: dict[str, bool] = {"rotate": False, "refit": False, "mean_shift": False}
@@ -69,12 +71,19 @@ def our_table(data: str) -> list[dict[str, Any]]:
             done = apply(recipe, timed=False, eval_samples=2000, batch_size=128)
             seconds = time.perf_counter() - started
             loss, top1 = evaluate(done.network, *test)
-            rows.append({
-                "variant": name, "requested": share, "keep_macs": round(done.cost.macs / done.source_cost.macs, 4),
-                "keep_params": round(done.cost.params / done.source_cost.params, 4), "top1": round(top1, 2),
-                "loss": round(loss, 4), "seconds": round(seconds, 1),
-                "predicted": done.summary()["predicted_damage"], "kl": float(f"{done.summary()['kl']:.3g}"),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "variant": name,
+                    "requested": share,
+                    "keep_macs": round(done.cost.macs / done.source_cost.macs, 4),
+                    "keep_params": round(done.cost.params / done.source_cost.params, 4),
+                    "top1": round(top1, 2),
+                    "loss": round(loss, 4),
+                    "seconds": round(seconds, 1),
+                    "predicted": done.summary()["predicted_damage"],
+                    "kl": float(f"{done.summary()['kl']:.3g}"),
+                }
+            )
             print(*(f"{key}={value}" for key, value in rows[-1].items()), flush=True)
     return rows
 
@@ -94,10 +103,19 @@ def time_ours(name: str, runs: int) -> dict[str, float]:
         curves = {site.name: score_curve(site, scores[site.name]) for site in sites}
         marks.append(time.perf_counter())
         analysis = Analysis(
-            scores=scores, damage={n: c.damage for n, c in curves.items()}, widths=widths(sites),
-            groups={s.name: s.groups for s in sites}, terms=structure.terms, scorer="fisher", unit="nats",
-            samples=0, seed=0, model={}, data=None, stability={},
-        )  # fmt: skip
+            scores=scores,
+            damage={n: c.damage for n, c in curves.items()},
+            widths=widths(sites),
+            groups={s.name: s.groups for s in sites},
+            terms=structure.terms,
+            scorer="fisher",
+            unit="nats",
+            samples=0,
+            seed=0,
+            model={},
+            data=None,
+            stability={},
+        )
         planned = plan(analysis, build_recipe({"budget": {"keep_macs": 0.5}}))
         marks.append(time.perf_counter())
         smaller = cut(model, sites, kept_units(curves, {n: s.width for n, s in planned.sites.items()}, sites))
@@ -107,8 +125,9 @@ def time_ours(name: str, runs: int) -> dict[str, float]:
         keep_macs = planned.macs / planned.source
         del model, smaller
     return {stage: round(statistics.median(times), 3) for stage, times in stages.items()} | {
-        "keep_macs": round(keep_macs, 4), "runs": runs,
-    }  # fmt: skip
+        "keep_macs": round(keep_macs, 4),
+        "runs": runs,
+    }
 
 
 def time_compensation(name: str, images: int) -> dict[str, float]:
@@ -116,8 +135,9 @@ def time_compensation(name: str, images: int) -> dict[str, float]:
     torch.manual_seed(0)
     model: Any = timm.create_model(name, pretrained=False).eval()
     x, y = torch.randn(images, 3, 224, 224), torch.randint(1000, (images,))
-    batches = [Batch(*parts, checksums=()) for parts in zip(torch.arange(images).split(8), x.split(8), y.split(8),
-                                                            strict=True)]  # fmt: skip
+    batches = [
+        Batch(*parts, checksums=()) for parts in zip(torch.arange(images).split(8), x.split(8), y.split(8), strict=True)
+    ]
     sites, structure = find_sites(model), family_of(model).describe(model)
     marks = {"start": time.perf_counter()}
     watch = GradientWatch(model, structure)
@@ -139,8 +159,9 @@ def time_compensation(name: str, images: int) -> dict[str, float]:
     marks["refit"] = time.perf_counter()
     names = list(marks)
     return {b: round(marks[b] - marks[a], 2) for a, b in pairwise(names)} | {
-        "images": images, "keep_macs": round(count_macs(smaller, x[:1]) / count_macs(model, x[:1]), 3),
-    }  # fmt: skip
+        "images": images,
+        "keep_macs": round(count_macs(smaller, x[:1]) / count_macs(model, x[:1]), 3),
+    }
 
 
 def main() -> None:
@@ -158,10 +179,12 @@ def main() -> None:
         test = load_tensors(load_model(), args.data, "test")
         record = origin(args.threads) | {
             "command": f"python benchmarks/against_torch_pruning.py --accuracy docs/pruning.json --data {args.data}",
-            "model": model_identity(load_model()), "test_images": len(test[1]),
+            "model": model_identity(load_model()),
+            "test_images": len(test[1]),
             "dense": dict(zip(("loss", "top1"), (round(v, 4) for v in evaluate(load_model(), *test)), strict=True)),
-            "ours": ours, "torch_pruning": theirs,
-        }  # fmt: skip
+            "ours": ours,
+            "torch_pruning": theirs,
+        }
         args.accuracy.write_text(json.dumps(record, indent=1) + "\n")
     if args.speed:
         record = origin(args.threads) | {

@@ -21,9 +21,9 @@ import torch_pruning as tp
 from record import keep, origin
 from torch import nn
 
-from prune_realloc.data import Batch
-from prune_realloc.importance import gate_moments
-from prune_realloc.sites import find_sites
+from prune_realloc.data.batches import Batch
+from prune_realloc.pruning.gates import gate_moments
+from prune_realloc.pruning.sites import find_sites
 
 NAME = "deit_small_patch16_224"
 
@@ -31,10 +31,14 @@ NAME = "deit_small_patch16_224"
 def make_batches(count: int, size: int, device: str) -> list[Batch]:
     generator = torch.Generator().manual_seed(0)
     return [
-        Batch(torch.arange(size), torch.randn(size, 3, 224, 224, generator=generator).to(device),
-              torch.randint(0, 1000, (size,), generator=generator).to(device), ())
+        Batch(
+            torch.arange(size),
+            torch.randn(size, 3, 224, 224, generator=generator).to(device),
+            torch.randint(0, 1000, (size,), generator=generator).to(device),
+            (),
+        )
         for _ in range(count)
-    ]  # fmt: skip
+    ]
 
 
 def bare(model: nn.Module, batches: list[Batch]) -> None:

@@ -19,10 +19,12 @@ import torch.nn.functional as F
 from record import keep, origin
 from torch import Tensor, nn
 
-from prune_realloc.bench import BACKENDS, interleave, timings_of
-from prune_realloc.efficientvit import EfficientVit, to_flex_keys
-from prune_realloc.efficientvit_config import SIZES, EfficientVitConfig
-from prune_realloc.export import export_onnx, onnx_session
+from prune_realloc.models.efficientvit import EfficientVit
+from prune_realloc.models.efficientvit_config import SIZES, EfficientVitConfig
+from prune_realloc.models.efficientvit_keys import to_flex_keys
+from prune_realloc.results.backends import BACKENDS
+from prune_realloc.results.bench import interleave, timings_of
+from prune_realloc.results.export import export_onnx, onnx_session
 
 BATCH = 16
 
@@ -86,9 +88,14 @@ def measure(name: str, device: str, threads: int, seconds: float) -> dict[str, A
         inference = interleave(runs, warmup=2, rounds=15, seconds=seconds)
     result = {}
     for kind, times in (("inference", inference), ("training", training)):
-        result[kind] = {t.model: {"images_per_second": round(t.images_per_second, 1), "speedup": round(t.speedup, 2),
-                                  "interval": [round(x, 2) for x in t.speedup_interval]}
-                        for t in timings_of(times, "", BATCH)}  # fmt: skip
+        result[kind] = {
+            t.model: {
+                "images_per_second": round(t.images_per_second, 1),
+                "speedup": round(t.speedup, 2),
+                "interval": [round(x, 2) for x in t.speedup_interval],
+            }
+            for t in timings_of(times, "", BATCH)
+        }
     return result | {"largest_difference": worst}
 
 

@@ -14,9 +14,9 @@ import torch
 from record import keep, origin
 
 from prune_realloc import apply, build_recipe, train
-from prune_realloc.checkpoint import DEMO
-from prune_realloc.evaluate import evaluate
-from prune_realloc.train_config import train_config
+from prune_realloc.checkpoints.load import DEMO
+from prune_realloc.results.evaluate import evaluate
+from prune_realloc.training.config import train_config
 
 
 def main() -> None:
@@ -34,14 +34,24 @@ def main() -> None:
     cut = apply(recipe, out=out / "pruned", timed=False)
     data = str(args.fashion_mnist)
     before = evaluate(ckpt=out / "pruned", source=str(DEMO), data=data, split="test")
-    done = train(out / "pruned", train_config("recover"), data=data, eval_split="test", teacher=DEMO,
-                 out=out / "trained", device="cpu")  # fmt: skip
+    done = train(
+        out / "pruned",
+        train_config("recover"),
+        data=data,
+        eval_split="test",
+        teacher=DEMO,
+        out=out / "trained",
+        device="cpu",
+    )
     record = {
         "command": f"python benchmarks/recovery.py --keep-macs {args.keep_macs}",
         "keep_macs": round(cut.cost.macs / cut.source_cost.macs, 4),
-        "source_top1": before.source_top1, "cut_top1": before.top1, "recovered_top1": done.top1,
-        "minutes": round(done.seconds / 60, 1), "epochs": done.epochs,
-    } | origin(args.threads, ("torch", "timm", "accelerate"))  # fmt: skip
+        "source_top1": before.source_top1,
+        "cut_top1": before.top1,
+        "recovered_top1": done.top1,
+        "minutes": round(done.seconds / 60, 1),
+        "epochs": done.epochs,
+    } | origin(args.threads, ("torch", "timm", "accelerate"))
     keep(record, args.out)
 
 

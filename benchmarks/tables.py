@@ -35,8 +35,10 @@ def accuracy(record: dict[str, Any]) -> str:
 
     def line(name: str, rows: list[dict[str, Any]]) -> str:
         by_share = {row["requested"]: row for row in rows}
-        cells = [f"{by_share[s]['top1']:.2f} ({by_share[s]['keep_macs']:.3f})" if "top1" in by_share[s] else "error"
-                 for s in shares]  # fmt: skip
+        cells = [
+            f"{by_share[s]['top1']:.2f} ({by_share[s]['keep_macs']:.3f})" if "top1" in by_share[s] else "error"
+            for s in shares
+        ]
         return f"| {name} | " + " | ".join(cells) + " |"
 
     lines = ["| | " + " | ".join(f"at {s}" for s in shares) + " |", "| --- |" + " ---: |" * len(shares)]
@@ -58,20 +60,32 @@ def lost(record: dict[str, Any], share: float) -> tuple[float, float]:
 
 
 def pruning_speed(record: dict[str, Any]) -> str:
-    head = ("model", "ours: sites + planning + cut", "torch-pruning: graph + ranking + pruning", "ratio",
-            "ours: second moments, rotation, damage curves, refit")  # fmt: skip
+    head = (
+        "model",
+        "ours: sites + planning + cut",
+        "torch-pruning: graph + ranking + pruning",
+        "ratio",
+        "ours: second moments, rotation, damage curves, refit",
+    )
     lines = [f"| {' | '.join(head)} |", "| --- | ---: | ---: | ---: | --- |"]
     for name, row in record["models"].items():
         ours = [row["ours"][k] for k in ("sites", "planning", "cut")]
         scope = min(("local", "global"), key=lambda s: _total(row["torch_pruning"][s]))
         theirs = [row["torch_pruning"][scope][k] for k in ("graph", "ranking", "pruning")]
         extra = row["compensation"]
-        more = "" if extra is None else (
-            ", ".join(f"{extra[k]:.1f}" for k in ("second moments", "rotation", "damage curves", "refit"))
-            + f" ({extra['images']} images)")  # fmt: skip
-        lines.append(f"| {name} | {' + '.join(f'{t:.2f}' for t in ours)} = {sum(ours):.2f} | "
-                     f"{' + '.join(f'{t:.2f}' for t in theirs)} = {sum(theirs):.2f} ({scope}) | "
-                     f"{sum(ours) / sum(theirs):.2f} | {more} |")  # fmt: skip
+        more = (
+            ""
+            if extra is None
+            else (
+                ", ".join(f"{extra[k]:.1f}" for k in ("second moments", "rotation", "damage curves", "refit"))
+                + f" ({extra['images']} images)"
+            )
+        )
+        lines.append(
+            f"| {name} | {' + '.join(f'{t:.2f}' for t in ours)} = {sum(ours):.2f} | "
+            f"{' + '.join(f'{t:.2f}' for t in theirs)} = {sum(theirs):.2f} ({scope}) | "
+            f"{sum(ours) / sum(theirs):.2f} | {more} |"
+        )
     return "\n".join(lines)
 
 
@@ -85,16 +99,24 @@ def efficientvit(record: dict[str, Any]) -> str:
     lines = [f"| | {' | '.join(models)} |", "| --- |" + " ---: |" * len(models)]
     for kind, what in (("inference", ""), ("training", "training step: ")):
         for form in next(iter(models.values()))[kind]:
-            cells = [f"{row[kind][form]['images_per_second']:.0f} ({row[kind][form]['speedup']:.2f})"
-                     for row in models.values()]  # fmt: skip
+            cells = [
+                f"{row[kind][form]['images_per_second']:.0f} ({row[kind][form]['speedup']:.2f})"
+                for row in models.values()
+            ]
             lines.append(f"| {what}{form} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def render(
-    scores: dict[str, Any], speed: dict[str, Any], pruned: dict[str, Any], pruning_times: dict[str, Any],
-    flex: dict[str, Any], recovery: dict[str, Any], final: dict[str, Any], choose: dict[str, Any],
-) -> str:  # fmt: skip
+    scores: dict[str, Any],
+    speed: dict[str, Any],
+    pruned: dict[str, Any],
+    pruning_times: dict[str, Any],
+    flex: dict[str, Any],
+    recovery: dict[str, Any],
+    final: dict[str, Any],
+    choose: dict[str, Any],
+) -> str:
     median = {who: sorted(times)[len(times) // 2] for who, times in speed["seconds"].items()}
     at_half = damages(choose, "half")
     return f"""# Benchmarks
@@ -257,8 +279,10 @@ def settings(record: dict[str, Any]) -> str:
 
 def damages(record: dict[str, Any], kind: str) -> str:
     """Predicted for the sources of the networks of that kind, where their analyses were read."""
-    found = [next(read["damage"] for network, read in result["read"].items() if network.endswith(kind))
-             for result in record["results"].values()]  # fmt: skip
+    found = [
+        next(read["damage"] for network, read in result["read"].items() if network.endswith(kind))
+        for result in record["results"].values()
+    ]
     return " and ".join(f"{damage:.0e}" for damage in found)
 
 

@@ -32,9 +32,12 @@ from record import origin
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from prune_realloc.checkpoint import load_model, model_identity
-from prune_realloc.data import iterate, open_images, preprocessing
+from prune_realloc.checkpoints.load import load_model
+from prune_realloc.data.batches import iterate
+from prune_realloc.data.images import open_images
+from prune_realloc.data.preprocessing import preprocessing
 from prune_realloc.families import family_of
+from prune_realloc.runtime.networks import model_identity
 
 MODES = ("uniform", "bottleneck", "global", "isomorphic")
 SCORES = ("l2", "taylor", "hessian", "hessian_mended")
@@ -150,9 +153,18 @@ def score_gradients(model: nn.Module, images: Tensor, labels: Tensor, score: str
 
 
 def build_pruner(
-    model: nn.Module, example: Tensor, *, score: str, ranked: bool, isomorphic: bool = False,
-    setting: Setting, heads: float = 0.0, dial: _Dial | None = None, ratio: float = 1.0, ignored: Sequence[Any] = (),
-) -> tp.pruner.BasePruner:  # fmt: skip
+    model: nn.Module,
+    example: Tensor,
+    *,
+    score: str,
+    ranked: bool,
+    isomorphic: bool = False,
+    setting: Setting,
+    heads: float = 0.0,
+    dial: _Dial | None = None,
+    ratio: float = 1.0,
+    ignored: Sequence[Any] = (),
+) -> tp.pruner.BasePruner:
     """A pruner of a timm ViT with fresh dicts (torch-pruning shares its defaults); the classifier stays."""
     if score == "l2":
         importance = tp.importance.MagnitudeImportance(p=2, normalizer=setting.normalizer)
@@ -167,12 +179,22 @@ def build_pruner(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Unwrapped parameters detected")
         return tp.pruner.BasePruner(
-            model, example, importance, pruning_ratio=ratio, global_pruning=ranked, isomorphic=isomorphic,
-            pruning_ratio_dict={qkv: setting.dims} if setting.dims not in (0, 1) else None, ignored_layers=fixed,
+            model,
+            example,
+            importance,
+            pruning_ratio=ratio,
+            global_pruning=ranked,
+            isomorphic=isomorphic,
+            pruning_ratio_dict={qkv: setting.dims} if setting.dims not in (0, 1) else None,
+            ignored_layers=fixed,
             num_heads={block.attn.qkv: block.attn.num_heads for block in model.blocks},
-            in_channel_groups={}, out_channel_groups={}, prune_head_dims=setting.dims > 0 and not heads,
-            prune_num_heads=heads > 0, head_pruning_ratio=heads, **schedule,
-        )  # fmt: skip
+            in_channel_groups={},
+            out_channel_groups={},
+            prune_head_dims=setting.dims > 0 and not heads,
+            prune_num_heads=heads > 0,
+            head_pruning_ratio=heads,
+            **schedule,
+        )
 
 
 def sync_attention_(model: nn.Module, pruner: tp.pruner.BasePruner) -> None:
@@ -186,9 +208,15 @@ def sync_attention_(model: nn.Module, pruner: tp.pruner.BasePruner) -> None:
 
 
 def prune_in_steps(
-    model: nn.Module, example: Tensor, gradients: Gradients, *, mode: str, score: str, setting: Setting,
+    model: nn.Module,
+    example: Tensor,
+    gradients: Gradients,
+    *,
+    mode: str,
+    score: str,
+    setting: Setting,
     shares: Sequence[float],
-) -> dict[float, Candidate]:  # fmt: skip
+) -> dict[float, Candidate]:
     """Target share -> the pruned model at or just above it where the steps allow, else the nearest."""
     started = time.perf_counter()
     whole = count_macs(model, example)
@@ -198,13 +226,15 @@ def prune_in_steps(
     ranked = mode in ("global", "isomorphic")
     if setting.heads:
         others = [block.mlp.fc1 for block in small.blocks]
-        pruner = build_pruner(small, example, score=score, ranked=ranked, setting=setting, heads=setting.heads,
-                              ratio=0.01, ignored=others)  # fmt: skip
+        pruner = build_pruner(
+            small, example, score=score, ranked=ranked, setting=setting, heads=setting.heads, ratio=0.01, ignored=others
+        )
         pruner.step()
         sync_attention_(small, pruner)
     dial = _Dial()
-    pruner = build_pruner(small, example, score=score, ranked=ranked, isomorphic=mode == "isomorphic",
-                          setting=setting, dial=dial)  # fmt: skip
+    pruner = build_pruner(
+        small, example, score=score, ranked=ranked, isomorphic=mode == "isomorphic", setting=setting, dial=dial
+    )
     found: dict[float, Candidate] = {}
     last, share, slope = None, count_macs(small, example) / whole, 0.7
     for target in sorted(shares, reverse=True):
@@ -226,9 +256,15 @@ def prune_in_steps(
 
 
 def search(
-    model: nn.Module, images: Tensor, labels: Tensor, gradients: Gradients, *, mode: str, score: str,
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    gradients: Gradients,
+    *,
+    mode: str,
+    score: str,
     shares: Sequence[float],
-) -> dict[float, list[Candidate]]:  # fmt: skip
+) -> dict[float, list[Candidate]]:
     """Target share -> a candidate for each of the mode's settings, the lowest calibration loss first.
 
     Candidates more than `SLACK` away from the target come last: theirs is another budget.
@@ -289,9 +325,12 @@ def describe(candidate: Candidate) -> dict[str, Any]:
 
 
 def baseline_table(
-    shares: Sequence[float] = (0.7, 0.5, 0.3), *, data: str = "demo",
-    modes: Sequence[str] = MODES, scores: Sequence[str] = SCORES,
-) -> list[dict[str, Any]]:  # fmt: skip
+    shares: Sequence[float] = (0.7, 0.5, 0.3),
+    *,
+    data: str = "demo",
+    modes: Sequence[str] = MODES,
+    scores: Sequence[str] = SCORES,
+) -> list[dict[str, Any]]:
     """A row for each mode, score and share of the shipped ViT, calibrated on the shipped images, without training.
 
     `seconds` is the data pass and the pruning with the chosen setting; the others that were tried do not count.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from prune_realloc.data import read_idx
+from prune_realloc.data.idx import read_idx
 
 PER_CLASS = {"train": 400, "t10k": 500}
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from timm.models import save_for_hf
 from torch import Tensor
 
-from prune_realloc.data import read_idx
+from prune_realloc.data.idx import read_idx
 
 MEAN, STD = 0.2860, 0.3530
 ARCHITECTURE = "deit_tiny_patch16_224"
@@ -127,10 +127,25 @@ def main() -> None:
     top1 = accuracy(model, test_images, test_labels)
     print(f"test top-1 {top1:.4f} on {len(test_labels)} images")
     model.pretrained_cfg.update(
-        input_size=(1, 28, 28), num_classes=10, mean=(MEAN,), std=(STD,), crop_pct=1.0, fixed_input_size=True,
-        label_names=["t-shirt/top", "trouser", "pullover", "dress", "coat",
-                     "sandal", "shirt", "sneaker", "bag", "ankle boot"],
-    )  # fmt: skip
+        input_size=(1, 28, 28),
+        num_classes=10,
+        mean=(MEAN,),
+        std=(STD,),
+        crop_pct=1.0,
+        fixed_input_size=True,
+        label_names=[
+            "t-shirt/top",
+            "trouser",
+            "pullover",
+            "dress",
+            "coat",
+            "sandal",
+            "shirt",
+            "sneaker",
+            "bag",
+            "ankle boot",
+        ],
+    )
     save_for_hf(model.half(), args.out, model_args=MODEL_ARGS, safe_serialization=True)
 
 

@@ -12,35 +12,37 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from prune_realloc.analysis import Analysis
-    from prune_realloc.checkpoint import load_model, load_pruned, save_pruned
-    from prune_realloc.errors import InputError
-    from prune_realloc.examine import analyze
-    from prune_realloc.planner import plan
-    from prune_realloc.prune import apply
-    from prune_realloc.recipe import Recipe, build_recipe, load_recipe
-    from prune_realloc.report import write_report
-    from prune_realloc.sites import find_sites
-    from prune_realloc.training import train
-    from prune_realloc.variants import emit
+    from prune_realloc.checkpoints.load import load_model, load_pruned
+    from prune_realloc.checkpoints.save import save_pruned
+    from prune_realloc.core.analysis import Analysis
+    from prune_realloc.core.errors import InputError
+    from prune_realloc.planning.plan import plan
+    from prune_realloc.pruning.sites import find_sites
+    from prune_realloc.recipe.document import Recipe
+    from prune_realloc.recipe.reader import build_recipe, load_recipe
+    from prune_realloc.results.page import write_report
+    from prune_realloc.training.train import train
+    from prune_realloc.verbs.analyze import analyze
+    from prune_realloc.verbs.apply import apply
+    from prune_realloc.verbs.emit import emit
 
 __version__ = "0.1.0"
 _HOMES = {
-    "Analysis": "analysis",
-    "InputError": "errors",
-    "Recipe": "recipe",
-    "analyze": "examine",
-    "apply": "prune",
-    "build_recipe": "recipe",
-    "emit": "variants",
-    "find_sites": "sites",
-    "load_model": "checkpoint",
-    "load_pruned": "checkpoint",
-    "load_recipe": "recipe",
-    "plan": "planner",
-    "save_pruned": "checkpoint",
-    "train": "training",
-    "write_report": "report",
+    "Analysis": "core.analysis",
+    "InputError": "core.errors",
+    "Recipe": "recipe.document",
+    "analyze": "verbs.analyze",
+    "apply": "verbs.apply",
+    "build_recipe": "recipe.reader",
+    "emit": "verbs.emit",
+    "find_sites": "pruning.sites",
+    "load_model": "checkpoints.load",
+    "load_pruned": "checkpoints.load",
+    "load_recipe": "recipe.reader",
+    "plan": "planning.plan",
+    "save_pruned": "checkpoints.save",
+    "train": "training.train",
+    "write_report": "results.page",
 }
 __all__ = [
     "Analysis",
@@ -89,13 +91,13 @@ class _OnceTimmIsThere(MetaPathFinder):
             def run_and_register(module: ModuleType) -> None:
                 run(module)
                 sys.meta_path.remove(self)
-                import_module("prune_realloc.architectures")
+                import_module("prune_realloc.checkpoints.register")
 
             spec.loader.exec_module = run_and_register  # type: ignore[method-assign]
         return spec
 
 
 if "timm" in sys.modules:
-    import_module("prune_realloc.architectures")
+    import_module("prune_realloc.checkpoints.register")
 else:
     sys.meta_path.insert(0, _OnceTimmIsThere())

@@ -1,3 +1,3 @@
-from prune_realloc.cli import main
+from prune_realloc.cli.app import main
 
 main()

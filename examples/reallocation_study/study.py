@@ -31,10 +31,11 @@ import numpy as np
 from PIL import Image
 
 from prune_realloc import Analysis, analyze, emit, train
-from prune_realloc.compare import compare, write_plot
-from prune_realloc.efficientvit_config import EfficientVitConfig
-from prune_realloc.recipe import build_recipe, load_recipe
-from prune_realloc.train_config import TrainConfig, train_config
+from prune_realloc.models.efficientvit_config import EfficientVitConfig
+from prune_realloc.recipe.reader import build_recipe, load_recipe
+from prune_realloc.training.compare import compare
+from prune_realloc.training.config import TrainConfig, train_config
+from prune_realloc.training.plot import write_plot
 
 HERE = Path(__file__).parent
 PAPER = {"embed": {"move": False, "round_to": 4}, "qk": {"width": 8}, "v": {"ratio": 1.0}, "ffn": {"ratio": 2.0}}
@@ -58,16 +59,41 @@ class Source:
 
     def trained(self, data: Path, folder: Path) -> Path:
         chans = len(self.mean)
-        args = {"img_size": self.img_size, "patch_size": 4, "in_chans": chans, "embed_dim": 64, "depth": 6,
-                "num_heads": 4}  # fmt: skip
-        config = {"input_size": [chans, self.img_size, self.img_size], "mean": self.mean, "std": self.std,
-                  "num_classes": 10, "crop_pct": 1.0}  # fmt: skip
+        args = {
+            "img_size": self.img_size,
+            "patch_size": 4,
+            "in_chans": chans,
+            "embed_dim": 64,
+            "depth": 6,
+            "num_heads": 4,
+        }
+        config = {
+            "input_size": [chans, self.img_size, self.img_size],
+            "mean": self.mean,
+            "std": self.std,
+            "num_classes": 10,
+            "crop_pct": 1.0,
+        }
         (folder / "new").mkdir(parents=True, exist_ok=True)
-        (folder / "new" / "config.json").write_text(json.dumps(
-            {"architecture": "deit_tiny_patch16_224", "num_classes": 10, "model_args": args, "pretrained_cfg": config}
-        ))  # fmt: skip
-        done = train(folder / "new", train_config(**self.settings), data=str(data), eval_split="held-out",
-                     samples=self.samples, out=folder / "run", device="cpu")  # fmt: skip
+        (folder / "new" / "config.json").write_text(
+            json.dumps(
+                {
+                    "architecture": "deit_tiny_patch16_224",
+                    "num_classes": 10,
+                    "model_args": args,
+                    "pretrained_cfg": config,
+                }
+            )
+        )
+        done = train(
+            folder / "new",
+            train_config(**self.settings),
+            data=str(data),
+            eval_split="held-out",
+            samples=self.samples,
+            out=folder / "run",
+            device="cpu",
+        )
         print(f"source for {data}: {done.top1:.2%} of the held-out training images", flush=True)
         return folder / "run" / "last"
 
@@ -87,16 +113,36 @@ class Dataset:
 
 DATASETS = {
     "fashion": Dataset(20_000, {"choose": 4, "final": 3}, {"choose": 3, "final": 5}, 64, 0.5, None),
-    "mnist5k": Dataset(1_500, {"choose": 15, "final": 15}, {"choose": 3, "final": 5}, 32, 0.0, Source(
-        (0.13,), (0.31,), 28, 2_700,
-        {"epochs": 50, "batch_size": 32, "lr": 5e-4, "warmup_epochs": 5, "hflip": 0.0, "crop_scale": 0.8},
-    )),
+    "mnist5k": Dataset(
+        1_500,
+        {"choose": 15, "final": 15},
+        {"choose": 3, "final": 5},
+        32,
+        0.0,
+        Source(
+            (0.13,),
+            (0.31,),
+            28,
+            2_700,
+            {"epochs": 50, "batch_size": 32, "lr": 5e-4, "warmup_epochs": 5, "hflip": 0.0, "crop_scale": 0.8},
+        ),
+    ),
     # nothing was chosen on it: rule and settings are those of Fashion-MNIST
-    "cifar10": Dataset(20_000, {"choose": 4, "final": 3}, {"choose": 3, "final": 5}, 64, 0.5, Source(
-        (0.491, 0.482, 0.447), (0.247, 0.243, 0.262), 32, 45_000,
-        {"epochs": 15, "batch_size": 64, "lr": 1e-3, "warmup_epochs": 2},
-    )),
-}  # fmt: skip
+    "cifar10": Dataset(
+        20_000,
+        {"choose": 4, "final": 3},
+        {"choose": 3, "final": 5},
+        64,
+        0.5,
+        Source(
+            (0.491, 0.482, 0.447),
+            (0.247, 0.243, 0.262),
+            32,
+            45_000,
+            {"epochs": 15, "batch_size": 64, "lr": 1e-3, "warmup_epochs": 2},
+        ),
+    ),
+}
 
 
 # -- data and sources -----------------------------------------------------------------------------------------
@@ -111,8 +157,10 @@ def mnist5k() -> dict[str, Part]:
 
     pixels, labels = mnist_data()
     test = np.arange(len(labels)) % 5 >= 3
-    return {name: (pixels[chosen].reshape(-1, 28, 28), labels[chosen]) for name, chosen in
-            (("train", ~test), ("t10k", test))}  # fmt: skip
+    return {
+        name: (pixels[chosen].reshape(-1, 28, 28), labels[chosen])
+        for name, chosen in (("train", ~test), ("t10k", test))
+    }
 
 
 def cifar10(package: Path) -> dict[str, Part]:
@@ -149,9 +197,10 @@ def analysis_of(name: str, data: Path, out: Path) -> Analysis:
     if not (out / "analysis" / "analysis.json").exists():
         source = DATASETS[name].source
         found = (
-            analyze() if source is None else
-            analyze(ckpt=source.trained(data, out / "source"), data=str(data), split="train")
-        )  # fmt: skip
+            analyze()
+            if source is None
+            else analyze(ckpt=source.trained(data, out / "source"), data=str(data), split="train")
+        )
         found.save(out / "analysis")
     return Analysis.load(out / "analysis")
 
@@ -200,9 +249,11 @@ def run_all(waiting: list[list[str]], streams: int) -> None:
             print(time.strftime("%H:%M:%S"), command[-1], flush=True)
             Path(command[-1]).mkdir(parents=True, exist_ok=True)
             with (Path(command[-1]) / "train.log").open("w") as log:
-                running.append(subprocess.Popen(
-                    command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=log, stderr=subprocess.STDOUT
-                ))  # fmt: skip
+                running.append(
+                    subprocess.Popen(
+                        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=log, stderr=subprocess.STDOUT
+                    )
+                )
         time.sleep(1)
         for process in [p for p in running if p.poll() is not None]:
             running.remove(process)
@@ -220,27 +271,52 @@ def study(name: str, data: Path, args: argparse.Namespace) -> dict[str, Any]:
     if args.phase == "choose":
         part = ["--eval-split", "held-out", "--samples", str(dataset.choose)]
     seeds = range(dataset.seeds[args.phase])
-    settings = {"epochs": dataset.epochs[args.phase], "batch_size": dataset.batch_size, "smoothing": 0.0,
-                "hflip": dataset.hflip}  # fmt: skip
+    settings = {
+        "epochs": dataset.epochs[args.phase],
+        "batch_size": dataset.batch_size,
+        "smoothing": 0.0,
+        "hflip": dataset.hflip,
+    }
     words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     todo = []
     for seed in seeds:
         for network, folder in networks.items():
             run = out / args.phase / f"{network}-seed{seed}"
             if not is_done(run, folder, train_config(**settings, seed=seed)):
-                todo.append([sys.executable, "-m", "prune_realloc", "train", str(folder), "--data", str(data), *part,
-                             "--device", "cpu", *words, "--set", f"seed={seed}", "-o", str(run)])  # fmt: skip
+                todo.append(
+                    [
+                        sys.executable,
+                        "-m",
+                        "prune_realloc",
+                        "train",
+                        str(folder),
+                        "--data",
+                        str(data),
+                        *part,
+                        "--device",
+                        "cpu",
+                        *words,
+                        "--set",
+                        f"seed={seed}",
+                        "-o",
+                        str(run),
+                    ]
+                )
     run_all(todo, args.streams)
     runs = [out / args.phase / f"{network}-seed{seed}" for network in networks for seed in seeds]
     groups = compare(runs)
     write_plot(groups, HERE / f"{args.phase}_{name}.png")
-    configs = {network: json.loads((folder / "config.json").read_text())["model_args"]
-               for network, folder in networks.items()}  # fmt: skip
+    configs = {
+        network: json.loads((folder / "config.json").read_text())["model_args"] for network, folder in networks.items()
+    }
     return {
-        "settings": settings, "trained_on": dataset.choose if args.phase == "choose" else "all",
-        "groups": [dataclasses.asdict(group) for group in groups], "to_the_paper": to_the_paper(runs, networks),
-        "configs": configs, "read": {network: reading(folder) for network, folder in networks.items()},
-    }  # fmt: skip
+        "settings": settings,
+        "trained_on": dataset.choose if args.phase == "choose" else "all",
+        "groups": [dataclasses.asdict(group) for group in groups],
+        "to_the_paper": to_the_paper(runs, networks),
+        "configs": configs,
+        "read": {network: reading(folder) for network, folder in networks.items()},
+    }
 
 
 def reading(network: Path) -> dict[str, float | None]:
@@ -267,10 +343,16 @@ def table(results: dict[str, Any]) -> str:
     lines += ["| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"]
     for name, result in results.items():
         for g in result["groups"]:
-            cells = [name, g["name"], str(len(g["seeds"])), _points(g["mean"], g["half_width"], ""),
-                     _points(g["difference"], g["difference_half_width"], "+"),
-                     _points(*result["to_the_paper"].get(g["name"], (None, None)), "+"),
-                     f"{g['macs']:,}", f"{g['params']:,}"]  # fmt: skip
+            cells = [
+                name,
+                g["name"],
+                str(len(g["seeds"])),
+                _points(g["mean"], g["half_width"], ""),
+                _points(g["difference"], g["difference_half_width"], "+"),
+                _points(*result["to_the_paper"].get(g["name"], (None, None)), "+"),
+                f"{g['macs']:,}",
+                f"{g['params']:,}",
+            ]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -294,13 +376,13 @@ def main() -> None:
         results[name] = study(name, data_of(name, args), args)
     content = {
         "command": f"python examples/reallocation_study/study.py --phase {args.phase} --datasets "
-                   f"{' '.join(args.datasets)}",
+        f"{' '.join(args.datasets)}",
         "evaluated_on": "up to 10,000 other training images" if args.phase == "choose" else "the test images",
         "results": results,
         "machine": f"{platform.machine()}, {args.streams} runs at a time, 1 thread each",
         "versions": {name: version(name) for name in ("prune-realloc", "torch", "timm", "accelerate")},
         "date": time.strftime("%Y-%m-%d"),
-    }  # fmt: skip
+    }
     (HERE / f"{args.phase}.json").write_text(json.dumps(content, indent=1) + "\n")
     (HERE / f"{args.phase}.md").write_text(table(results))
     print(table(results))

@@ -7,7 +7,7 @@ from types import ModuleType
 import timm
 from torch import nn
 
-from prune_realloc.errors import InputError
+from prune_realloc.core.errors import InputError
 from prune_realloc.families import efficientvit_msra, vit
 
 FAMILIES: dict[str, ModuleType] = {"vit": vit, "efficientvit_msra": efficientvit_msra}

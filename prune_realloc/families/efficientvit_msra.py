@@ -12,20 +12,13 @@ import numpy as np
 from timm.models.efficientvit_msra import EfficientVitMsra
 from torch import Tensor, nn
 
-from prune_realloc.architectures import EFFICIENTVIT
-from prune_realloc.efficientvit import (
-    Block,
-    CascadedGroupAttention,
-    EfficientVit,
-    PatchMerging,
-    Residual,
-    TokenFfn,
-    to_flex_keys,
-    to_flex_weights,
-)
-from prune_realloc.efficientvit_config import SIZES, EfficientVitConfig
-from prune_realloc.errors import InputError
-from prune_realloc.structure import Gate, Site, Slice, Structure
+from prune_realloc.core.errors import InputError
+from prune_realloc.core.names import EFFICIENTVIT
+from prune_realloc.core.structure import Gate, Site, Slice, Structure
+from prune_realloc.models.efficientvit import EfficientVit
+from prune_realloc.models.efficientvit_config import SIZES, EfficientVitConfig
+from prune_realloc.models.efficientvit_keys import to_flex_keys, to_flex_weights
+from prune_realloc.models.efficientvit_layers import Block, CascadedGroupAttention, PatchMerging, Residual, TokenFfn
 
 TIMM_MODULES = ("efficientvit_msra",)
 """Where timm defines the networks of this family."""
@@ -100,9 +93,6 @@ def fold_(model: Any) -> None:
     """Nothing lies between a layer and the stream that could be folded into it and be scored there."""
 
 
-# -- sites ----------------------------------------------------------------------------------------------------
-
-
 def _rows(name: str, index: np.ndarray, units: np.ndarray | None = None) -> list[Slice]:
     """Output channels of a convolution with its batch norm."""
     return [Slice(f"{name}.{part}", 0, index, units) for part in ("conv.weight", "bn.weight", "bn.bias")]
@@ -169,13 +159,19 @@ def _stream(model: Any, stage: int, width: int) -> Site:
         slices += _rows(f"patch_embed.conv{len(model.config.stem_strides)}", every)
     if stage + 1 < len(model.stages):
         after = model.stages[stage + 1].downsample
-        modules |= {f"stages.{stage + 1}.downsample.{n}": m for n, m in after.named_modules()
-                    if n.startswith("before") or n == "merge"}  # fmt: skip
+        modules |= {
+            f"stages.{stage + 1}.downsample.{n}": m
+            for n, m in after.named_modules()
+            if n.startswith("before") or n == "merge"
+        }
     else:
         for exit_ in ("head", "head_dist") if model.num_classes else ():
             if getattr(model, exit_) is not None:
-                slices += [Slice(f"{exit_}.bn.weight", 0, every), Slice(f"{exit_}.bn.bias", 0, every),
-                           Slice(f"{exit_}.linear.weight", 1, every)]  # fmt: skip
+                slices += [
+                    Slice(f"{exit_}.bn.weight", 0, every),
+                    Slice(f"{exit_}.bn.bias", 0, every),
+                    Slice(f"{exit_}.linear.weight", 1, every),
+                ]
     for name, module in modules.items():
         if isinstance(module, Residual):
             writes.append(f"{name}.m")
@@ -183,8 +179,11 @@ def _stream(model: Any, stage: int, width: int) -> Site:
             reads = name.startswith(f"stages.{stage + 1}.")
             slices += [Slice(f"{name}.expand.conv.weight", 1, every)] if reads else _rows(f"{name}.reduce", every)
         elif isinstance(module, TokenFfn):
-            slices += [*_rows(f"{name}.dw.m", every), Slice(f"{name}.ffn.m.up.conv.weight", 1, every),
-                       *_rows(f"{name}.ffn.m.down", every)]  # fmt: skip
+            slices += [
+                *_rows(f"{name}.dw.m", every),
+                Slice(f"{name}.ffn.m.up.conv.weight", 1, every),
+                *_rows(f"{name}.ffn.m.down", every),
+            ]
         elif isinstance(module, CascadedGroupAttention):
             slices += _rows(f"{name}.proj", every)
             part = width // module.num_heads
@@ -193,9 +192,6 @@ def _stream(model: Any, stage: int, width: int) -> Site:
                 slices.append(Slice(f"{name}.qkvs.{head}.conv.weight", 1, np.arange(part)[:, None], units))
     gates = tuple(Gate(name, "output", every, 1) for name in writes)
     return Site("embed", None, width, tuple(slices), gates, stage=stage)
-
-
-# -- from a checkpoint's tensors to a network -----------------------------------------------------------------
 
 
 def recognises(state: Mapping[str, Tensor]) -> bool:
@@ -225,11 +221,16 @@ def _inferred(state: Mapping[str, Tensor], img_size: int | tuple[int, int] | Non
     stem = [shapes[f"patch_embed.conv{i}.conv.weight"] for i in range(1, _count(shapes, r"patch_embed\.conv(\d+)"))]
     stages = range(_count(shapes, r"stages\.(\d+)"))
     args: dict[str, Any] = {
-        "img_size": img_size or 224, "in_chans": stem[0][1], "stem_strides": [2] * len(stem),
+        "img_size": img_size or 224,
+        "in_chans": stem[0][1],
+        "stem_strides": [2] * len(stem),
         "num_classes": shapes["head.linear.weight"][0] if "head.linear.weight" in shapes else 0,
-        "distillation": "head_dist.linear.weight" in shapes, "embed_dim": [], "depth": [],
-        "merge_dim": [], "merge_ffn_dim": [],
-    }  # fmt: skip
+        "distillation": "head_dist.linear.weight" in shapes,
+        "embed_dim": [],
+        "depth": [],
+        "merge_dim": [],
+        "merge_ffn_dim": [],
+    }
     per_block: dict[str, list[list[Any]]] = {
         name: [] for name in ("num_heads", "qk_dim", "v_dim", "ffn_dim", "num_ffns", "window_size", "kernels")
     }
@@ -247,8 +248,9 @@ def _inferred(state: Mapping[str, Tensor], img_size: int | tuple[int, int] | Non
             args["merge_ffn_dim"].append(
                 [shapes[f"{down}.{side}.ffn.m.up.conv.weight"][0] for side in ("before", "after")]
             )
-    seen = [EfficientVitConfig(**(args | per_block | {"img_size": size})).resolutions
-            for size in {args["img_size"], 224}]  # fmt: skip
+    seen = [
+        EfficientVitConfig(**(args | per_block | {"img_size": size})).resolutions for size in {args["img_size"], 224}
+    ]
     for stage, sides in enumerate(per_block["window_size"]):
         native = {min(resolutions[stage]) for resolutions in seen}
         per_block["window_size"][stage] = [max(side, 7) if side in native else side for side in sides]
@@ -262,11 +264,14 @@ def _block_args(shapes: Mapping[str, tuple[int, ...]], name: str) -> dict[str, A
     num_ffns = _count(shapes, rf"{re.escape(name)}\.before\.(\d+)")
     side = round(shapes[f"{attn}.attention_biases"][1] ** 0.5)
     return {
-        "num_heads": heads, "qk_dim": kernels[0][0], "kernels": [kernel[-1] for kernel in kernels],
-        "v_dim": shapes[f"{attn}.proj.conv.weight"][1] // heads, "num_ffns": num_ffns,
+        "num_heads": heads,
+        "qk_dim": kernels[0][0],
+        "kernels": [kernel[-1] for kernel in kernels],
+        "v_dim": shapes[f"{attn}.proj.conv.weight"][1] // heads,
+        "num_ffns": num_ffns,
         "ffn_dim": shapes[f"{name}.before.0.ffn.m.up.conv.weight"][0] if num_ffns else 1,
         "window_size": side,
-    }  # fmt: skip
+    }
 
 
 def _count(shapes: Mapping[str, Any], pattern: str) -> int:

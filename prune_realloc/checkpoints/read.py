@@ -1,0 +1,143 @@
+"""A checkpoint file or folder -> its tensors and what it states about its network. No pickle is ever executed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from timm.models import is_model
+from torch import Tensor
+
+from prune_realloc.core.errors import InputError, first_line
+from prune_realloc.core.names import PREPROCESSING, WEIGHTS_FILES
+
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+_WEIGHT_KEYS = ("state_dict", "model", "model_state_dict")
+_EMA_KEYS = ("state_dict_ema", "model_ema", "ema")
+FORMAT_VERSION = 1
+
+
+@dataclass
+class Checkpoint:
+    """A file's content, before the architecture is known."""
+
+    state: dict[str, Tensor]
+    architecture: str | None = None
+    model_args: dict[str, Any] = field(default_factory=dict)
+    pretrained_cfg: dict[str, Any] = field(default_factory=dict)
+
+
+def read_checkpoint(path: Path, ema: bool) -> Checkpoint:
+    if not path.exists():
+        raise InputError(f"ckpt {str(path)!r} does not exist")
+    if path.is_dir():
+        return _read_folder(path)
+    if path.stat().st_size == 0:
+        raise InputError(f"ckpt {str(path)!r} is empty")
+    content = _read_tensors(path)
+    if not isinstance(content, Mapping):
+        raise InputError(f"ckpt {str(path)!r} holds a {type(content).__name__}, not a dictionary of tensors")
+    found = Checkpoint(without_prefixes(_select_weights(content, path, ema)))
+    arguments = content.get("args")
+    options = vars(arguments) if isinstance(arguments, argparse.Namespace) else arguments
+    options = options if isinstance(options, Mapping) else {}
+    name = content.get("arch") or options.get("model")
+    if isinstance(name, str) and is_model(name.removeprefix("timm/")):
+        found.architecture = name.removeprefix("timm/")
+    if isinstance(options.get("model_kwargs"), Mapping):
+        found.model_args |= dict(options["model_kwargs"])
+    found.pretrained_cfg |= {key: options[key] for key in PREPROCESSING if options.get(key) is not None}
+    return found
+
+
+def _read_folder(path: Path) -> Checkpoint:
+    if (path / "last" / "config.json").is_file():
+        raise InputError(f"ckpt {str(path)!r} is the folder of a training run; give {path / 'last'} or {path / 'best'}")
+    found = read_config(path)
+    weights = next((path / name for name in WEIGHTS_FILES if (path / name).is_file()), None)
+    if weights is None:
+        raise InputError(
+            f"ckpt {str(path)!r} has a config.json but none of {', '.join(WEIGHTS_FILES)}: its network is "
+            "not trained yet"
+        )
+    found.state = without_prefixes(_select_weights(_read_tensors(weights), weights, ema=False))
+    return found
+
+
+def read_config(path: Path) -> Checkpoint:
+    config = path / "config.json"
+    if not config.is_file():
+        raise InputError(f"ckpt {str(path)!r} is a folder without config.json; give the weight file instead")
+    try:
+        content = json.loads(config.read_text())
+        name = str(content["architecture"])
+        pretrained_cfg = dict(content.get("pretrained_cfg", content))  # timm's older files have one level only
+        model_args = dict(content.get("model_args") or {})
+        if "num_classes" in content:
+            model_args.setdefault("num_classes", int(content["num_classes"]))
+        version = content.get("format_version", FORMAT_VERSION)  # timm writes none
+    except (json.JSONDecodeError, KeyError, UnicodeDecodeError, TypeError, ValueError) as error:
+        raise InputError(f"{config} is not a model configuration as timm writes it ({error!r})") from error
+    if version != FORMAT_VERSION:
+        raise InputError(f"{config}: format_version {version!r}, this program reads {FORMAT_VERSION}")
+    return Checkpoint({}, name, model_args, pretrained_cfg)
+
+
+def _read_tensors(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        try:
+            return safetensors.torch.load_file(path)
+        except SafetensorError as error:
+            raise InputError(f"ckpt {str(path)!r} is not a whole safetensors file ({error})") from error
+    # an argparse.Namespace is a bag of values (timm and DeiT save their options in one); nothing else is let in
+    torch.serialization.add_safe_globals([argparse.Namespace])
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = _unpickling_reason(str(error))
+        raise InputError(f"ckpt {str(path)!r} is refused: {reason}; save its state_dict alone, as tensors") from error
+    except Exception as error:  # whatever the unpickler stumbles over: the file is no checkpoint
+        raise InputError(
+            f"ckpt {str(path)!r} cannot be read, it is damaged or no checkpoint ({first_line(error)})"
+        ) from error
+
+
+def _unpickling_reason(message: str) -> str:
+    """What torch's long message about a refused pickle comes down to."""
+    if found := re.search(
+        r"(?:Unsupported global: GLOBAL|Unsupported class|WeightsUnpickler error:.*?GLOBAL) ([\w.]+)", message
+    ):
+        return f"reading it would execute a pickle that calls {found[1]}"
+    if found := re.search(r"Unsupported operand (\d+)", message):
+        return f"it is no checkpoint, or a pickle with an operation that is not let in ({found[1]})"
+    lines = [line for line in message.splitlines() if "WeightsUnpickler error" in line] or message.splitlines()
+    return lines[0].strip() if lines else "it is not a file of tensors"
+
+
+def _select_weights(content: Mapping[str, Any], path: Path, ema: bool) -> Mapping[str, Any]:
+    def first(keys: tuple[str, ...]) -> Mapping[str, Any] | None:
+        return next((content[key] for key in keys if isinstance(content.get(key), Mapping) and content[key]), None)
+
+    averaged, plain = first(_EMA_KEYS), first(_WEIGHT_KEYS)
+    if ema and averaged is None:
+        raise InputError(f"ema: {str(path)!r} holds no averaged weights (looked for {', '.join(_EMA_KEYS)})")
+    if ema or (plain is None and averaged is not None):
+        return averaged or {}
+    return plain if plain is not None else content
+
+
+def without_prefixes(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Tensors only, without the prefixes that wrappers (DDP, torch.compile, EMA, Lightning) put before every name."""
+    tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+    while prefix := next((p for p in _PREFIXES if tensors and all(n.startswith(p) for n in tensors)), None):
+        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    return tensors

@@ -1,0 +1,158 @@
+"""A network -> a folder that timm's `local-dir:` loads: `config.json` and `model.safetensors`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import timm
+import torch
+from torch import nn
+
+from prune_realloc.checkpoints.pruned import build_pruned
+from prune_realloc.checkpoints.read import FORMAT_VERSION
+from prune_realloc.core.errors import InputError, first_line
+from prune_realloc.core.files import make_folder, write_files
+from prune_realloc.core.names import PREPROCESSING, PRUNED
+from prune_realloc.families import family_of
+from prune_realloc.families.inputs import input_shape
+from prune_realloc.pruning.sites import find_sites, widths
+
+_SHAPE_CONFIG = (*PREPROCESSING, "fixed_input_size", "pool_size", "first_conv", "classifier")
+"""What of timm's pretrained_cfg is true of any weights of the network."""
+_KEPT_CONFIG = (*_SHAPE_CONFIG, "license", "label_names", "label_descriptions", "tag")
+"""And of those that were made of the source's: cut, or trained further."""
+
+
+def save_pruned(net: Any, folder: str | Path, more: Mapping[str, bytes] | None = None) -> None:
+    """Write a network, cut or not, as a folder that `timm.create_model("local-dir:FOLDER")` loads.
+
+    Args:
+        net: of a supported family, loaded here or created by timm.
+        more: files to write beside it, name -> content.
+
+    Raises:
+        InputError: the folder cannot be written, or the network cannot be rebuilt from its name and widths.
+    """
+    config = describe(net, PRUNED, check_rebuild(net))
+    folder = Path(folder)
+    make_folder(folder)
+    write_files(folder, {**(more or {}), "model.safetensors": weights_file(net), "config.json": config})
+
+
+def describe(
+    net: Any,
+    architecture: str,
+    model_args: Mapping[str, Any],
+    own_weights: bool = False,
+    class_names: Sequence[str] = (),
+) -> bytes:
+    """The `config.json` of a network, from what builds it.
+
+    Args:
+        own_weights: they are not made of those that `pretrained_cfg` speaks of.
+        class_names: in the order of the labels, where they are known.
+    """
+    config = getattr(net, "pretrained_cfg", None) or {}
+    kept = {key: config[key] for key in (_SHAPE_CONFIG if own_weights else _KEPT_CONFIG) if config.get(key) is not None}
+    return config_file(
+        architecture,
+        model_args,
+        num_classes=int(net.num_classes),
+        num_features=int(net.num_features),
+        input_size=input_shape(net),
+        pretrained_cfg=kept | ({"label_names": list(class_names)} if class_names else {}),
+    )
+
+
+def config_file(
+    architecture: str,
+    model_args: Mapping[str, Any],
+    *,
+    num_classes: int,
+    num_features: int,
+    input_size: Sequence[int],
+    pretrained_cfg: Mapping[str, Any],
+    more: Mapping[str, Any] | None = None,
+) -> bytes:
+    """The content of the `config.json` that timm's `local-dir:` reads.
+
+    Args:
+        architecture, model_args: timm's name of the network, and the arguments that build it.
+        input_size: (C, H, W).
+        pretrained_cfg: preprocessing, and what else is true of the network.
+        more: fields of our own, which timm leaves alone.
+    """
+    content = {
+        "architecture": architecture,
+        "num_classes": num_classes,
+        "num_features": num_features,
+        "format_version": FORMAT_VERSION,
+        "model_args": model_args,
+        "pretrained_cfg": {**pretrained_cfg, "input_size": list(input_size), "num_classes": num_classes},
+    }
+    return (json.dumps(content | dict(more or {}), indent=1) + "\n").encode()
+
+
+def weights_file(net: nn.Module) -> bytes:
+    """The content of a `model.safetensors`."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
+    return safetensors.torch.save(state, metadata={"format": "pt"})
+
+
+def check_rebuild(net: Any) -> dict[str, Any]:
+    """The arguments from which `build_pruned` builds a network of these shapes.
+
+    Raises:
+        InputError: it cannot; the network was made by hand.
+    """
+    state, family = net.state_dict(), family_of(net)
+    if not family.describe(net).branches:
+        raise InputError(
+            f"model {type(net).__name__} cannot be cut, so it is no pruned network; write it with "
+            "timm.models.save_for_hf"
+        )
+    config = getattr(net, "pretrained_cfg", None) or {}
+    origin = getattr(net, "origin", None) or {
+        "source": config.get("architecture"),
+        "source_args": dict(getattr(net, "_model_args", {})),
+    }
+    size = family.example_input(net)[2:]
+    args = {
+        "source": origin["source"],
+        "source_args": origin["source_args"] | family.inferred_args(state, size) | {"img_size": list(size)},
+        "widths": widths(find_sites(net)),
+    }
+    _check_builds(net, args["source"], args["source_args"], lambda: build_pruned(**args))
+    return args
+
+
+def builder(net: Any) -> tuple[str, dict[str, Any]]:
+    """timm's name and the arguments that build a network of the shapes of `net`, which `load_model` made.
+
+    Raises:
+        InputError: none do.
+    """
+    if net.pretrained_cfg.get("architecture") == PRUNED:
+        return PRUNED, check_rebuild(net)
+    name, args = net.origin["source"], net.origin["source_args"]
+    _check_builds(net, name, args, lambda: timm.create_model(name, pretrained=False, **args))
+    return name, args
+
+
+def _check_builds(net: nn.Module, name: str, args: Mapping[str, Any], build: Callable[[], nn.Module]) -> None:
+    try:
+        with torch.device("meta"):
+            again = build()
+    except Exception as error:  # timm's constructors raise many kinds
+        raise InputError(
+            f"model {name!r} cannot be rebuilt with {args} ({first_line(error)}); load it with prune_realloc.load_model"
+        ) from error
+    shapes = [{key: tuple(tensor.shape) for key, tensor in one.state_dict().items()} for one in (net, again)]
+    if shapes[0] != shapes[1]:
+        raise InputError(
+            f"model {name!r} with {args} has other shapes than this network; load it with prune_realloc.load_model"
+        )

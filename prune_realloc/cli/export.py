@@ -1,0 +1,38 @@
+"""The verb `export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from prune_realloc.cli.console import print_table, quiet_libraries
+from prune_realloc.cli.options import RUN, CheckpointPath, Ema, ImgSize, Json, Model, ModelArg, option, parse_pairs
+
+
+def export(
+    onnx: Annotated[Path, option(RUN, "--onnx", help="The file to write, such as model.onnx.")],
+    ckpt: CheckpointPath = None,
+    model: Model = None,
+    ema: Ema = False,
+    img_size: ImgSize = None,
+    model_arg: ModelArg = None,
+    opset: Annotated[int | None, option(RUN, "--opset", help="ONNX operator set. Default: PyTorch's choice.")] = None,
+    batch: Annotated[str, option(RUN, "--batch", help="dynamic, or the one batch size of the file.")] = "dynamic",
+    as_json: Json = False,
+) -> None:
+    """Write the network as ONNX, after ONNX Runtime has computed the same outputs as PyTorch."""
+    with quiet_libraries():
+        from prune_realloc.checkpoints.load import load_model
+        from prune_realloc.families.inputs import input_shape
+        from prune_realloc.results.export import deployed, export_onnx
+
+        net = deployed(load_model(model, ckpt=ckpt, ema=ema, img_size=img_size, model_args=parse_pairs(model_arg)))
+        size = int(batch) if batch.isdecimal() else batch
+        found = export_onnx(net, onnx, input_shape=input_shape(net), batch=size, opset=opset)
+    rows = [
+        ("input", f"images {found.input_shape}"),
+        ("opset", str(found.opset)),
+        ("size", f"{found.size / 1e6:.2f} MB"),
+        ("difference to PyTorch", f"{found.difference:.1e} of the largest output"),
+    ]
+    print_table(found, as_json, found.path, ("", ""), rows)

@@ -1,0 +1,133 @@
+"""Analysis: the scores of all sites with everything needed to read them later, on disk and back. No torch here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from prune_realloc.core.cost import Cost, Term, Widths, component_costs, total_cost
+from prune_realloc.core.errors import InputError
+from prune_realloc.core.files import make_folder, write_files
+
+FORMAT_VERSION = 2
+SCORES_FILE, META_FILE = "analysis.safetensors", "analysis.json"
+_ARRAYS = ("scores", "damage")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Analysis:
+    """What one run of a scorer says about one model."""
+
+    scores: Mapping[str, np.ndarray]
+    """Site name -> one float64 score per unit; larger = keep. In nats per image for gradient scorers."""
+    damage: Mapping[str, np.ndarray]
+    """Site name -> what is lost when only w units (of each head) are left, w = 0 .. width: in nats per image after
+    rotation and refit for gradient scorers, else sums of scores."""
+    widths: Widths
+    groups: Mapping[str, int]
+    """Site name -> in how many equal runs (heads) its units lie."""
+    multiples: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """Site name -> what its width must be a multiple of; only where that is more than 1."""
+    terms: tuple[Term, ...]
+    """The cost model: params and MACs as a formula of the widths."""
+    scorer: str
+    unit: str
+    """Of the scores: `nats` where sites can be compared, else the scorer's own."""
+    samples: int
+    seed: int
+    model: Mapping[str, Any]
+    """Architecture, arguments and a checksum of the weights, so that the model can be found again."""
+    data: Mapping[str, Any] | None
+    """Name, split, preprocessing and a checksum of the images; None for weight-only scorers."""
+    stability: Mapping[str, float]
+    """Axis -> rank correlation of the scores between two halves of the images."""
+    loss: float | None = None
+    """Mean calibration loss in nats per image."""
+    top1: float | None = None
+    """Share of calibration images that the model gets right; None without labels."""
+    notes: tuple[str, ...] = ()
+    """What the reader must know: skipped images, dead sites, an untrained network."""
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Analysis):
+            return NotImplemented
+        plain = [f.name for f in dataclasses.fields(self) if f.name not in _ARRAYS]
+        pairs = [(getattr(self, name), getattr(other, name)) for name in _ARRAYS]
+        return all(getattr(self, name) == getattr(other, name) for name in plain) and all(
+            a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a) for a, b in pairs
+        )
+
+    def cost(self) -> Cost:
+        return total_cost(self.terms, self.widths)
+
+    def component_costs(self) -> dict[str, Cost]:
+        return component_costs(self.terms, self.widths)
+
+    def as_recipe(self) -> dict[str, Any]:
+        """What a recipe says of the network, the images and the scorer, so that `apply` finds them again."""
+        known = ("model", "ckpt", "pretrained", "ema", "img_size", "model_args", "architecture", "weights_sha256")
+        source = {key: self.model[key] for key in known if self.model.get(key)}
+        images = {"samples": self.samples or 1024, "seed": self.seed}
+        if self.data is not None:
+            kept = ("name", "split", "data_dir", "preprocess")
+            images |= {key: self.data[key] for key in kept if self.data.get(key)}
+            images["labels"] = self.data["labels"] == "given"
+        return {"source": source, "data": images, "scorer": self.scorer}
+
+    def save(self, folder: str | Path) -> None:
+        """Write `analysis.safetensors` and `analysis.json`, each whole or not at all."""
+        folder = Path(folder)
+        make_folder(folder)
+        meta = {"format_version": FORMAT_VERSION} | {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in _ARRAYS
+        }
+        if not self.multiples:  # as files without it have always been
+            del meta["multiples"]
+        meta["terms"] = [dataclasses.asdict(term) for term in self.terms]
+        arrays = {
+            f"{kind}/{name}": np.ascontiguousarray(values, dtype=np.float64)
+            for kind in _ARRAYS
+            for name, values in getattr(self, kind).items()
+        }
+        text = json.dumps(meta, indent=1, allow_nan=False) + "\n"
+        write_files(folder, {SCORES_FILE: save(arrays), META_FILE: text.encode()})
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Analysis:
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: a file is missing, damaged, or of another format version.
+        """
+        folder = Path(folder)
+        try:
+            meta = json.loads((folder / META_FILE).read_text())
+            version = meta.pop("format_version", None)
+            if version != FORMAT_VERSION:
+                raise InputError(f"{folder}: format_version {version!r}, this program reads {FORMAT_VERSION}")
+            arrays = load_file(folder / SCORES_FILE)
+            meta["terms"] = tuple(Term(**(term | {"sites": tuple(term["sites"])})) for term in meta["terms"])
+            meta["notes"] = tuple(meta["notes"])
+            scores, damage = ({name: arrays[f"{kind}/{name}"] for name in meta["widths"]} for kind in _ARRAYS)
+            return cls(scores=scores, damage=damage, **meta)
+        except FileNotFoundError as error:
+            missing = META_FILE if not (folder / META_FILE).exists() else SCORES_FILE
+            raise InputError(f"{folder} has no {missing}; run `analyze -o {folder}`") from error
+        except (
+            json.JSONDecodeError,
+            UnicodeDecodeError,
+            SafetensorError,
+            KeyError,
+            TypeError,
+            AttributeError,
+        ) as error:
+            raise InputError(f"{folder}: the analysis is damaged ({error}); run `analyze` again") from error

@@ -1,0 +1,29 @@
+"""What goes wrong without being our bug: the user's input, or the work itself."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """The user's input is wrong; the message is one line that names the field, the value and the remedy.
+
+    The command line prints it and exits with code 2. Our own bugs raise other exceptions.
+    """
+
+
+class NotFinite(InputError):
+    """A network's predictions are not finite on the user's images."""
+
+
+class WorkFailed(RuntimeError):
+    """The work could not be done, although the input was right."""
+
+
+def first_line(error: BaseException) -> str:
+    """Of another library's message, for one of ours; the exception's name where there is none."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def require_at_least(name: str, value: float | None, least: float) -> None:
+    """Raises InputError where `value` is given and smaller."""
+    if value is not None and value < least:
+        raise InputError(f"{name} must be at least {least}, got {value}")

@@ -1,0 +1,163 @@
+"""What a family says about a network: its sites, where their units lie, and what they cost.
+
+`families/` writes these types, everything above reads them. No torch here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from prune_realloc.core.cost import Term
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+Axis = Literal["embed", "block", "heads", "qk", "v", "ffn"]
+AXES: tuple[Axis, ...] = ("embed", "block", "heads", "qk", "v", "ffn")
+
+
+def site_name(axis: str, block: int | None, stage: int | None = None) -> str:
+    """`embed`, `stages.1.embed` where each stage has a stream, `blocks.3` (the whole block) or `blocks.3.ffn`."""
+    if block is None:
+        return axis if stage is None else f"stages.{stage}.{axis}"
+    return f"blocks.{block}" if axis == "block" else f"blocks.{block}.{axis}"
+
+
+def site_place(name: str) -> tuple[str, int | None]:
+    """(axis, block) of a site's name; the stream of a stage belongs to no block."""
+    first, *rest = name.split(".")
+    if not rest:
+        return first, None
+    if first == "stages":
+        return rest[1], None
+    return (rest[1] if len(rest) > 1 else "block"), int(rest[0])
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """Where the numbers of a site's units lie in one parameter."""
+
+    parameter: str
+    dim: int
+    index: np.ndarray
+    """Positions along `dim` of each unit, shape (units, entries)."""
+    units: np.ndarray | None = None
+    """Which of the site's units lie here, one for each row of `index`; None: all."""
+
+
+@dataclass(frozen=True, eq=False)
+class Gate:
+    """Where a unit can be switched off: channels of a module's input or output."""
+
+    module: str
+    side: Literal["input", "output"]
+    index: np.ndarray
+    """Channels of each unit, shape (units, entries)."""
+    dim: int = -1
+    """The tensor's dimension that runs over channels."""
+    units: np.ndarray | None = None
+    """Which of the site's units pass here, one for each row of `index`; None: all."""
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """All units of one axis of one block; `embed` belongs to no block, and a whole block is one unit."""
+
+    axis: Axis
+    block: int | None
+    units: int
+    slices: tuple[Slice, ...]
+    gates: tuple[Gate, ...]
+    """Zeroing a unit's channels at all its gates removes it: a mask."""
+    groups: int = 1
+    """The units lie in this many equal runs (heads); each must keep the same number."""
+    note: str = ""
+    """What is special here, for the reader."""
+    stage: int | None = None
+    """Of a stream that belongs to one stage."""
+    multiple: int = 1
+    """The width must be a multiple of this, such as `embed` of the heads that split it."""
+
+    @property
+    def name(self) -> str:
+        return site_name(self.axis, self.block, self.stage)
+
+    @property
+    def width(self) -> int:
+        """Units of one group: of one head for `qk` and `v`, of the site elsewhere."""
+        return self.units // self.groups
+
+
+@dataclass(frozen=True, eq=False)
+class OpaqueModule:
+    """A module whose inside the dependency graph must not see, only what reads and writes the stream."""
+
+    module: str
+    reads: tuple[tuple[str, int], ...]
+    """(parameter, dim) pairs whose dimension runs over the channels of the module's input."""
+    writes: tuple[tuple[str, int], ...]
+    """The same for its output; empty: the output's width is fixed."""
+    in_width: int
+    out_width: int
+    tokens_out: int | None = None
+    """Set when the module pools the tokens: how many come out."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Weights that matter only through their product, so that a change of basis between them changes nothing."""
+
+    site: str
+    left: tuple[Slice, ...]
+    """Where the units' activations x come from: x -> A x leaves the function as it is, ..."""
+    right: tuple[Slice, ...]
+    """... if what reads them goes r -> A^-T r."""
+    groups: int
+    """A is block-diagonal: one block for each of this many runs of units (heads)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Branch:
+    """What one half of a block adds to the residual stream."""
+
+    name: str
+    """The module's name, such as `blocks.3.attn`."""
+    block: int
+    site: str
+    """The site whose units the writer reads."""
+    readers: tuple[str, ...]
+    """Linear layers that read the (normalised) stream."""
+    writer: str
+    """The linear layer that writes."""
+    post_norm: bool
+    """A norm lies between the writer and the stream."""
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """A family's whole declaration of a model."""
+
+    family: str
+    num_blocks: int
+    sites: tuple[Site, ...]
+    """Every site inside a block; the streams too, where `stream_roots` leaves none for the graph to find."""
+    terms: tuple[Term, ...]
+    opaque: tuple[OpaqueModule, ...]
+    stream_roots: dict[str, tuple[str, int]]
+    """Stream site name -> the (parameter, dim) that first writes it."""
+    stream_gates: dict[str, tuple[Gate, ...]]
+    """Stream site name -> outputs of every module that writes it."""
+    fixed: dict[str, str]
+    """Parameter -> why no site may narrow it."""
+    branches: tuple[Branch, ...]
+    """In the order in which they are computed; none: layers are neither rotated nor refitted."""
+    pairs: tuple[Pair, ...]
+    exits: tuple[str, ...]
+    """Linear layers that read the stream after its last block."""
+    notes: tuple[str, ...] = field(default=())
+
+
+INNER_AXES = ("qk", "v", "ffn")
+"""The axes whose units can go without touching any other site."""

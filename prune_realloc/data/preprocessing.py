@@ -1,0 +1,50 @@
+"""What a network wants to see."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from timm.data import resolve_data_config
+from torch import nn
+
+from prune_realloc.core.errors import InputError
+
+CHANNEL_MODE = {1: "L", 3: "RGB"}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What the network wants to see; the fields are timm's."""
+
+    input_size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bicubic"
+    crop_pct: float = 0.875
+    crop_mode: str = "center"
+
+
+def preprocessing(model: nn.Module, input_size: tuple[int, int, int], overrides: Mapping[str, Any]) -> Preprocessing:
+    """The preprocessing of `model`'s own data configuration, with `overrides` on top.
+
+    Args:
+        input_size: (C, H, W) of the network as it is now.
+        overrides: any of `mean`, `std`, `interpolation`, `crop_pct`, `crop_mode`; None values do not count.
+    """
+    config = resolve_data_config({}, pretrained_cfg=getattr(model, "pretrained_cfg", {}))
+    given = {key: value for key, value in overrides.items() if value is not None}
+    values: dict[str, Any] = {key: given.get(key, config[key]) for key in ("mean", "std")}
+    channels = input_size[0]
+    if channels not in CHANNEL_MODE:
+        raise InputError(f"the model takes {channels} channels; images have 1 or 3")
+    for key, value in values.items():
+        numbers = tuple(float(v) for v in value)
+        if len(numbers) not in (1, channels) and key in given:
+            raise InputError(f"{key} has {len(numbers)} values where the model takes {channels} channels")
+        # a network made for colour and given gray images gets the mean over its channels
+        values[key] = numbers if len(numbers) == channels else (sum(numbers) / len(numbers),) * channels
+    for key in ("interpolation", "crop_pct", "crop_mode"):
+        values[key] = given.get(key, config[key])
+    return Preprocessing(input_size=input_size, **values)

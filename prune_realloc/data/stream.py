@@ -1,0 +1,108 @@
+"""Batches of the chosen images, as often as wanted, their labels checked, and afterwards what they were."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from prune_realloc.core.errors import InputError
+from prune_realloc.core.names import Progress
+from prune_realloc.data.batches import Batch, ImageSource, iterate
+from prune_realloc.data.preprocessing import Preprocessing
+from prune_realloc.runtime.distributed import gathered, place
+from prune_realloc.runtime.networks import count_classes
+
+
+def use_labels(net: nn.Module, source: ImageSource, wanted: bool) -> bool:
+    """Whether the data's labels are there, wanted, and the network's classes.
+
+    Raises:
+        InputError: the data has another number of classes.
+    """
+    classes = count_classes(net)
+    if not wanted or not classes or source.num_classes == 0:
+        return False
+    if source.num_classes is not None and source.num_classes != classes:
+        raise InputError(
+            f"data {source.name!r} has {source.num_classes} classes, the model {classes}; "
+            "give the data it was trained on, or --no-labels to draw labels from its own prediction"
+        )
+    return True
+
+
+def check_labels(labels: Tensor, classes: int, name: str, remedy: str) -> None:
+    """Raises InputError where one of the labels (B,) of the data `name` is none of the network's classes."""
+    low, high = int(labels.min()), int(labels.max())
+    if not 0 <= low <= high < classes:
+        wrong = low if low < 0 else high
+        raise InputError(f"data {name!r} has the label {wrong}, the model {classes} classes; {remedy}")
+
+
+class ImageStream:
+    """Batches of the chosen images, as often as wanted, and afterwards what they were.
+
+    One of several processes sees its part of them; what they were, it knows of all.
+    """
+
+    def __init__(
+        self,
+        images: ImageSource,
+        prepare: Preprocessing,
+        *,
+        classes: int | None,
+        samples: int | None,
+        batch_size: int,
+        seed: int,
+        workers: int = 0,
+        progress: Progress | None = None,
+    ) -> None:
+        """`classes`: how many the labels may name; None: they are not read. `samples`: None takes all."""
+        self.images, self.prepare, self.classes, self.progress = images, prepare, classes, progress
+        self.asked, self.wanted = samples, min(samples or images.count, images.count)
+        if self.wanted < place()[1]:
+            raise InputError(f"samples {self.wanted} are fewer than the {place()[1]} processes; raise --samples")
+        self.loading: dict[str, int] = {"batch_size": batch_size, "seed": seed, "workers": workers}
+        self.unreadable: list[str] = []
+        self.checksums: list[int] = []
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.unreadable, self.checksums = [], []
+        for batch in iterate(
+            self.images, self.prepare, samples=self.wanted, unreadable=self.unreadable, part=place(), **self.loading
+        ):
+            if self.classes is not None:
+                check_labels(
+                    batch.labels,
+                    self.classes,
+                    self.images.name,
+                    "give the data it was trained on and a --split with labels, or --no-labels",
+                )
+            yield batch
+            self.checksums += batch.checksums
+            if self.progress is not None:
+                self.progress(len(self.checksums) * place()[1], self.wanted)
+        self.unreadable, self.checksums = gathered(self.unreadable), gathered(self.checksums)
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "name": self.images.name,
+            "labels": "unread" if self.classes is None else "given",
+            "checksum": hashlib.sha256(np.asarray(self.checksums, dtype=np.uint32).tobytes()).hexdigest(),
+        } | {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self.prepare).items()}
+
+    def notes(self) -> list[str]:
+        notes = []
+        if self.unreadable:
+            notes.append(
+                f"{len(self.unreadable)} of {self.wanted} images could not be read and were left out: "
+                + "; ".join(self.unreadable[:5])
+                + ("; ..." if len(self.unreadable) > 5 else "")
+            )
+        if self.asked is not None and self.wanted < self.asked:
+            notes.append(f"the data has {self.images.count} images, {self.asked} were asked for")
+        return notes

@@ -1,0 +1,97 @@
+"""What a plan keeps of the source, at the places of the target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from prune_realloc.core.errors import InputError
+from prune_realloc.core.structure import site_name, site_place
+from prune_realloc.planning.shapes import Place, base_config, places_of
+from prune_realloc.recipe.document import SitePlan
+from prune_realloc.recipe.target import Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retention:
+    """Share of the source's units that pruning kept."""
+
+    component: Mapping[tuple[str, Place], float]
+    """Of Q/K, V and FFN, in the part of the source that lies at the place's depth."""
+    stage: tuple[float, ...]
+    """Of the channels of each stage: of the source's stream there, times all components there over all everywhere."""
+    whole: Mapping[str, float]
+    """Of each component, everywhere."""
+
+
+def retention(sites: Mapping[str, SitePlan], target: Target) -> Retention:
+    """Read a plan at the depths of the target's stages or blocks.
+
+    A block of the source belongs to the parts of the target that lie at the same relative depth; one that lies in two
+    parts counts in both, by its share.
+
+    Raises:
+        InputError: the plan lacks Q/K, V or FFN.
+    """
+    blocks = 1 + max((block for _, block in map(site_place, sites) if block is not None), default=-1)
+    missing = [axis for axis in ("qk", "v", "ffn") if not any(site_name(axis, b) in sites for b in range(blocks))]
+    if missing:
+        raise InputError(
+            f"the analysis has no {' and no '.join(missing)}; reallocation needs qk, v and ffn of a Vision Transformer"
+        )
+    places = places_of(target)
+    depth = sum(place.blocks for place in places)
+
+    def share(axes: Sequence[str], start: float, end: float) -> float:
+        kept = of = 0.0
+        for block in range(blocks):
+            overlap = min(end, (block + 1) / blocks) - max(start, block / blocks)
+            for axis in axes if overlap > 1e-12 else ():
+                units = _units(sites, axis, block)
+                kept, of = kept + overlap * units[0], of + overlap * units[1]
+        if not of:
+            raise InputError(
+                f"the source has no {' and no '.join(axes)} from {start:.0%} to {end:.0%} of its "
+                "depth; reallocation needs them in every block"
+            )
+        return kept / of
+
+    component: dict[tuple[str, Place], float] = {}
+    for place in places:
+        start, end = place.first / depth, (place.first + place.blocks) / depth
+        for axis in ("qk", "v", "ffn"):
+            component[axis, place] = share((axis,), start, end)
+    everything, streams = share(("qk", "v", "ffn"), 0, 1), _streams(sites)
+    if not everything:
+        raise InputError("pruning kept nothing of the source, so it shows nothing; raise its budget")
+    stage, first = [], 0
+    depths = base_config(target).depth
+    for index, count in enumerate(depths):
+        here = share(("qk", "v", "ffn"), first / depth, (first + count) / depth)
+        stage.append(_stream_share(streams, index / len(depths), (index + 1) / len(depths)) * here / everything)
+        first += count
+    whole: dict[str, float] = {axis: share((axis,), 0, 1) for axis in ("qk", "v", "ffn")}
+    return Retention(component=component, stage=tuple(stage), whole=whole)
+
+
+def _units(sites: Mapping[str, SitePlan], axis: str, block: int) -> tuple[float, float]:
+    """(kept, had) in one block, of all heads; what a head loses counts as lost of its Q/K and V."""
+    site = sites.get(site_name(axis, block))
+    if site is None:
+        return 0.0, 0.0
+    heads = sites.get(site_name("heads", block)) if axis in ("qk", "v") else None
+    if heads is None:
+        return site.width * (site.groups or 1), site.of * (site.groups or 1)
+    return site.width * heads.width, site.of * heads.of
+
+
+def _streams(sites: Mapping[str, SitePlan]) -> list[float]:
+    """Share kept of each residual stream, in the order of the source's stages."""
+    return [site.width / site.of for name, site in sites.items() if site_place(name)[0] == "embed"] or [1.0]
+
+
+def _stream_share(streams: Sequence[float], start: float, end: float) -> float:
+    count, total = len(streams), 0.0
+    for index, share in enumerate(streams):
+        total += share * max(0.0, min(end, (index + 1) / count) - max(start, index / count))
+    return total / (end - start)

@@ -1,0 +1,123 @@
+"""A model and the units it keeps -> a physically smaller copy."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from prune_realloc.core.errors import InputError
+from prune_realloc.core.structure import Site
+from prune_realloc.families import family_of
+from prune_realloc.pruning.sites import find_sites
+
+Keep = Mapping[str, np.ndarray]
+"""Site name -> the units that stay, sorted. A site that is not named keeps all; a block whose unit goes, goes whole."""
+
+
+def cut(model: nn.Module, sites: Iterable[Site], keep: Keep) -> nn.Module:
+    """A copy of `model` without the units that `keep` leaves out; the source is untouched.
+
+    Inside a block the copy computes what the source computes with those units masked. The softmax scale stays
+    the source's.
+
+    Raises:
+        InputError: an unknown site, a unit out of range, a site that would be empty, heads of unequal width, or a
+            network that cannot be cut.
+    """
+    check_cuttable(model)
+    by_name = {site.name: site for site in sites}
+    for name, units in keep.items():
+        _check(by_name, name, np.asarray(units))
+        _check_groups(by_name[name], units, keep)
+    blocks_gone = {
+        site.block for site in by_name.values() if site.axis == "block" and not len(keep.get(site.name, [0]))
+    }
+    if blocks_gone and blocks_gone == {site.block for site in by_name.values() if site.axis == "block"}:
+        raise InputError("every block would go; keep at least one")
+    keep = {name: units for name, units in keep.items() if by_name[name].axis != "block"}
+    gone = _removed_positions(by_name, keep)
+    parameters = dict(model.named_parameters())
+    narrower: dict[int, object] = {}  # what deepcopy takes in place of a copy of the whole parameter
+    for name, by_dim in gone.items():
+        tensor = parameters[name].detach()
+        for dim, positions in by_dim.items():
+            stays = np.setdiff1d(np.arange(tensor.shape[dim]), positions)
+            tensor = tensor.index_select(dim, torch.as_tensor(stays, device=tensor.device))
+        narrower[id(parameters[name])] = nn.Parameter(tensor.contiguous(), parameters[name].requires_grad)
+    smaller = copy.deepcopy(model, narrower)
+    family = family_of(model)
+    family.sync_(smaller, keep)
+    if blocks_gone:
+        family.drop_blocks_(smaller, blocks_gone)
+    for module in smaller.modules():
+        _sync_layer_(module)
+    return smaller
+
+
+def check_cuttable(model: nn.Module) -> None:
+    """Raises an InputError for a network whose family scores its sites but does not cut them."""
+    if not family_of(model).describe(model).branches:
+        raise InputError(
+            f"model {type(model).__name__} cannot be cut; `emit --inherit` makes a narrower one with its weights"
+        )
+
+
+def cut_to_widths(model: nn.Module, widths: Mapping[str, int]) -> nn.Module:
+    """A copy in which each site keeps its first units: the shapes of a pruned network, whatever the weights."""
+    sites = find_sites(model)
+    keep = {}
+    for site in sites:
+        if widths[site.name] or site.axis == "block":  # the other sites of a block that goes are gone with it
+            runs = np.arange(site.groups)[:, None] * site.width
+            keep[site.name] = (runs + np.arange(widths[site.name])).ravel()
+    return cut(model, sites, keep)
+
+
+def _check(by_name: Mapping[str, Site], name: str, units: np.ndarray) -> None:
+    if name not in by_name:
+        raise InputError(f"site {name!r} is not in this model; it has {', '.join(list(by_name)[:5])}, ...")
+    site = by_name[name]
+    if len(units) == 0:
+        if site.axis == "block":
+            return
+        raise InputError(f"{name}: no unit is kept; keep at least one")
+    if units.min() < 0 or units.max() >= site.units or (np.diff(units) <= 0).any():
+        raise InputError(f"{name}: units must be increasing and below {site.units}")
+
+
+def _check_groups(site: Site, units: np.ndarray, keep: Keep) -> None:
+    heads = keep.get(f"blocks.{site.block}.heads", np.arange(site.groups))
+    if site.groups == 1:
+        return
+    counts = np.bincount(np.asarray(units) // site.width, minlength=site.groups)[heads]
+    if counts.min() != counts.max():
+        raise InputError(
+            f"{site.name}: the kept heads differ in width ({counts.tolist()}); keep the same number in each"
+        )
+
+
+def _removed_positions(by_name: Mapping[str, Site], keep: Keep) -> dict[str, dict[int, np.ndarray]]:
+    """Parameter -> dimension -> positions that go; sites that share a dimension add up."""
+    gone: dict[str, dict[int, np.ndarray]] = {}
+    for name, units in keep.items():
+        site = by_name[name]
+        removed = np.setdiff1d(np.arange(site.units), units)
+        for part in site.slices:
+            by_dim = gone.setdefault(part.parameter, {})
+            positions = part.index[removed].ravel()
+            by_dim[part.dim] = np.union1d(by_dim.get(part.dim, positions), positions)
+    return gone
+
+
+def _sync_layer_(module: nn.Module) -> None:
+    """The numbers that torch's layers keep beside their weights."""
+    if isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.Conv2d) and module.groups == 1:
+        module.out_channels, module.in_channels = module.weight.shape[:2]
+    elif isinstance(module, nn.LayerNorm | nn.RMSNorm) and module.weight is not None:
+        module.normalized_shape = tuple(module.weight.shape)

@@ -1,0 +1,121 @@
+"""What each width of a site costs, in nats per image, after rotation and refit: the curves that the planner reads.
+
+A writer (proj, fc2) with weights W reads units x with covariance C; G is the second moment of the loss gradient at
+its output, N the tokens of an image. If the units P go and W is refitted on the rest, the output's error has the
+covariance W_P S W_P', where S = ([C^-1]_PP)^-1 is what of x_P the rest cannot tell, and to second order the loss
+grows by
+
+    N / 2 tr(G W_P S W_P')
+
+(Hassibi & Stork, Optimal Brain Surgeon, NeurIPS 1993, for the layer's own quadratic error; the Fisher information of
+the tokens, taken as independent, in place of the Hessian). Units go one by one, the cheapest first. A channel of the
+residual stream goes from all layers that read it at once; there W is the identity and G the gradient's at the input.
+
+Q and K meet in logits only. A q/k dimension d adds q_d k_d, so taking it out changes the loss through q_d g_d, g
+being the loss gradient at q: N / 2 E[q_d^2] E[g_d^2], in the basis that makes both moments diagonal
+(`compensate.rotated`).
+"""
+
+# U units that a writer reads, H heads, D stream channels
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prune_realloc.core.structure import Site, Structure, site_name
+from prune_realloc.pruning.elimination import Curve, Elimination, eliminate
+from prune_realloc.pruning.moments import LayerMoments, LinearMoments, LogitMoments
+
+
+def damage_curves(
+    model: nn.Module,
+    sites: Sequence[Site],
+    structure: Structure,
+    moments: LayerMoments,
+    scores: Mapping[str, np.ndarray],
+    *,
+    refit: bool = True,
+) -> dict[str, Curve]:
+    """Site name -> curve; `model` and `moments` are in the (rotated) basis to cut in.
+
+    Args:
+        scores: whole heads go in the order of their scores, the lowest first.
+        refit: False for cuts that only shift means: units cost what each costs alone, N / 2 w' G w C_pp.
+    """
+    stream, *inside = sites
+    curves = {stream.name: _stream_curve(stream, moments, refit)}
+    by_name = {site.name: site for site in inside}
+    curves |= {name: _logit_curve(by_name[name], read) for name, read in moments.logits.items()}
+    lost: dict[str, float] = dict.fromkeys((site.name for site in inside if site.axis == "block"), 0.0)
+    for branch in structure.branches:
+        site, read = by_name[branch.site], moments.writers[branch.site]
+        weight = model.get_parameter(f"{branch.writer}.weight").detach().double()
+        curves[site.name] = _writer_curve(site, weight, read, refit)
+        lost[site_name("block", branch.block)] += curves[site.name].damage[0]
+        heads = by_name.get(site_name("heads", branch.block))
+        if site.axis == "v" and heads is not None:
+            order = np.argsort(-scores[heads.name], kind="stable")
+            curves[heads.name] = _heads_curve(order, weight, read, refit)
+    curves |= {name: Curve(np.array([[0]]), np.array([damage, 0.0])) for name, damage in lost.items()}
+    return {site.name: curves[site.name] for site in sites}
+
+
+def _writer_curve(site: Site, weight: Tensor, moments: LinearMoments, refit: bool) -> Curve:
+    if not refit:
+        return score_curve(site, _alone(weight, moments))
+    return eliminate([Elimination(weight, moments)], site.groups, site.width)
+
+
+def _stream_curve(site: Site, moments: LayerMoments, refit: bool) -> Curve:
+    """A channel of the stream goes from all readers at once; each is refitted on the channels that are left."""
+    reads = moments.readers.values()
+    eyes = [torch.eye(site.units, dtype=torch.float64, device=read.mean.device) for read in reads]
+    if not refit:
+        return score_curve(site, np.sum([_alone(eye, read) for eye, read in zip(eyes, reads, strict=True)], axis=0))
+    return eliminate([Elimination(eye, read) for eye, read in zip(eyes, reads, strict=True)], 1, site.units)
+
+
+def _alone(weight: Tensor, moments: LinearMoments) -> np.ndarray:
+    """Damage of each unit by itself when nothing is refitted but the mean."""
+    power = ((moments.gradient @ weight) * weight).sum(0) * moments.covariance.diagonal()
+    return (moments.tokens / 2 * power).cpu().numpy()
+
+
+def _heads_curve(order: np.ndarray, weight: Tensor, moments: LinearMoments, refit: bool) -> Curve:
+    if not refit:
+        lost = _alone(weight, moments).reshape(len(order), -1).sum(1)[order]
+        return Curve(order[None], np.append(lost[::-1].cumsum()[::-1], 0.0))
+    state = Elimination(weight, moments)
+    width = weight.shape[1] // len(order)
+    damage = [0.0]
+    for head in order[::-1]:
+        damage.append(float(state.remove_((state.alive // width == int(head)).nonzero().squeeze(1)).sum()))
+    return Curve(order[None], np.cumsum(damage)[::-1].copy())
+
+
+def _logit_curve(site: Site, moments: LogitMoments) -> Curve:
+    power = moments.activation.diagonal(dim1=1, dim2=2) * moments.gradient.diagonal(dim1=1, dim2=2)
+    return score_curve(site, (moments.tokens / 2 * power).cpu().numpy())
+
+
+def score_curve(site: Site, scores: np.ndarray) -> Curve:
+    """Where nothing better is known: units go in the order of their scores, which add up."""
+    by_group = scores.reshape(site.groups, -1)
+    order = np.argsort(-by_group, axis=1, kind="stable")
+    kept = np.take_along_axis(by_group, order, 1).clip(min=0).sum(0)
+    return Curve(order, np.append(kept[::-1].cumsum()[::-1], 0.0))
+
+
+def kept_units(curves: Mapping[str, Curve], widths: Mapping[str, int], sites: Sequence[Site]) -> dict[str, np.ndarray]:
+    """Site name -> units that stay at `widths`, as `surgery.cut` takes them."""
+    keep = {}
+    for site in sites:
+        width, order = widths[site.name], curves[site.name].order
+        if width or site.axis == "block":  # the other sites of a block that goes are gone with it
+            runs = np.arange(len(order))[:, None] * order.shape[1]
+            keep[site.name] = np.sort((runs + order[:, :width]).ravel())
+    return keep

@@ -1,0 +1,87 @@
+"""Backward elimination of units, cheapest first, with the refit of the rest (Optimal Brain Surgeon)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prune_realloc.pruning.moments import LinearMoments
+
+RIDGE = 1e-4
+"""Added to covariances before they are inverted, as a share of their mean variance."""
+_ROUNDING = 1e-12
+"""What sums of squares are known to, as a share of them; a smaller variance is none."""
+_STEPS = 64
+"""Units of a site without groups go in this many rounds; their order in a round is by the costs at its start."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    order: np.ndarray
+    """Units of each group, the one that is kept longest first, shape (groups, width)."""
+    damage: np.ndarray
+    """Nats per image when only the first w units of each group are left, w = 0 .. width, shape (width + 1,)."""
+
+
+def eliminate(states: Sequence[Elimination], groups: int, width: int) -> Curve:
+    """All states lose the same units: in turn the cheapest of each group, judged by the sum over the states."""
+    rounds: list[np.ndarray] = []
+    damage = [0.0]
+    while left := len(states[0].alive) // groups:
+        per_group = 1 if groups > 1 else min(left, max(1, width // _STEPS))
+        costs = torch.stack([state.costs() for state in states]).sum(0)
+        cheapest = costs.reshape(groups, left).argsort(dim=1, stable=True)[:, :per_group]
+        offset = left * torch.arange(groups, device=cheapest.device)[:, None]
+        positions = (cheapest + offset).T.reshape(-1)  # all groups' cheapest, then all groups' second, ...
+        rounds += list((states[0].alive[positions] % width).reshape(per_group, groups).cpu().numpy())
+        lost = torch.stack([state.remove_(positions) for state in states]).sum(0)
+        damage += lost.reshape(per_group, groups).sum(1).tolist()
+    return Curve(np.stack(rounds[::-1], axis=1), np.cumsum(damage)[::-1].copy())
+
+
+class Elimination:
+    """Units of one writer, going in any order; what is left is refitted at every step."""
+
+    def __init__(self, weight: Tensor, moments: LinearMoments) -> None:
+        self.alive = torch.arange(weight.shape[1], device=weight.device)
+        # with R'R = N / 2 G, the squared length of a column of R W is what an error of that shape costs
+        values, vectors = torch.linalg.eigh(moments.tokens / 2 * moments.gradient)
+        self.weight = values.clamp(min=0).sqrt()[:, None] * (vectors.T @ weight)
+        self.inverse = torch.linalg.inv(ridged(moments.covariance, moments.mean))
+
+    def costs(self) -> Tensor:
+        """Damage of removing each unit that is left, alone."""
+        return self.weight.square().sum(0) / self.inverse.diagonal()
+
+    def remove_(self, positions: Tensor) -> Tensor:
+        """Take units out in the given order; returns the damage that each adds."""
+        stays = torch.ones(len(self.alive), dtype=torch.bool, device=positions.device)
+        stays[positions] = False
+        left = stays.nonzero().squeeze(1)
+        lower = torch.linalg.cholesky(self.inverse[positions][:, positions])
+        # row i of L^-1 W_P' is unit i's column in W after those before it went, over the square root of [C^-1]_ii
+        gone = self.weight[:, positions]
+        damage = torch.linalg.solve_triangular(lower, gone.T, upper=False).square().sum(1)
+        rest = self.inverse.index_select(0, left)
+        across = rest.index_select(1, positions)
+        update = torch.cholesky_solve(across.T, lower)
+        self.weight = self.weight.index_select(1, left).addmm_(gone, update, alpha=-1)
+        self.inverse = rest.index_select(1, left).addmm_(across, update, alpha=-1)
+        self.alive = self.alive[left]
+        return damage
+
+
+def ridged(covariance: Tensor, mean: Tensor, share: float = RIDGE) -> Tensor:
+    """`covariance` with `share` of its mean variance on the diagonal.
+
+    Where the inputs are constant, what is left of `covariance` is rounding, and may be negative: the sum of their
+    squares decides then, and at last (a dead layer) the smallest numbers.
+    """
+    variances = covariance.diagonal()
+    rounding = _ROUNDING * (variances.sum() + mean.square().sum())
+    amount = torch.maximum(share * variances.mean(), rounding).clamp(min=torch.finfo(covariance.dtype).tiny ** 0.5)
+    return covariance + amount * torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)

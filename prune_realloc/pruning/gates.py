@@ -1,0 +1,214 @@
+"""One number per unit and image: activation times its gradient, summed over tokens, from one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from prune_realloc.core.structure import Gate, Site, Slice
+from prune_realloc.data.batches import Batch
+from prune_realloc.families import family_of
+from prune_realloc.pruning.hooks import tapped
+from prune_realloc.runtime.distributed import summed
+from prune_realloc.runtime.networks import count_classes
+
+
+@dataclass
+class Moments:
+    """Per-sample gate gradients of every site, summed over the two halves (even and odd images) of the data."""
+
+    count: np.ndarray
+    """Images in each half, shape (2,)."""
+    first: dict[str, np.ndarray]
+    """Site -> sum of s_b in each half, shape (2, U), float64."""
+    second: dict[str, np.ndarray]
+    """Site -> sum of s_b^2 in each half, shape (2, U), float64."""
+    loss: float
+    """Mean loss, nats per image."""
+    right: float | None
+    """Share of images whose top-1 is their label; None without labels."""
+    entropy: float | None
+    """Mean entropy of the model's prediction, nats; None without a classifier."""
+
+
+def gate_moments(
+    model: nn.Module,
+    sites: Iterable[Site],
+    batches: Iterable[Batch],
+    *,
+    draws: Tensor,
+    labelled: bool,
+    amp: bool = False,
+) -> Moments:
+    """Moments of the per-sample gate gradients from one forward and backward per batch.
+
+    Args:
+        model: in evaluation mode; its weights and their gradients are not touched.
+        draws: uniform numbers in [0, 1), one per image of the whole run: they decide the label that is drawn from
+            the model's own prediction, so that it does not depend on the batch split. Their bits also seed the
+            projections of a model without a classifier.
+        labelled: use the batches' labels.
+        amp: run in bfloat16 autocast.
+    """
+    sites = tuple(sites)
+    device = next(model.parameters()).device
+    double = torch.float64
+    count = torch.zeros(2, dtype=double, device=device)
+    first = {site.name: torch.zeros(2, site.units, dtype=double, device=device) for site in sites}
+    second = {name: torch.zeros_like(total) for name, total in first.items()}
+    loss_sum, right_sum, entropy_sum = 0.0, 0, 0.0
+    classifier = count_classes(model) > 0
+    with _frozen(model), torch.enable_grad():
+        for batch in batches:
+            images = batch.images.to(device)
+            scores: dict[str, Tensor] = {}
+            with (
+                tapped(model, sites, partial(_add_gate_gradients, scores)),
+                torch.autocast(device.type, torch.bfloat16, enabled=amp),
+            ):
+                out = model(images) if classifier else family_of(model).features(model, images)
+            losses, right, entropy = _losses(_at_least_single(out), batch, draws, labelled, classifier)
+            losses.sum().backward()
+            odd = (batch.positions % 2 == 1).to(device)
+            for half, members in enumerate((~odd, odd)):
+                count[half] += members.sum()
+                for name, s in scores.items():
+                    # windows are scored one by one; those of an image are one after the other
+                    part = s.unflatten(0, (len(images), -1)).sum(1)[members].to(double)
+                    first[name][half] += part.sum(0)
+                    second[name][half] += part.square().sum(0)
+            loss_sum += float(losses.detach().double().sum())
+            right_sum += right
+            entropy_sum += entropy
+    count = summed(count)
+    first, second = ({name: summed(total) for name, total in totals.items()} for totals in (first, second))
+    loss_sum, right_sum, entropy_sum = summed(torch.tensor([loss_sum, right_sum, entropy_sum], dtype=double)).tolist()
+    images_seen = float(count.sum())
+    return Moments(
+        count=count.cpu().numpy(),
+        first={name: total.cpu().numpy() for name, total in first.items()},
+        second={name: total.cpu().numpy() for name, total in second.items()},
+        loss=loss_sum / images_seen,
+        right=right_sum / images_seen if labelled else None,
+        entropy=entropy_sum / images_seen if classifier else None,
+    )
+
+
+def activation_variances(
+    model: nn.Module, sites: Iterable[Site], batches: Iterable[Batch], *, amp: bool = False
+) -> dict[str, np.ndarray]:
+    """Variance over images and tokens of each unit's activation at its gates (for `ffn`: after the activation).
+
+    Summed over the unit's channels and gates. Returns shape (2, U) per site: the two halves of the data.
+    """
+    sites = tuple(sites)
+    device = next(model.parameters()).device
+    sums: dict[tuple[str, str], Tensor] = {}
+
+    with torch.inference_mode():
+        for batch in batches:
+            odd = (batch.positions % 2 == 1).to(device)
+
+            def add(key: tuple[str, str], gates: list[tuple[Site, Gate]], x: Tensor, odd: Tensor = odd) -> None:
+                flat = x.double().movedim(gates[0][1].dim, -1).flatten(1, -2)  # (B, tokens, C)
+                flat = flat.reshape(len(odd), -1, flat.shape[-1])  # the windows of an image are one after the other
+                if key not in sums:
+                    sums[key] = torch.zeros(2, 3, flat.shape[2], dtype=torch.float64, device=device)
+                for half, members in enumerate((~odd, odd)):
+                    part = flat[members].flatten(0, 1)
+                    sums[key][half, 0] += len(part)
+                    sums[key][half, 1] += part.sum(0)
+                    sums[key][half, 2] += part.square().sum(0)
+
+            with tapped(model, sites, add), torch.autocast(device.type, torch.bfloat16, enabled=amp):
+                model(batch.images.to(device))
+    variances: dict[str, np.ndarray] = {site.name: np.zeros((2, site.units)) for site in sites}
+    for site in sites:
+        for gate in site.gates:
+            count, total, squares = summed(sums[gate.module, gate.side]).cpu().numpy().transpose(1, 0, 2)
+            with np.errstate(invalid="ignore"):  # a half without images
+                variance = squares / count - (total / count) ** 2
+            variances[site.name][:, unit_values(gate)] += variance[:, gate.index].sum(axis=2)
+    return variances
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """No weight asks for a gradient: that third of a training step is not needed. Put back afterwards."""
+    before = [(p, p.requires_grad) for p in model.parameters()]
+    try:
+        for p, _ in before:
+            p.requires_grad_(False)
+        yield
+    finally:
+        for p, wanted in before:
+            p.requires_grad_(wanted)
+
+
+def _add_gate_gradients(
+    scores: dict[str, Tensor], key: tuple[str, str], gates: list[tuple[Site, Gate]], x: Tensor
+) -> None:
+    """Once the gradient of `x` is known, adds activation x gradient of each image to the gates' sites."""
+    if not x.requires_grad:
+        x.requires_grad_()  # no weight asks for gradients, so the first gate is where the graph begins
+    held = [x.detach()]
+
+    def on_gradient(grad: Tensor) -> None:
+        kept = held.pop()  # the graph keeps this function until the next batch; the activation must go now
+        runs: dict[tuple[int, int], Tensor] = {}  # sites that read the same channels share one product
+        for site, gate in gates:
+            start, stop = int(gate.index.min()), int(gate.index.max()) + 1
+            if (start, stop) not in runs:
+                a, g = (t.movedim(gate.dim, -1)[..., start:stop] for t in (kept, grad))
+                runs[start, stop] = (_at_least_single(a) * g).flatten(1, -2).sum(1)
+            s = gather_units(runs[start, stop], gate.index - start)
+            if gate.units is not None:
+                s = s.new_zeros(len(s), site.units).index_copy(1, torch.as_tensor(gate.units, device=s.device), s)
+            scores[site.name] = scores[site.name] + s if site.name in scores else s
+
+    x.register_hook(on_gradient)
+
+
+def unit_values(part: Gate | Slice) -> np.ndarray | slice:
+    """Which of its site's units a gate or slice is about."""
+    return slice(None) if part.units is None else part.units
+
+
+def _at_least_single(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def gather_units(values: Tensor, index: np.ndarray) -> Tensor:
+    """(B, C) -> (B, U): the sum over each unit's channels."""
+    if index.shape[1] == 1 and index.shape[0] == values.shape[1] and (index[:, 0] == np.arange(len(index))).all():
+        return values
+    return values[:, torch.as_tensor(index, device=values.device)].sum(2)
+
+
+def _losses(out: Tensor, batch: Batch, draws: Tensor, labelled: bool, classifier: bool) -> tuple[Tensor, int, float]:
+    """Loss of each image (B,), how many the model gets right, and the summed entropy of its predictions."""
+    if not classifier:
+        directions = torch.stack([_direction(float(draws[p]), out.shape[1]) for p in batch.positions.tolist()])
+        return (out * directions.to(out.device)).sum(1), 0, 0.0
+    log_p = F.log_softmax(out, dim=1)
+    entropy = float(-(log_p.detach().exp() * log_p.detach()).sum())
+    if labelled:
+        target = batch.labels.to(out.device)
+    else:
+        u = draws[batch.positions].to(out.device, torch.float64)[:, None]
+        cumulated = log_p.detach().double().exp().cumsum(1)
+        target = (cumulated < u * cumulated[:, -1:]).sum(1)
+    right = int((out.detach().argmax(1) == target).sum()) if labelled else 0
+    return F.nll_loss(log_p, target, reduction="none"), right, entropy
+
+
+def _direction(draw: float, width: int) -> Tensor:
+    """A standard normal vector that belongs to one image: its loss is the projection of the features on it."""
+    return torch.randn(width, generator=torch.Generator().manual_seed(int(draw * 2**53)))

@@ -1,0 +1,168 @@
+"""The `target` of a recipe: which EfficientViT is wanted, what may move in it, and, once emitted, its widths. No torch.
+
+Components are `embed` (channels of a stage), `qk` and `v` (of a head) and `ffn` (hidden units of an FFN).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BeforeValidator, Field, StrictBool, StrictStr, WithJsonSchema
+
+from prune_realloc.models.efficientvit_config import SIZES
+from prune_realloc.recipe.fields import Conflict, Count, Natural, Number, Part, PlainDict, Size, shown, unknown
+
+Component = Literal["embed", "qk", "v", "ffn"]
+COMPONENTS: tuple[Component, ...] = get_args(Component)
+PositiveNumber = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+
+
+def _known_size(value: Any) -> Any:
+    if isinstance(value, str) and value not in SIZES:
+        raise ValueError(unknown("value", value, SIZES))
+    return value
+
+
+def _growth(value: Any) -> Any:
+    if value == "like":
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= 8:
+        raise ValueError(f"must be a factor from 1 to 8, or like, got {shown(value)}")
+    return float(value)
+
+
+_Growth = Annotated[
+    float | Literal["like"],
+    BeforeValidator(_growth),
+    WithJsonSchema({"anyOf": [{"type": "number", "minimum": 1, "maximum": 8}, {"const": "like"}]}),
+]
+_Like = Annotated[StrictStr, BeforeValidator(_known_size), WithJsonSchema({"enum": list(SIZES)})]
+
+
+class TargetRule(Part):
+    """What one component of the target must or must not do."""
+
+    move: StrictBool = True
+    """false: it keeps the uniform network's relation to embed, whatever pruning shows."""
+    width: Count | None = None
+    """Exactly this many units, for qk and v in each head. Excludes ratio."""
+    ratio: PositiveNumber | None = None
+    """Exactly this share: qk and v of embed / heads, ffn of embed. Excludes width."""
+    floor: Count | None = None
+    """Never fewer units than this, for qk and v in each head; holds against ceilings. embed: 8 by default."""
+    ceiling: Count | None = None
+    """Never more units than this; for qk and v in each head."""
+    floor_ratio: PositiveNumber | None = None
+    """Never a smaller share: qk and v of embed / heads, ffn of embed."""
+    ceiling_ratio: PositiveNumber | None = None
+    """Never a larger share: qk and v of embed / heads, ffn of embed."""
+    round_to: Count = 8
+    """Widths are multiples of this; embed also of the number of heads."""
+
+    @property
+    def fixed(self) -> bool:
+        return self.width is not None or self.ratio is not None
+
+    def _conflicts(self) -> Iterator[Conflict]:
+        if self.width is not None and self.ratio is not None:
+            yield Conflict(("ratio",), f"{self.ratio:g} excludes width {self.width}; remove one of the two")
+        if not self.move and self.fixed:
+            yield Conflict(("move",), "false excludes width and ratio; remove one of the two")
+        bounds = [
+            name for name in ("floor", "ceiling", "floor_ratio", "ceiling_ratio") if getattr(self, name) is not None
+        ]
+        if bounds and (self.fixed or not self.move):
+            what = "width" if self.width is not None else "ratio" if self.ratio is not None else "move: false"
+            yield Conflict(
+                (bounds[0],), f"does not apply beside {what}, which decides the width; remove one of the two"
+            )
+        for low, high in (("floor", "ceiling"), ("floor_ratio", "ceiling_ratio")):
+            least, most = getattr(self, low), getattr(self, high)
+            if least is not None and most is not None and least > most:
+                yield Conflict((low,), f"{least:g} is above {high} {most:g}; lower it to at most {most:g}")
+
+
+DEFAULT_RULES: dict[Component, TargetRule] = {
+    "embed": TargetRule(),
+    "qk": TargetRule(floor=8, ceiling_ratio=1.0),
+    "v": TargetRule(floor_ratio=1.0, ceiling_ratio=2.0),
+    "ffn": TargetRule(floor_ratio=1.0, ceiling_ratio=4.0),
+}
+"""Where a recipe has no rule for a component: Q/K at most, V at least embed / heads wide, FFN ratio from 1 to 4."""
+
+
+class NetworkWidth(Part):
+    """The decision about one component of one stage, or of one block."""
+
+    width: Count
+    """Units; for qk and v in each head."""
+    control: Count
+    """Units of the uniform control of equal cost."""
+    kept: Number
+    """Share of the source's units there that pruning kept; for embed, relative to the whole source."""
+    reason: StrictStr
+    """How the width follows."""
+
+
+class Network(Part):
+    """What emit decided."""
+
+    kind: Literal["macs", "params"]
+    """What requested counts."""
+    requested: Count
+    """The budget."""
+    macs: Natural
+    """Multiply-adds of the network for one image."""
+    params: Count
+    """Parameters of the network."""
+    control_macs: Natural
+    """Multiply-adds of the uniform control."""
+    control_params: Count
+    """Parameters of the uniform control."""
+    widths: dict[StrictStr, NetworkWidth]
+    """Place -> decision: stages.0.embed, stages.0.qk, or blocks.3.qk where blocks differ."""
+    args: PlainDict
+    """Arguments of timm's efficientvit_flex for the network."""
+    control_args: PlainDict
+    """The same for the control."""
+
+
+class Target(Part):
+    """The EfficientViT that is wanted."""
+
+    like: _Like = "efficientvit_m0"
+    """Gives depth, heads and kernels; and the budget, where none is set."""
+    macs: Size | None = None
+    """Multiply-adds for one image: 80M, 1.2G or a whole number. Excludes params."""
+    params: Size | None = None
+    """Parameters: 2.3M or a whole number. Excludes macs."""
+    img_size: Count | None = None
+    """Pixels. Default: the source's."""
+    in_chans: Count | None = None
+    """Channels of an image. Default: the source's."""
+    num_classes: Natural | None = None
+    """Default: the source's."""
+    stem_strides: tuple[Count, ...] | None = None
+    """Of the stem's convolutions, 1 or 2 each. Default: so that the first stage has about 14 x 14 tokens."""
+    growth: _Growth = 2.0
+    """Of the uniform network's channels from stage to stage; like: in the proportions of like."""
+    per: Literal["stage", "block"] = "stage"
+    """stage: the blocks of a stage are alike; block: each has widths of its own."""
+    rules: dict[Component, TargetRule] = {}
+    """Component -> what it must or must not do."""
+    network: Network | None = None
+    """Written by emit, which decides anew each time."""
+
+    def rule(self, component: str) -> TargetRule:
+        """The recipe's rule, or the default."""
+        return {**DEFAULT_RULES, **self.rules}[component]  # type: ignore[index]
+
+    def _conflicts(self) -> Iterator[Conflict]:
+        if self.macs is not None and self.params is not None:
+            yield Conflict(("params",), f"excludes macs {self.macs}; keep one of the two")
+        embed = self.rules.get("embed")
+        for field in ("width", "ratio", "floor_ratio", "ceiling_ratio"):
+            if embed is not None and getattr(embed, field) is not None:
+                message = "does not apply: the budget decides embed; use floor, ceiling or move"
+                yield Conflict(("rules", "embed", field), message)

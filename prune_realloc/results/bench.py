@@ -1,0 +1,242 @@
+"""Latency and throughput of several networks, measured in shuffled turns so that a slower machine hits all alike."""
+
+from __future__ import annotations
+
+import platform
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from prune_realloc.core.errors import InputError, require_at_least
+from prune_realloc.core.intervals import median_interval
+from prune_realloc.results.backends import BACKENDS, find_compiler
+from prune_realloc.runtime.device import out_of_memory_named, pick_device
+from prune_realloc.runtime.networks import evaluation_mode
+
+MAX_COMPILED = 8
+"""Networks at once: torch.compile falls back to eager beyond its limit of versions of one forward function."""
+MARGIN = 0.05
+"""Two copies of one network came out up to 4 % apart, for where their weights lie in memory; less is no finding."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """One network on one backend at one batch size."""
+
+    model: str
+    backend: str
+    batch_size: int
+    rounds: int
+    median_ms: float
+    """Per batch."""
+    iqr_ms: float
+    """Interquartile range of the batches' times."""
+    min_ms: float
+    images_per_second: float
+    """At the median."""
+    speedup: float
+    """Median over the rounds of the reference's time / this one's in the same round; above 1 is faster."""
+    speedup_interval: tuple[float, float]
+    """95 % interval of that median, as if rounds were independent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    timings: tuple[Timing, ...]
+    reference: str
+    """The first model: every speedup is relative to it."""
+    input_shape: tuple[int, int, int]
+    """(C, H, W)."""
+    device: str
+    device_name: str
+    threads: int
+    seed: int
+    versions: Mapping[str, str]
+
+    def verdicts(self) -> tuple[str, ...]:
+        """One line per network, backend and batch size: is it faster than the reference?"""
+        return tuple(self._verdict(t) for t in self.timings if t.model != self.reference)
+
+    def _verdict(self, timing: Timing) -> str:
+        low, high = timing.speedup_interval
+        where = f"{timing.backend}, batch {timing.batch_size}: {timing.model}"
+        ratio = f"{timing.speedup:.2f} times its speed, {low:.2f} to {high:.2f}"
+        if low > 1 + MARGIN:
+            return f"{where} is faster than {self.reference} ({ratio})"
+        if high < 1 - MARGIN:
+            return f"{where} is NOT faster than {self.reference}, it is slower ({ratio})"
+        return f"{where} is NOT measurably faster than {self.reference} ({ratio})"
+
+
+def bench(
+    models: Mapping[str, nn.Module],
+    input_shape: tuple[int, int, int],
+    *,
+    batch_sizes: Sequence[int] = (1, 32),
+    backends: Sequence[str] = ("eager",),
+    threads: int | None = None,
+    device: str = "cpu",
+    warmup: int = 3,
+    rounds: int = 10,
+    seconds: float = 3.0,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> Bench:
+    """Time every network on every backend and batch size; float32, random images.
+
+    Args:
+        models: name -> network; all are timed in turns, the first is the reference.
+        input_shape: (C, H, W) of one image.
+        backends: any of `BACKENDS`: eager, compiled (`torch.compile`), onnx (ONNX Runtime).
+        threads: of PyTorch and ONNX Runtime; None: PyTorch's present number.
+        device: `auto`, `cpu` or `cuda`.
+        warmup: rounds that are not counted.
+        rounds: at least so many are counted.
+        seconds: per network and batch size; rounds are added until they are spent.
+        progress: called with what is measured next.
+
+    Raises:
+        InputError: an option cannot be used, or a backend does not work here.
+        ExportError: a network has no ONNX form.
+    """
+    _check(models, batch_sizes, backends, threads, warmup, rounds, seconds)
+    target = pick_device(device)
+    timings: list[Timing] = []
+    with torch_threads(threads) as used, evaluation_mode(*models.values(), device=target):
+        for backend in backends:
+            runs = {name: BACKENDS[backend](net, input_shape, used, target) for name, net in models.items()}
+            for batch_size in batch_sizes:
+                if progress is not None:
+                    progress(f"{backend}, batch {batch_size}")
+                images = torch.randn(batch_size, *input_shape, generator=torch.Generator().manual_seed(seed)).to(target)
+                calls = {name: partial(run, images) for name, run in runs.items()}
+                with out_of_memory_named(batch_size), find_compiler(backend), torch.inference_mode():
+                    times = interleave(calls, warmup=warmup, rounds=rounds, seconds=seconds, seed=seed)
+                timings += timings_of(times, backend, batch_size)
+    packages = ("prune-realloc", "torch", "timm", *(["onnxruntime"] if "onnx" in backends else []))
+    return Bench(
+        timings=tuple(timings),
+        reference=next(iter(models)),
+        input_shape=input_shape,
+        device=target.type,
+        device_name=_device_name(target),
+        threads=used,
+        seed=seed,
+        versions={name: version(name) for name in packages} | {"python": platform.python_version()},
+    )
+
+
+def interleave(
+    calls: Mapping[str, Callable[[], Any]],
+    *,
+    warmup: int,
+    rounds: int,
+    seconds: float,
+    seed: int = 0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
+    """Seconds of every call, by name and round; one round calls each once, in an order drawn for the round.
+
+    In a fixed order the first of a round looked slower by several percent on a busy machine.
+    Goes on until there are `rounds` rounds and `seconds` per name are spent.
+    """
+    order, draw = list(calls), random.Random(seed)
+    for _ in range(warmup):
+        for call in calls.values():
+            call()
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    start, done = clock(), 0
+    while done < rounds or clock() - start < seconds * len(calls):
+        draw.shuffle(order)
+        for name in order:
+            begin = clock()
+            calls[name]()
+            times[name].append(clock() - begin)
+        done += 1
+    return times
+
+
+def timings_of(times: Mapping[str, Sequence[float]], backend: str, batch_size: int) -> list[Timing]:
+    """Summary of what `interleave` returned; the first name is the reference."""
+    reference = np.asarray(next(iter(times.values())))
+    found = []
+    for name, values in times.items():
+        seconds = np.asarray(values)
+        low, median, high = np.percentile(seconds, (25, 50, 75))
+        ratios = reference / seconds
+        found.append(
+            Timing(
+                model=name,
+                backend=backend,
+                batch_size=batch_size,
+                rounds=len(seconds),
+                median_ms=1e3 * float(median),
+                iqr_ms=1e3 * float(high - low),
+                min_ms=1e3 * float(seconds.min()),
+                images_per_second=batch_size / float(median),
+                speedup=float(np.median(ratios)),
+                speedup_interval=median_interval(ratios),
+            )
+        )
+    return found
+
+
+@contextmanager
+def torch_threads(count: int | None) -> Iterator[int]:
+    """Inside the block PyTorch uses `count` threads (None: as before); yields the number. Put back afterwards."""
+    before = torch.get_num_threads()
+    try:
+        if count is not None:
+            torch.set_num_threads(count)
+        yield torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, "") or platform.processor() or platform.machine()
+
+
+def _check(
+    models: Mapping[str, nn.Module],
+    batch_sizes: Sequence[int],
+    backends: Sequence[str],
+    threads: int | None,
+    warmup: int,
+    rounds: int,
+    seconds: float,
+) -> None:
+    for kind, values in (("models", models), ("batch_sizes", batch_sizes), ("backends", backends)):
+        if not values:
+            raise InputError(f"{kind} is empty; name at least one")
+    for backend in backends:
+        if backend not in BACKENDS:
+            raise InputError(f"backend {backend!r} is unknown; choose from {', '.join(BACKENDS)}")
+    if "compiled" in backends and len(models) > MAX_COMPILED:
+        raise InputError(f"backend 'compiled' measures up to {MAX_COMPILED} models at once, got {len(models)}")
+    for batch_size in batch_sizes:
+        require_at_least("batch_size", batch_size, 1)
+    for name, value, least in (
+        ("threads", threads, 1),
+        ("warmup", warmup, 0),
+        ("rounds", rounds, 1),
+        ("seconds", seconds, 0),
+    ):
+        require_at_least(name, value, least)

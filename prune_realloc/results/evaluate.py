@@ -1,0 +1,232 @@
+"""How well a network predicts, and how far it is from the network it was made from."""
+
+# B images, C classes
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from prune_realloc.checkpoints.load import load_model
+from prune_realloc.core.errors import InputError, NotFinite, require_at_least
+from prune_realloc.core.names import Progress
+from prune_realloc.data.batches import Batch, ImageSource
+from prune_realloc.data.images import open_images
+from prune_realloc.data.preprocessing import preprocessing
+from prune_realloc.data.stream import ImageStream, use_labels
+from prune_realloc.families.inputs import input_shape
+from prune_realloc.runtime.device import out_of_memory_named, pick_device
+from prune_realloc.runtime.networks import count_classes, evaluation_mode, model_identity
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Means over images. What could not be measured is None."""
+
+    samples: int
+    top1: float | None = None
+    """Share of images whose label has the largest logit."""
+    top5: float | None = None
+    """Share of images whose label is among the five largest logits; None with five classes or fewer."""
+    loss: float | None = None
+    """Cross-entropy, nats per image."""
+    source_top1: float | None = None
+    agreement: float | None = None
+    """Share of images on which the model and its source have the same top-1."""
+    kl: float | None = None
+    """KL(source || model), nats per image."""
+    model: Mapping[str, Any] | None = None
+    source: Mapping[str, Any] | None = None
+    data: Mapping[str, Any] | None = None
+    """Name, split, preprocessing and a checksum of the images."""
+    notes: tuple[str, ...] = ()
+
+
+def measure(
+    model: nn.Module, batches: Iterable[Batch], *, labelled: bool, source: nn.Module | None = None
+) -> Evaluation:
+    """Streams `batches` through `model`, and through `source` where there is one, without gradients.
+
+    Args:
+        model: a classifier; runs where its parameters lie, in evaluation mode, and is put back.
+        batches: at least one image in all.
+        labelled: the batches' labels are the model's classes; without it there is no top-1, top-5 and loss.
+        source: a classifier of the same classes, on the same device.
+
+    Raises:
+        NotFinite: logits are not finite.
+    """
+    device = next(model.parameters()).device
+    values: dict[str, list[Tensor]] = defaultdict(list)
+    samples = 0
+    models = (model,) if source is None else (model, source)
+    with evaluation_mode(*models), torch.inference_mode():
+        for batch in batches:
+            images, labels = batch.images.to(device), batch.labels.to(device)
+            log_ps = [_log_probabilities(net, images) for net in models]
+            for name, value in _per_image(log_ps, labels if labelled else None).items():
+                values[name].append(value.double())
+            samples += len(images)
+    means: dict[str, Any] = {name: float(torch.cat(parts).mean()) for name, parts in values.items()}
+    return Evaluation(samples=samples, **means)
+
+
+def _log_probabilities(model: nn.Module, images: Tensor) -> Tensor:
+    """(B, C), float64."""
+    logits = model(images)
+    if not torch.isfinite(logits).all():
+        raise NotFinite("the model's predictions are not finite: its activations overflow on these images")
+    return F.log_softmax(logits.double(), dim=1)
+
+
+def _per_image(log_ps: list[Tensor], labels: Tensor | None) -> dict[str, Tensor]:
+    """The fields of Evaluation, one value per image; `log_ps` of the model and, where there is one, its source."""
+    log_p = log_ps[0]
+    best = [_five_best(log_p) for log_p in log_ps]
+    found = {}
+    if labels is not None:
+        hits = best[0] == labels[:, None]
+        found["top1"] = hits[:, 0]
+        found["loss"] = F.nll_loss(log_p, labels, reduction="none")
+        if log_p.shape[1] > 5:
+            found["top5"] = hits.any(1)
+    if len(log_ps) == 2:
+        log_q = log_ps[1]
+        found["agreement"] = best[0][:, 0] == best[1][:, 0]
+        found["kl"] = (log_q.exp() * (log_q - log_p)).sum(1)
+        if labels is not None:
+            found["source_top1"] = best[1][:, 0] == labels
+    return found
+
+
+def _five_best(log_p: Tensor) -> Tensor:
+    """(B, up to 5) classes, best first; of equal ones the first, so that a tie is decided alike everywhere."""
+    return log_p.argsort(dim=1, descending=True, stable=True)[:, :5]
+
+
+def evaluate(
+    model: nn.Module | str | None = None,
+    *,
+    ckpt: str | Path | None = None,
+    pretrained: bool = False,
+    ema: bool = False,
+    img_size: int | tuple[int, int] | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    source: nn.Module | str | Path | None = None,
+    data: str | None = None,
+    split: str = "validation",
+    data_dir: str | None = None,
+    labels: bool = True,
+    preprocess: Mapping[str, Any] | None = None,
+    samples: int | None = None,
+    batch_size: int = 64,
+    workers: int = 0,
+    device: str = "auto",
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Top-1, top-5 and loss of a network on labelled images, and its distance to its source.
+
+    Args:
+        model, ckpt, pretrained, ema, img_size, model_args: as in `load_model`; `model` may also be a network. With
+            neither `model` nor `ckpt`, the shipped network is evaluated on the shipped images.
+        source: the network that this one was made from, or its checkpoint, or `demo`: the shipped network. Sees the
+            same images in the same preprocessing.
+        data, split, data_dir: as in `open_images`.
+        labels: False leaves the data's labels unread; then a source is needed.
+        preprocess: overrides of the model's own preprocessing: mean, std, interpolation, crop_pct, crop_mode.
+        samples: how many images, chosen by `seed`; None: all.
+        device: `auto`, `cpu` or `cuda`.
+
+    Raises:
+        InputError: the model, the source, the data or an option cannot be used; the message says what to change.
+    """
+    for name, value, least in (("samples", samples, 1), ("batch_size", batch_size, 1), ("workers", workers, 0)):
+        require_at_least(name, value, least)
+    target = pick_device(device)
+    shipped = model is None and ckpt is None
+    net = (
+        model
+        if isinstance(model, nn.Module)
+        else load_model(model, ckpt=ckpt, pretrained=pretrained, ema=ema, img_size=img_size, model_args=model_args)
+    )
+    origin = None if source is None else load_source(source, img_size=img_size)
+    if origin is not None:
+        _check_comparable(net, origin)
+    images = _open(data, net, origin, shipped, split, data_dir, samples)
+    labelled = use_labels(net, images, labels)
+    if not labelled and origin is None:
+        raise InputError(f"data {images.name!r} gives no labels; give labelled images, or --source to compare with")
+    prepare = preprocessing(net, input_shape(net), preprocess or {})
+    stream = ImageStream(
+        images,
+        prepare,
+        classes=count_classes(net) if labelled else None,
+        samples=samples,
+        batch_size=batch_size,
+        seed=seed,
+        workers=workers,
+        progress=progress,
+    )
+    nets = (net,) if origin is None else (net, origin)
+    with evaluation_mode(*nets, device=target), out_of_memory_named(batch_size):
+        measured = measure(net, stream, labelled=labelled, source=origin)
+    notes = stream.notes()
+    if origin is not None and preprocessing(origin, input_shape(origin), preprocess or {}) != prepare:
+        notes.append("the source's own preprocessing is another; both saw the images in the model's")
+    return dataclasses.replace(
+        measured,
+        model=model_identity(net) | {"ckpt": None if ckpt is None else str(ckpt)},
+        source=None if origin is None else model_identity(origin),
+        data={"split": split} | stream.facts(),
+        notes=tuple(notes),
+    )
+
+
+def load_source(source: nn.Module | str | Path, img_size: int | tuple[int, int] | None = None) -> nn.Module:
+    """The network to compare with: itself, from its checkpoint, or for `demo` the shipped one."""
+    if isinstance(source, nn.Module):
+        return source
+    return load_model(ckpt=None if str(source) == "demo" else source, img_size=img_size)
+
+
+def require_same_input(net: nn.Module, source: nn.Module) -> None:
+    """Raises InputError where the two take images of different shapes."""
+    if input_shape(net) != input_shape(source):
+        raise InputError(
+            f"source takes images of shape {input_shape(source)}, the model {input_shape(net)}; they must be equal, "
+            "see --img-size"
+        )
+
+
+def _check_comparable(net: nn.Module, source: nn.Module) -> None:
+    require_same_input(net, source)
+    if count_classes(net) != count_classes(source):
+        raise InputError(
+            f"source has {count_classes(source)} classes, the model {count_classes(net)}; give the model's own source"
+        )
+
+
+def _open(
+    data: str | None,
+    net: nn.Module,
+    source: nn.Module | None,
+    shipped: bool,
+    split: str,
+    data_dir: str | None,
+    samples: int | None,
+) -> ImageSource:
+    if not count_classes(net):
+        raise InputError("the model has no classifier, so there is no prediction to evaluate")
+    if data is None and not shipped:
+        raise InputError("data is missing; name images with --data")
+    return open_images(data or "demo", split=split, data_dir=data_dir, samples=samples or sys.maxsize)

@@ -1,0 +1,51 @@
+"""Small questions about a network: classes, mode, multiply-adds, identity."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def model_identity(net: nn.Module) -> dict[str, Any]:
+    """Architecture and a checksum over names, shapes and values of all weights: equal for equal networks."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(net.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    cfg = getattr(net, "pretrained_cfg", None) or {}
+    return {"architecture": cfg.get("architecture", type(net).__name__), "weights_sha256": digest.hexdigest()}
+
+
+def count_classes(model: nn.Module) -> int:
+    """Classes that the network tells apart; 0 without a classifier."""
+    return int(getattr(model, "num_classes", 0) or 0)
+
+
+def measured_macs(model: nn.Module, images: Tensor) -> int:
+    """Multiply-adds by torch's counter; older ones count attention only where it is made of matrix products."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(images)
+    return counter.get_total_flops() // 2
+
+
+@contextmanager
+def evaluation_mode(*models: nn.Module, device: torch.device | None = None) -> Iterator[None]:
+    """Inside the block the models are in evaluation mode, on `device` if given; every module is put back."""
+    modes = [(module, module.training) for net in models for module in net.modules()]
+    homes = [(net, next(net.parameters()).device) for net in models]
+    try:
+        for net in models:
+            net.eval().to(device)
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for net, home in homes:
+            net.to(home)

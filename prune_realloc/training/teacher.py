@@ -1,0 +1,53 @@
+"""The networks that a run opens: the one that is trained, and the one that teaches it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prune_realloc.checkpoints.load import load_model
+from prune_realloc.core.errors import InputError
+from prune_realloc.data.preprocessing import Preprocessing, preprocessing
+from prune_realloc.families.inputs import input_shape
+from prune_realloc.runtime.networks import count_classes
+
+
+def is_stored(name: str | Path) -> bool:
+    """Whether it is a file, a folder or the shipped ViT, and no name of timm's."""
+    return Path(name).exists() or str(name) == "demo"
+
+
+def open_network(name: str | Path, **more: Any) -> nn.Module:
+    """A checkpoint, the shipped ViT, or a network that timm knows."""
+    if str(name) == "demo":
+        return load_model(**more)
+    return load_model(ckpt=name, **more) if Path(name).exists() else load_model(str(name), **more)
+
+
+class Teacher:
+    """Logits of another network for the student's images."""
+
+    def __init__(self, name: str | Path, student: nn.Module, prepare: Preprocessing, device: torch.device) -> None:
+        try:
+            self.net = open_network(name, pretrained=not is_stored(name)).to(device)
+        except InputError as error:
+            raise InputError(f"teacher {str(name)!r} cannot be opened: {error}") from error
+        self.net.requires_grad_(False)
+        theirs, ours = input_shape(self.net), input_shape(student)
+        if theirs != ours or count_classes(self.net) != count_classes(student):
+            raise InputError(
+                f"teacher {str(name)!r} takes {theirs} and knows {count_classes(self.net)} classes, the "
+                f"network {ours} and {count_classes(student)}; they must be the same"
+            )
+        own = self.prepare = preprocessing(self.net, theirs, {})
+        # from the student's normalisation to the teacher's
+        scale = torch.tensor(prepare.std) / torch.tensor(own.std)
+        shift = (torch.tensor(prepare.mean) - torch.tensor(own.mean)) / torch.tensor(own.std)
+        self.scale, self.shift = (t[:, None, None].to(device) for t in (scale, shift))
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.net(images * self.scale + self.shift).float()

@@ -1,0 +1,99 @@
+"""The nearest run of timm's own `train.py`."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prune_realloc.training.config import TrainConfig
+
+
+def timm_command(
+    config: TrainConfig,
+    source: str,
+    data: str,
+    description: Mapping[str, Any],
+    *,
+    data_dir: str | None,
+    split: str,
+    eval_split: str,
+) -> str:
+    """The nearest run of timm's own `train.py`.
+
+    It clips by AGC without the classifier, does not distil, holds no images out, trains on all images of the part, and
+    splits `batch_size` over processes itself.
+
+    Args:
+        source, data, data_dir, split, eval_split: as in `training.train`.
+        description: the `config.json` of the trained network.
+    """
+    shown, path = description["pretrained_cfg"], Path(source)
+    flags: dict[str, Any] = {
+        "--model": source,
+        "--in-chans": shown["input_size"][0],
+        "--epochs": config.epochs,
+        "--batch-size": config.batch_size // config.accumulate,
+        "--grad-accum-steps": config.accumulate,
+        "--opt": config.opt,
+        "--weight-decay": config.weight_decay,
+        "--sched": "cosine",
+        "--warmup-epochs": config.warmup_epochs,
+        "--warmup-lr": config.warmup_lr,
+        "--min-lr": config.min_lr,
+        "--clip-grad": config.clip_grad or None,
+        "--clip-mode": config.clip_mode,
+        "--smoothing": config.smoothing,
+        "--mixup": config.mixup,
+        "--cutmix": config.cutmix,
+        "--aa": config.auto_augment,
+        "--scale": [config.crop_scale, 1.0],
+        "--hflip": config.hflip,
+        "--color-jitter": config.color_jitter,
+        "--reprob": config.reprob,
+        "--remode": "pixel",
+        "--train-interpolation": shown.get("interpolation", "bicubic"),
+        "--aug-repeats": config.repeated_aug if config.repeated_aug > 1 else None,
+        "--seed": config.seed,
+        "--workers": config.workers,
+        "--model-ema-decay": config.ema or None,
+        "--drop": config.drop_rate,
+    }
+    switches = {
+        "--sched-on-updates": True,
+        "--model-ema": config.ema,
+        "--model-ema-warmup": config.ema,
+        "--channels-last": config.channels_last,
+        "--torchcompile": config.compile,
+        "--grad-checkpointing": config.grad_checkpointing,
+        "--amp": config.precision != "float32",
+    }
+    if path.is_dir():
+        flags["--model"] = f"local-dir:{source}"
+        switches["--pretrained"] = (path / "model.safetensors").exists()
+    elif path.exists():
+        flags |= {
+            "--model": description["architecture"],
+            "--initial-checkpoint": source,
+            "--num-classes": description["num_classes"],
+        }
+    else:
+        flags["--num-classes"] = description["num_classes"]
+    if config.sched == "constant":
+        flags |= {"--sched": "step", "--decay-epochs": config.epochs + 1}
+    if config.lr_per:
+        flags |= {"--lr-base": config.lr, "--lr-base-size": config.lr_per, "--lr-base-scale": "linear"}
+    else:
+        flags["--lr"] = config.lr
+    if config.precision != "float32":
+        flags["--amp-dtype"] = "bfloat16" if config.precision == "bf16" else "float16"
+    flags |= {"--data-dir": data} if Path(data).exists() else {"--dataset": data, "--data-dir": data_dir}
+    flags |= {"--train-split": split, "--val-split": None if eval_split == "held-out" else eval_split}
+    words = []
+    for flag, value in flags.items():
+        if value is not None:
+            words += [flag, *(shlex.quote(str(one)) for one in (value if isinstance(value, list) else [value]))]
+    words += [flag for flag, wanted in switches.items() if wanted]
+    start = "python -c \"import prune_realloc, runpy; runpy.run_path('train.py', run_name='__main__')\""
+    return " ".join([start, *words])

@@ -1,0 +1,153 @@
+"""The verb `train`: a network and images -> a trained network, on accelerate, with timm's parts; resumable bit for bit.
+
+Every draw is a function of the seed, the epoch and the image, or of the seed and the step, and never of a generator's
+history. So the place in the data is one number, and a run that was killed goes on as if it had not been.
+"""
+
+# B images of one process and step, C classes
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
+from torch import nn
+
+from prune_realloc.checkpoints.load import new_model
+from prune_realloc.checkpoints.save import builder, describe
+from prune_realloc.core.errors import InputError, WorkFailed
+from prune_realloc.core.files import clear_half_written, make_folder
+from prune_realloc.core.names import STATE_FILE, WEIGHTS_FILES
+from prune_realloc.runtime.device import out_of_memory_named, pick_device
+from prune_realloc.runtime.networks import count_classes, model_identity
+from prune_realloc.training.config import TrainConfig
+from prune_realloc.training.images import TrainingImages
+from prune_realloc.training.run import Run
+from prune_realloc.training.state import BEST, FREE, LAST, Report, Trained
+from prune_realloc.training.teacher import is_stored, open_network
+
+
+def train(
+    source: str | Path,
+    config: TrainConfig,
+    *,
+    data: str,
+    out: str | Path,
+    data_dir: str | None = None,
+    split: str = "train",
+    eval_split: str = "validation",
+    samples: int | None = None,
+    teacher: str | Path | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    save_seconds: float = 60.0,
+    report: Report | None = None,
+) -> Trained:
+    """Train what lies at `source` and write `last/` and `best/` to `out`, which timm's `local-dir:` loads.
+
+    Started again with the same arguments, an interrupted run goes on from its state; a finished one returns its
+    result.
+
+    Args:
+        source: folder of an emitted, pruned or trained network, a checkpoint, `demo`, or timm's name of a network,
+            which starts from new weights with the data's classes.
+        data, data_dir, split, eval_split: as in `open_images`; with labels.
+        samples: train on the first so many of the images in an order drawn by seed 0; None: all. Where `eval_split` is
+            `held-out`, others of the split are evaluated, up to `HELD_OUT`.
+        teacher: checkpoint, `demo`, or timm name of the network to distil from.
+        model_args: more arguments for `timm.create_model`, such as `{"img_size": 64}`.
+        save_seconds: least time between two saves of the state inside an epoch.
+
+    Raises:
+        InputError: network, data, teacher or configuration do not fit, or `out` holds another run.
+        WorkFailed: the loss is no longer finite, the disk is full, or images have gone; the last state stands.
+    """
+    accelerator = _accelerator(config, device)
+    folder = Path(out)
+    images = TrainingImages(data, data_dir, split, eval_split, samples)
+    net = _student(source, config, images.source.num_classes, model_args or {})
+    description = describe(net, *builder(net), own_weights=not is_stored(source), class_names=images.source.class_names)
+    run = Run(accelerator, config, net, description, images, teacher, folder)
+    # in the order in which a difference is named
+    identity = {
+        "source": str(source),
+        "config": config.model_dump(exclude={*FREE}),
+        "data": images.facts(),
+        "model_args": dict(model_args or {}),
+        "teacher": None if teacher is None else str(teacher),
+        "processes": accelerator.num_processes,
+        "network": model_identity(net),
+        "taught": None if run.teacher is None else model_identity(run.teacher.net),
+    }
+    if accelerator.is_main_process:
+        make_folder(folder)
+        for written in (folder, folder / BEST, folder / LAST):
+            clear_half_written(written)
+    run.resume(identity)
+    run.check_together()
+    remedy = "set accumulate higher or batch_size lower, in another folder"
+    with out_of_memory_named(config.batch_size, remedy), _state_named(folder):
+        run.evaluate_teacher()
+        while run.epoch < config.epochs:
+            run.train_epoch(save_seconds, report)
+            run.evaluate_epoch(report)
+        return run.result()
+
+
+@contextmanager
+def _state_named(folder: Path) -> Iterator[None]:
+    """Says what is left, and how to go on, when a disk is full or images cannot be read in the middle of a run."""
+    try:
+        yield
+    except (InputError, OSError) as error:
+        raise WorkFailed(
+            f"{error} ({folder / STATE_FILE} is whole: once that is mended, the same command goes on from it)"
+        ) from error
+
+
+def _accelerator(config: TrainConfig, device: str) -> Accelerator:
+    where = pick_device(device)
+    if config.precision == "fp16" and where.type == "cpu":
+        raise InputError("precision 'fp16' needs a GPU; choose bf16 or float32")
+    # accelerate keeps its state for the whole process; another run may want another precision or device
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    found = Accelerator(
+        cpu=where.type == "cpu", mixed_precision="no" if config.precision == "float32" else config.precision
+    )
+    known = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+    if found.distributed_type not in known:
+        raise InputError(
+            f"accelerate is set to {found.distributed_type.value}, in which a run could not go on; choose "
+            "multi-GPU or no distribution (accelerate config)"
+        )
+    return found
+
+
+def _student(source: str | Path, config: TrainConfig, classes: int | None, model_args: Mapping[str, Any]) -> nn.Module:
+    """The network at `source`; without weights of its own it starts from `seed`. One of timm's gets `classes`."""
+    torch.manual_seed(config.seed)
+    more = dict(model_args) if config.drop_rate is None else {"drop_rate": config.drop_rate} | dict(model_args)
+    path = Path(source)
+    described = (path / "config.json").is_file()
+    if described and not any((path / name).exists() for name in WEIGHTS_FILES):
+        net = new_model(path, model_args=more)
+    elif is_stored(source):
+        net = open_network(source, model_args=more)
+    else:
+        net = open_network(source, model_args=({"num_classes": classes} if classes else {}) | more)
+    if not count_classes(net):
+        raise InputError(f"source {str(source)!r} has no classifier; emit, or prune, one that has")
+    if config.distill != "none" and hasattr(net, "set_distilled_training"):
+        cast("Any", net).set_distilled_training(True)  # DeiT's second token
+    if config.grad_checkpointing:
+        try:
+            cast("Any", net).set_grad_checkpointing(True)
+        except (AssertionError, AttributeError) as error:
+            raise InputError(f"grad_checkpointing: {type(net).__name__} does not offer it; leave it out") from error
+    return net

@@ -1,0 +1,169 @@
+"""The verb `emit`: what pruning shows -> folders with a reallocated EfficientViT and its uniform control."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prune_realloc.checkpoints.load import load_model
+from prune_realloc.checkpoints.save import config_file, weights_file
+from prune_realloc.core.analysis import META_FILE, Analysis
+from prune_realloc.core.errors import InputError
+from prune_realloc.core.files import make_folder, write_files
+from prune_realloc.core.names import EFFICIENTVIT, RECIPE_FILE
+from prune_realloc.models.efficientvit import EfficientVit
+from prune_realloc.models.efficientvit_config import SIZES
+from prune_realloc.models.efficientvit_stock import stock_args
+from prune_realloc.planning.evidence import preprocessing_facts, read_evidence
+from prune_realloc.planning.reallocate import reallocate
+from prune_realloc.pruning.inherit import inherit as inherit_weights
+from prune_realloc.recipe.document import Recipe
+from prune_realloc.recipe.reader import build_recipe
+from prune_realloc.recipe.target import Target
+from prune_realloc.recipe.writer import dump_recipe
+from prune_realloc.results.bench import Bench, bench
+from prune_realloc.results.export import deployed
+from prune_realloc.results.model_card import model_card
+from prune_realloc.results.variant import REALLOCATED, Variant
+from prune_realloc.runtime.networks import model_identity
+
+
+def emit(
+    source: str | Path | Analysis | Recipe,
+    *,
+    recipe: Recipe | None = None,
+    target: Mapping[str, Any] | None = None,
+    grid: bool = False,
+    inherit: str | Path | None = None,
+    out: str | Path | None = None,
+    timed: bool = True,
+    progress: Callable[[str], None] | None = None,
+) -> tuple[Variant, ...]:
+    """A reallocated EfficientViT and its uniform control of equal cost, for each budget.
+
+    Args:
+        source: what pruning shows: the folder of an analysis, a planned recipe, or the folder of a pruned network.
+        recipe: its `target` is what is wanted (without it, that of a recipe as source); its budget is the share at
+            which an analysis is read (without one, half of what Q/K, V and FFN cost, or less, as long as no more than
+            `_FELT` is lost), its axes and rules what may go.
+        target: fields of the recipe's target that override it, such as `{"like": "efficientvit_m2"}`.
+        grid: one variant for each of M0 to M5, at its cost, in place of the recipe's budget.
+        inherit: checkpoint of the EfficientViT that `source` is an analysis of; both networks start with what survives
+            of its weights.
+        out: folder to write to; each variant becomes `realloc/` and `control/` there, or in `NAME/` with `grid`.
+        timed: measure latency.
+
+    Raises:
+        InputError: the source does not show what is needed, or a budget cannot be met.
+    """
+    read, facts = read_evidence(source, recipe)
+    given = (recipe or read).target or Target()
+    wanted = given.model_dump(exclude_unset=True, exclude={"network"})
+    for field in ("like", "macs", "params"):
+        if grid and field in (target or {}):
+            raise InputError(f"grid: excludes {field}, which sets one budget; leave one of the two out")
+    outside = {key: facts[key] for key in ("img_size", "in_chans", "num_classes") if key in facts}
+    for field, other in (("macs", "params"), ("params", "macs")):
+        if field in (target or {}):
+            wanted.pop(other, None)
+    wanted = outside | {key: value for key, value in wanted.items() if value is not None} | dict(target or {})
+    if unknown := [field for field in ("img_size", "in_chans", "num_classes") if wanted.get(field) is None]:
+        flags = ", ".join(f"--{field.replace('_', '-')}" for field in unknown)
+        raise InputError(f"target: the source does not tell {', '.join(unknown)}; give {flags}")
+    if grid:
+        wanted = {key: value for key, value in wanted.items() if key not in ("macs", "params")}
+    found = []
+    for like in SIZES if grid else (None,):
+        values = read.model_dump(exclude_none=True, exclude={"target"})
+        values["data"] |= {"preprocess": prepare} if (prepare := preprocessing_facts(facts)) else {}
+        full = build_recipe(values | {"target": wanted | ({"like": like} if like else {})})
+        assert read.plan is not None
+        assert full.target is not None
+        network = reallocate(read.plan.sites, full.target)
+        done = full.model_copy(update={"target": full.target.model_copy(update={"network": network})})
+        found.append(Variant(name=like or "", recipe=done, latency=None))
+    weights: list[dict[str, bytes]] = [{} for _ in found]
+    if inherit is not None:
+        net, scores = _ancestor(source, inherit)
+        weights = [_inherited(variant, net, scores) for variant in found]
+    for place, variant in enumerate(found if timed else ()):
+        if progress is not None:
+            progress(f"timing {variant.name or 'both networks'}")
+        found[place] = replace(variant, latency=_latency(variant))
+    if out is not None:
+        for variant, files in zip(found, weights, strict=True):
+            _write(variant, Path(out) / variant.name, facts, files, None if inherit is None else str(inherit))
+    return tuple(found)
+
+
+def _ancestor(source: str | Path | Analysis | Recipe, ckpt: str | Path) -> tuple[EfficientVit, Mapping[str, Any]]:
+    """The network that hands on its weights, and the scores of its units."""
+    if isinstance(source, str | Path) and (Path(source) / META_FILE).exists():
+        source = Analysis.load(source)
+    if not isinstance(source, Analysis):
+        raise InputError("inherit: needs the scores of an analysis as source, a recipe has none")
+    opened = {key: source.model[key] for key in ("ema", "img_size", "model_args") if source.model.get(key)}
+    net = load_model(ckpt=ckpt, **opened)
+    if not isinstance(net, EfficientVit):
+        raise InputError(
+            f"inherit: {str(ckpt)!r} is a {type(net).__name__}; only an EfficientViT (MSRA) hands on its weights"
+        )
+    if model_identity(net)["weights_sha256"] != source.model["weights_sha256"]:
+        raise InputError(
+            f"inherit: {str(ckpt)!r} is not the network of the analysis; give the checkpoint that was analysed"
+        )
+    return net, source.scores
+
+
+def _inherited(variant: Variant, net: EfficientVit, scores: Mapping[str, Any]) -> dict[str, bytes]:
+    """Network -> its weights as a file."""
+    found = {}
+    for name, config in variant.configs().items():
+        torch.manual_seed(0)
+        fresh = EfficientVit(config)
+        inherit_weights(net, fresh, scores)
+        found[name] = weights_file(fresh)
+    return found
+
+
+def _latency(variant: Variant) -> Bench:
+    nets = {name: deployed(EfficientVit(config)) for name, config in variant.configs().items()}
+    config = variant.configs()[REALLOCATED]
+    return bench(nets, config.input_size, batch_sizes=(1, 32), seconds=1.0)
+
+
+def _write(
+    variant: Variant, folder: Path, facts: Mapping[str, Any], weights: Mapping[str, bytes], inherited: str | None
+) -> None:
+    recipe = dump_recipe(variant.recipe, f"prune-realloc emit {RECIPE_FILE} -o variants")
+    source = facts.get("architecture")
+    for name, config in variant.configs().items():
+        make_folder(folder / name)
+        if name not in weights and (folder / name / "model.safetensors").exists():
+            raise InputError(
+                f"output {str(folder / name)!r} holds the weights of another network; choose another folder"
+            )
+        stock, lost = stock_args(config)
+        described = config_file(
+            EFFICIENTVIT,
+            config.args(),
+            num_classes=config.num_classes,
+            num_features=config.embed_dim[-1],
+            input_size=config.input_size,
+            pretrained_cfg=preprocessing_facts(facts),
+            more={"stock": {"architecture": "EfficientVitMsra", "model_args": stock, "not_expressed": lost}},
+        )
+        files = {"model.safetensors": weights[name]} if name in weights else {}
+        write_files(
+            folder / name,
+            files
+            | {
+                RECIPE_FILE: recipe.encode(),
+                "model_card.md": model_card(variant, name, str(folder / name), source, inherited).encode(),
+                "config.json": described,
+            },
+        )

@@ -1,0 +1,295 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from support.networks import TINY, VARIANTS, build
+
+from prune_realloc.core.errors import InputError
+from prune_realloc.core.intervals import rank_correlation
+from prune_realloc.data.batches import Batch
+from prune_realloc.pruning.gates import Moments, activation_variances, gate_moments
+from prune_realloc.pruning.hooks import masked
+from prune_realloc.pruning.scorers import SCORERS, gradient_scores, weight_scores
+from prune_realloc.pruning.sites import find_sites
+from prune_realloc.verbs.analyze import analyze
+
+
+def batches_of(images, labels, size):
+    positions = torch.arange(len(images))
+    return [
+        Batch(*parts, checksums=())
+        for parts in zip(positions.split(size), images.split(size), labels.split(size), strict=True)
+    ]
+
+
+def moments_of(model, images, size=6, labelled=True, amp=False):
+    labels = torch.arange(len(images)) % TINY["num_classes"]
+    draws = torch.linspace(0.05, 0.95, len(images), dtype=torch.float64)
+    return gate_moments(
+        model, find_sites(model), batches_of(images, labels, size), draws=draws, labelled=labelled, amp=amp
+    )
+
+
+def weight_gradients(model, image, label):
+    """Gradient of one image's loss at every parameter, by plain autograd."""
+    model.zero_grad()
+    F.cross_entropy(model(image[None]), torch.tensor([label])).backward()
+    products = {name: (p * p.grad).detach().double() for name, p in model.named_parameters()}
+    model.zero_grad()
+    return products
+
+
+def test_gates_equal_gradient_times_weight(tiny_vit, images_BCHW):
+    """Per image: summed over what leaves the unit, gradient x weight is gradient x activation at its gate."""
+    sums = {site.name: np.zeros((2, site.units)) for site in find_sites(tiny_vit)}
+    squares = {name: np.zeros_like(total) for name, total in sums.items()}
+    for b, image in enumerate(images_BCHW):
+        g = weight_gradients(tiny_vit, image, b % 5)
+        per_image = {
+            "embed": g["cls_token"].sum((0, 1))
+            + g["pos_embed"].sum((0, 1))
+            + g["patch_embed.proj.bias"]
+            + g["patch_embed.proj.weight"].sum((1, 2, 3))
+        }
+        for i in (0, 1):
+            block = f"blocks.{i}."
+            q = g[block + "attn.qkv.weight"][:48].sum(1) + g[block + "attn.qkv.bias"][:48]
+            v = g[block + "attn.proj.weight"].sum(0)
+            per_image |= {
+                block + "qk": q,
+                block + "v": v,
+                block + "heads": v.reshape(3, 16).sum(1),
+                block + "ffn": g[block + "mlp.fc2.weight"].sum(0),
+            }
+            written = [
+                g[f"{block}{writer}.weight"].sum(1) + g[f"{block}{writer}.bias"] for writer in ("attn.proj", "mlp.fc2")
+            ]
+            per_image["embed"] = per_image["embed"] + written[0] + written[1]
+            per_image[block.rstrip(".")] = (written[0] + written[1]).sum()[None]
+        # the position of the class token is added to it: both are written once
+        for name, s in per_image.items():
+            sums[name][b % 2] += s.numpy()
+            squares[name][b % 2] += s.numpy() ** 2
+    moments = moments_of(tiny_vit, images_BCHW)
+    for name in sums:
+        np.testing.assert_allclose(moments.first[name], sums[name], rtol=2e-3, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(moments.second[name], squares[name], rtol=4e-3, atol=1e-6, err_msg=name)
+    assert moments.count.tolist() == [3, 3]
+
+
+@pytest.mark.parametrize("variant", sorted(VARIANTS.keys() - {"attention_pool"}))
+def test_gates_equal_the_slope_of_fading_a_unit_out(variant, images_BCHW):
+    """-mean(s) is the loss change per unit of gate, measured by a small step of the mask itself."""
+    model = build(variant).double()
+    images, labels = images_BCHW.double(), torch.arange(6) % 5
+    sites = find_sites(model)
+    moments = gate_moments(model, sites, batches_of(images, labels, 6), draws=torch.zeros(0), labelled=True)
+    for site in (s for s in sites if s.block in (None, 1)):
+        unit = site.units // 2
+        step = 1e-4
+
+        def loss(scale, site=site, unit=unit):
+            handles = []
+            for gate in site.gates:
+                factor = torch.ones(gate.index.max() + 4096, dtype=torch.float64)
+                factor[torch.as_tensor(gate.index[unit])] = scale
+                module = model.get_submodule(gate.module)
+                if gate.side == "input":
+                    handles.append(
+                        module.register_forward_pre_hook(
+                            lambda _, args, f=factor: (args[0] * f[: args[0].shape[-1]], *args[1:])
+                        )
+                    )
+                else:
+                    handles.append(module.register_forward_hook(lambda _, __, out, f=factor: out * f[: out.shape[-1]]))
+            with torch.no_grad():
+                value = F.cross_entropy(model(images), labels)
+            for handle in handles:
+                handle.remove()
+            return float(value)
+
+        slope = (loss(1 + step) - loss(1 - step)) / (2 * step)
+        mean = moments.first[site.name].sum(0)[unit] / 6
+        assert mean == pytest.approx(slope, rel=1e-5, abs=1e-6), (variant, site.name)
+
+
+def test_scorers_by_hand():
+    # four images; s of the one unit: 1, 3 in the even half, -2, 0 in the odd half
+    moments = Moments(
+        count=np.array([2.0, 2.0]),
+        first={"ffn": np.array([[4.0], [-2.0]])},
+        second={"ffn": np.array([[10.0], [4.0]])},
+        loss=0.0,
+        right=None,
+        entropy=None,
+    )
+    value = {name: gradient_scores(name, moments, labelled=True)["ffn"][0] for name in ("taylor", "fisher", "loss")}
+    assert value == {"taylor": 0.5, "fisher": 1.75, "loss": 1.25}
+    assert gradient_scores("loss", moments, labelled=True, half=0)["ffn"][0] == 0.5  # -2 + 5 / 2
+    assert gradient_scores("loss", moments, labelled=False)["ffn"][0] == 1.75  # first order is zero in expectation
+
+
+def test_magnitude_by_hand():
+    model = build(embed_dim=2, num_heads=1, depth=1, mlp_ratio=1)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.zero_()
+        model.blocks[0].mlp.fc1.weight[0] = torch.tensor([3.0, 0.0])
+        model.blocks[0].mlp.fc1.bias[0] = -4.0
+        model.blocks[0].mlp.fc2.weight[:, 0] = torch.tensor([0.0, 12.0])
+        model.blocks[0].attn.qkv.weight[1] = torch.tensor([1.0, 2.0])  # q, dimension 1
+        model.blocks[0].attn.qkv.weight[3] = torch.tensor([0.0, 2.0])  # k, dimension 1
+    sites = find_sites(model)
+    l2, l1 = weight_scores("magnitude", model, sites), weight_scores("magnitude-l1", model, sites)
+    assert l2["blocks.0.ffn"].tolist() == [13.0, 0.0]
+    assert l1["blocks.0.ffn"].tolist() == [19.0, 0.0]
+    assert l2["blocks.0.qk"].tolist() == [0.0, 3.0]
+    assert l2["blocks.0.heads"].tolist() == [3.0]
+
+
+def test_random_is_seeded(tiny_vit):
+    sites = find_sites(tiny_vit)
+    first, again, other = (weight_scores("random", tiny_vit, sites, seed) for seed in (0, 0, 1))
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+    assert not np.array_equal(first["embed"], other["embed"])
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("size", [1, 4])
+def test_another_batch_split_changes_no_score(tiny_vit, images_BCHW, size, labelled):
+    whole, split = (moments_of(tiny_vit, images_BCHW, s, labelled) for s in (6, size))
+    for name in whole.first:
+        np.testing.assert_allclose(split.first[name], whole.first[name], rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(split.second[name], whole.second[name], rtol=1e-3, atol=1e-6)
+    sites, labels = find_sites(tiny_vit), torch.zeros(6)
+    variances = [activation_variances(tiny_vit, sites, batches_of(images_BCHW, labels, s)) for s in (6, size)]
+    for name in variances[0]:
+        np.testing.assert_allclose(variances[1][name], variances[0][name], rtol=1e-5)
+
+
+def test_activation_variance_by_other_arithmetic(tiny_vit, images_BCHW):
+    seen = []
+    with torch.no_grad():
+        handle = tiny_vit.blocks[1].mlp.fc2.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        tiny_vit(images_BCHW)
+        handle.remove()
+    variance = activation_variances(tiny_vit, find_sites(tiny_vit), batches_of(images_BCHW, torch.zeros(6), 6))
+    expected = [seen[0][half::2].double().flatten(0, 1).var(0, correction=0).numpy() for half in (0, 1)]
+    np.testing.assert_allclose(variance["blocks.1.ffn"], expected, rtol=1e-9)
+
+
+def test_the_model_is_left_as_it_was(tiny_vit, images_BCHW):
+    tiny_vit.blocks[0].requires_grad_(False)
+    before = {name: (p.clone(), p.requires_grad) for name, p in tiny_vit.named_parameters()}
+    scores = moments_of(tiny_vit, images_BCHW)
+    for name, p in tiny_vit.named_parameters():
+        assert torch.equal(p, before[name][0])
+        assert p.requires_grad == before[name][1]
+        assert p.grad is None
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in tiny_vit.modules())
+    # a frozen network is scored like any other
+    assert np.array_equal(scores.first["blocks.0.ffn"], moments_of(build(), images_BCHW).first["blocks.0.ffn"])
+
+
+def test_a_failure_leaves_no_hooks(tiny_vit):
+    with pytest.raises(RuntimeError):
+        moments_of(tiny_vit, torch.zeros(2, 5, 32, 32))
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in tiny_vit.modules())
+    assert all(p.requires_grad for p in tiny_vit.parameters())
+
+
+def test_amp_stays_close(tiny_vit, images_BCHW):
+    full, half = moments_of(tiny_vit, images_BCHW), moments_of(tiny_vit, images_BCHW, amp=True)
+    for name in full.second:
+        if full.second[name].shape[1] == 1:  # a whole block has no rank
+            np.testing.assert_allclose(half.second[name], full.second[name], rtol=0.1)
+            continue
+        assert rank_correlation(full.second[name].sum(0), half.second[name].sum(0)) > 0.8, name
+
+
+def test_drawn_labels_follow_the_models_prediction(tiny_vit, images_BCHW):
+    """The mean loss over drawn labels is the entropy of the prediction, up to sampling noise."""
+    images = images_BCHW[:1].expand(4096, -1, -1, -1)
+    draws = (torch.arange(4096, dtype=torch.float64) + 0.5) / 4096
+    batches = batches_of(images, torch.full((4096,), -1), 1024)
+    moments = gate_moments(tiny_vit, find_sites(tiny_vit)[-1:], batches, draws=draws, labelled=False)
+    assert moments.loss == pytest.approx(moments.entropy, abs=5e-3)
+
+
+def test_features_are_scored_without_a_classifier(images_BCHW):
+    model = build(num_classes=0)
+    moments = moments_of(model, images_BCHW, labelled=False)
+    scores = gradient_scores("fisher", moments, labelled=False)
+    assert all((s > 0).all() for s in scores.values())
+    assert moments.entropy is None
+
+
+def test_masked_gates_are_restored(tiny_vit, images_BCHW):
+    before = tiny_vit(images_BCHW)
+    site = find_sites(tiny_vit)[0]
+    with masked(tiny_vit, site, [0]):
+        assert not torch.equal(tiny_vit(images_BCHW), before)
+    assert torch.equal(tiny_vit(images_BCHW), before)
+
+
+def test_rank_correlation_by_hand():
+    assert rank_correlation(np.array([1, 2, 3, 4]), np.array([10, 20, 30, 90])) == pytest.approx(1)
+    assert rank_correlation(np.array([1, 2, 3]), np.array([3, 2, 1])) == pytest.approx(-1)
+    # ranks 1, 2.5, 2.5 against 1, 2, 3: covariance 0.5 * 3 / (sqrt(1.5) * sqrt(2))
+    assert rank_correlation(np.array([0, 5, 5]), np.array([1, 2, 3])) == pytest.approx(1.5 / 3**0.5)
+    assert np.isnan(rank_correlation(np.ones(3), np.arange(3)))
+
+
+@given(st.lists(st.integers(-5, 5), min_size=2, max_size=20), st.integers(1, 9))
+def test_rank_correlation_ignores_monotone_maps(values, factor):
+    a = np.array(values, dtype=float)
+    b = np.random.default_rng(0).permutation(a)
+    np.testing.assert_allclose(rank_correlation(a, b), rank_correlation(factor * a + 3, np.exp(b)), equal_nan=True)
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_analyze_scores_every_site_and_is_reproducible(scorer):
+    first, again = (analyze(data="demo", scorer=scorer, samples=16, batch_size=8, seed=3) for _ in range(2))
+    assert first == again
+    sites = find_sites(__import__("prune_realloc").load_model())
+    assert {name: len(s) for name, s in first.scores.items()} == {s.name: s.units for s in sites}
+    assert first.samples == (0 if scorer in ("magnitude", "magnitude-l1", "random") else 16)
+
+
+def test_another_seed_takes_other_images():
+    a, b = (analyze(samples=8, seed=seed) for seed in (0, 1))
+    assert a.data["checksum"] != b.data["checksum"]
+    assert a.model["weights_sha256"] == b.model["weights_sha256"]
+
+
+def test_gradient_scorer_without_data_names_the_flag(tiny_vit):
+    with pytest.raises(InputError, match="--data"):
+        analyze(tiny_vit, scorer="fisher")
+    assert analyze(tiny_vit, scorer="magnitude").data is None
+
+
+def test_untrained_and_dead_networks_are_said_aloud(tiny_vit):
+    fresh = build(in_chans=1, num_classes=10)
+    assert any("near chance" in n or "untrained" in n for n in analyze(fresh, data="demo", samples=64).notes)
+    with torch.no_grad():
+        fresh.blocks[0].mlp.fc2.weight.zero_()
+    assert any("blocks.0.ffn" in n for n in analyze(fresh, data="demo", samples=8).notes)
+    with torch.no_grad():
+        fresh.head.weight.zero_()
+    with pytest.raises(InputError, match="every score is zero"):
+        analyze(fresh, data="demo", samples=8)
+
+
+def test_non_finite_scores_are_refused():
+    broken = build(in_chans=1, num_classes=10)
+    with torch.no_grad():
+        broken.blocks[1].mlp.fc2.weight[0, 0] = float("inf")
+    with pytest.raises(InputError, match="not finite"):
+        analyze(broken, data="demo", samples=8)
+
+
+def test_missing_labels_are_noted(tiny_vit):
+    notes = analyze(samples=8, scorer="taylor", labels=False).notes
+    assert any("sampling noise" in note for note in notes)

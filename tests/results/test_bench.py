@@ -1,0 +1,194 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from support.networks import build
+
+from prune_realloc.core.errors import InputError
+from prune_realloc.core.intervals import median_interval
+from prune_realloc.results.backends import BACKENDS
+from prune_realloc.results.bench import bench, interleave, timings_of, torch_threads
+
+SHAPE = (3, 32, 32)
+QUICK = {"warmup": 0, "rounds": 2, "seconds": 0.0}
+
+
+class Clock:
+    """Time passes only where a call says so."""
+
+    def __init__(self):
+        self.now, self.order = 0.0, []
+
+    def __call__(self):
+        return self.now
+
+    def call(self, name, *durations):
+        left = list(durations)
+
+        def spend():
+            self.order.append(name)
+            self.now += left.pop(0) if len(left) > 1 else left[0]
+
+        return spend
+
+
+def test_calls_take_turns_in_drawn_order():
+    def order_of(seed):
+        clock = Clock()
+        times = interleave(
+            {"a": clock.call("a", 1.0), "b": clock.call("b", 2.0)},
+            warmup=1,
+            rounds=20,
+            seconds=0,
+            seed=seed,
+            clock=clock,
+        )
+        assert times == {"a": [1.0] * 20, "b": [2.0] * 20}
+        return clock.order
+
+    rounds = [tuple(order_of(0)[i : i + 2]) for i in range(2, 42, 2)]
+    assert set(rounds) == {("a", "b"), ("b", "a")}  # each once in a round, and neither is always first
+    assert order_of(0) == order_of(0) != order_of(1)
+
+
+def test_rounds_are_added_until_the_seconds_are_spent():
+    clock = Clock()
+    times = interleave(
+        {"a": clock.call("a", 1.0), "b": clock.call("b", 1.0)}, warmup=0, rounds=1, seconds=4, clock=clock
+    )
+    assert len(times["a"]) == len(times["b"]) == 4  # 4 s for each of two: 8 s in rounds of 2 s
+
+
+def test_speedup_is_the_median_of_pairs():
+    # the machine slows down fourfold half way; b always takes half of what a takes in the same round
+    a = [1.0, 1.0, 4.0, 4.0, 4.0]
+    first, second = timings_of({"a": a, "b": [t / 2 for t in a]}, "eager", 8)
+    assert (first.speedup, first.speedup_interval) == (1.0, (1.0, 1.0))
+    assert (second.speedup, second.speedup_interval) == (2.0, (2.0, 2.0))
+    assert (second.median_ms, second.min_ms, second.iqr_ms, second.rounds) == (2000.0, 500.0, 1500.0, 5)
+    assert second.images_per_second == 4.0
+    # pairs 1/3, 2, 3/2: their median is 3/2, the ratio of the medians would be 1
+    second = timings_of({"a": [1.0, 2.0, 3.0], "b": [3.0, 1.0, 2.0]}, "eager", 1)[1]
+    assert (second.speedup, second.speedup_interval) == (1.5, (1 / 3, 2.0))
+
+
+def test_median_interval_against_the_binomial():
+    values = np.arange(100.0)
+    # ranks 40 and 61 of 100 (from 1): Conover's table
+    assert median_interval(values) == (39.0, 60.0)
+    assert median_interval(values[:1]) == (0.0, 0.0)
+
+
+def test_structure_and_modes():
+    models = {"source": build().train(), "model": build(depth=1)}
+    found = bench(models, SHAPE, batch_sizes=(1, 2), threads=1, **QUICK)
+    assert [(t.backend, t.batch_size, t.model, t.rounds) for t in found.timings] == [
+        ("eager", 1, "source", 2),
+        ("eager", 1, "model", 2),
+        ("eager", 2, "source", 2),
+        ("eager", 2, "model", 2),
+    ]
+    assert (found.reference, found.threads, found.device, bool(found.device_name)) == ("source", 1, "cpu", True)
+    assert [t.speedup for t in found.timings if t.model == "source"] == [1.0, 1.0]
+    assert len(found.verdicts()) == 2
+    assert (models["source"].training, models["model"].training) == (True, False)
+
+
+def test_models_run_in_turns_on_the_same_images():
+    seen = []
+    models = {name: build(depth=1) for name in "ab"}
+    for name, net in models.items():
+        net.register_forward_pre_hook(lambda _, args, name=name: seen.append((name, args[0].shape[0], args[0].sum())))
+    bench(models, SHAPE, batch_sizes=(2,), warmup=1, rounds=2, seconds=0)
+    assert [sorted(s[:2] for s in seen[i : i + 2]) for i in (0, 2, 4)] == [[("a", 2), ("b", 2)]] * 3
+    assert len({float(s[2]) for s in seen}) == 1
+
+
+@pytest.mark.parametrize(
+    ("times", "verdict"),
+    [
+        ([2.0] * 9, "NOT faster than a, it is slower"),
+        ([0.5] * 9, "is faster than a (2.00 times its speed"),
+        ([0.96] * 9, "NOT measurably faster than a"),
+    ],
+)
+def test_verdict(times, verdict):
+    found = bench({"a": build(depth=1)}, SHAPE, batch_sizes=(1,), **QUICK)
+    assert found.verdicts() == ()
+    (line,) = type(found)(
+        **(
+            vars(found)
+            | {
+                "reference": "a",
+                "timings": tuple(timings_of({"a": [1.0] * 9, "b": times}, "eager", 1)),
+            }
+        )
+    ).verdicts()
+    assert verdict in line
+
+
+def test_threads_and_modes_are_put_back_after_an_error():
+    before, net = torch.get_num_threads(), build(depth=1).train()
+    with torch_threads(before + 1) as used:
+        assert used == torch.get_num_threads() == before + 1
+    with pytest.raises(AssertionError, match="Input height"):
+        bench({"a": net}, (3, 16, 16), threads=before + 1, **QUICK)
+    assert (torch.get_num_threads(), net.training) == (before, True)
+
+
+def test_every_backend_runs():
+    found = bench({"a": build(depth=1), "b": build(depth=1)}, SHAPE, backends=BACKENDS, batch_sizes=(2,), **QUICK)
+    assert [t.backend for t in found.timings] == [name for name in BACKENDS for _ in "ab"]
+    assert "onnxruntime" in found.versions
+
+
+def test_a_compiler_that_fails_is_named(monkeypatch):
+    from torch._dynamo.exc import TorchDynamoException
+
+    def compile(net, **options):
+        def run(images):
+            raise TorchDynamoException("no C++ compiler\nand a long story")
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compile)
+    with pytest.raises(InputError, match=r"'compiled' does not work here \(no C\+\+ compiler\)"):
+        bench({"a": build(depth=1)}, SHAPE, backends=("compiled",), **QUICK)
+
+
+def test_cli_bench_with_source(run_cli):
+    args = ("bench", "--source", "demo", "--batch-size", 1, "--seconds", 0, "--threads", 1)
+    code, out, err = run_cli(*args)
+    assert code == 0, err
+    assert "eager, batch 1: model is " in out
+    code, out, err = run_cli(*args, "--json")
+    numbers = json.loads(out)
+    assert [t["model"] for t in numbers["timings"]] == ["source", "model"]
+    assert (numbers["threads"], numbers["input_shape"]) == (1, [1, 28, 28])
+
+
+@pytest.mark.parametrize(
+    ("args", "complaint"),
+    [
+        (("none.pth",), "does not exist"),
+        (("--batch-size", 0), "batch_size must be at least 1"),
+        (("--backend", "tensorrt"), "choose from eager, compiled, onnx"),
+        (("--threads", 0), "threads must be at least 1"),
+        (("--seconds", -1), "seconds must be at least 0"),
+        (("--device", "tpu"), "choose auto, cpu or cuda"),
+        (("--model", "deit_tiny_patch16_224", "--source", "demo"), "source takes images of shape (1, 28, 28)"),
+    ],
+)
+def test_cli_bench_bad_input_is_one_line(run_cli, args, complaint):
+    code, out, err = run_cli("bench", *args)
+    lines = [line for line in err.splitlines() if line.startswith("prune-realloc:")]
+    assert (code, out, len(lines), "Traceback" in err) == (2, "", 1, False), err
+    assert complaint in lines[0]
+
+
+def test_nothing_to_measure_is_refused():
+    with pytest.raises(InputError, match="models is empty"):
+        bench({}, SHAPE)
+    with pytest.raises(InputError, match="up to 8 models"):
+        bench({str(i): build(depth=1) for i in range(9)}, SHAPE, backends=("compiled",))

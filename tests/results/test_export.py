@@ -1,0 +1,142 @@
+import json
+import sys
+from types import SimpleNamespace
+
+import onnx
+import pytest
+import torch
+
+from prune_realloc.core.errors import InputError
+from prune_realloc.results.export import ExportError, export_onnx, onnx_session
+
+SHAPE = (3, 32, 32)
+
+
+def fake_exporter(monkeypatch, *, opset=20, files=("",)):
+    """torch.onnx.export in no time: writes files of one byte."""
+
+    def save(path, external_data):
+        for suffix in files:
+            path.with_name(path.name + suffix).write_bytes(b"x")
+
+    program = SimpleNamespace(model=SimpleNamespace(opset_imports={"": opset}, graph=[]), save=save)
+    monkeypatch.setattr(torch.onnx, "export", lambda *args, **options: program)
+
+
+def fake_session(monkeypatch, outputs):
+    def run(names, feeds):
+        with torch.inference_mode():
+            return [outputs(torch.from_numpy(feeds["images"])).numpy()]
+
+    session = SimpleNamespace(run=run)
+    monkeypatch.setattr("prune_realloc.results.export.onnx_session", lambda path: session)
+
+
+def test_round_trip_with_any_batch(tiny_vit, tmp_path):
+    file = tmp_path / "new" / "tiny.onnx"
+    found = export_onnx(tiny_vit.train(), file, input_shape=SHAPE)
+    assert tiny_vit.training
+    assert (found.path, found.input_shape, found.size) == (str(file), ("batch", *SHAPE), file.stat().st_size)
+    assert found.difference < 1e-5
+    assert [p.name for p in file.parent.iterdir()] == ["tiny.onnx"]
+    model = onnx.load(file)
+    onnx.checker.check_model(model)
+    assert model.opset_import[0].version == found.opset
+    session = onnx_session(file)
+    tiny_vit.eval()
+    for batch in (1, 2, 5):
+        images = torch.randn(batch, *SHAPE, generator=torch.Generator().manual_seed(batch))
+        (logits,) = session.run(["logits"], {"images": images.numpy()})
+        torch.testing.assert_close(torch.from_numpy(logits), tiny_vit(images).detach(), rtol=1e-4, atol=1e-4)
+    content = file.read_bytes()
+    assert b"site-packages" not in content  # no stack traces of this machine
+    assert b"prune_realloc/" not in content
+
+
+@pytest.mark.parametrize("factor", [1.001, float("nan")])
+def test_broken_parity_leaves_no_file(tiny_vit, tmp_path, monkeypatch, factor):
+    fake_exporter(monkeypatch)
+    fake_session(monkeypatch, lambda images: factor * tiny_vit(images))
+    with pytest.raises(ExportError, match="nothing was written"):
+        export_onnx(tiny_vit, tmp_path / "m.onnx", input_shape=SHAPE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_shape_is_no_parity(tiny_vit, tmp_path, monkeypatch):
+    fake_exporter(monkeypatch)
+    fake_session(monkeypatch, lambda images: tiny_vit(images)[:1])
+    with pytest.raises(ExportError, match=r"shape \(1, 5\), PyTorch \(3, 5\)"):
+        export_onnx(tiny_vit, tmp_path / "m.onnx", input_shape=SHAPE)
+
+
+def test_difference_is_relative_to_the_largest_output(tiny_vit, tmp_path, monkeypatch):
+    fake_exporter(monkeypatch)
+    fake_session(monkeypatch, lambda images: tiny_vit(images) * (1 + 2**-15))
+    found = export_onnx(tiny_vit, tmp_path / "m.onnx", input_shape=SHAPE)
+    assert found.difference == pytest.approx(2**-15, rel=0.05)
+
+
+def test_failure_keeps_the_file_that_was_there(tiny_vit, tmp_path, monkeypatch):
+    (tmp_path / "m.onnx").write_bytes(b"old")
+    fake_exporter(monkeypatch, opset=18)
+    with pytest.raises(InputError, match="opset 11 is not possible for this model, PyTorch wrote 18"):
+        export_onnx(tiny_vit, tmp_path / "m.onnx", input_shape=SHAPE, opset=11)
+    assert (tmp_path / "m.onnx").read_bytes() == b"old"
+
+
+def test_weights_beside_the_file_keep_their_name(tiny_vit, tmp_path, monkeypatch):
+    fake_exporter(monkeypatch, files=("", ".data"))
+    found = export_onnx(tiny_vit, tmp_path / "m.onnx", input_shape=SHAPE, check=False)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx", "m.onnx.data"]
+    assert (found.size, found.difference) == (2, None)
+
+
+def test_what_the_exporter_cannot_do_is_one_line(tiny_vit, tmp_path, monkeypatch):
+    def refuse(*args, **options):
+        raise RuntimeError("unsupported\nand a long story")
+
+    monkeypatch.setattr(torch.onnx, "export", refuse)
+    with pytest.raises(ExportError, match=r"cannot export the model to ONNX: unsupported$"):
+        export_onnx(tiny_vit, tmp_path / "m.onnx", input_shape=SHAPE)
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript"])
+def test_missing_package_names_the_remedy(tiny_vit, tmp_path, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match=rf"package {package}, .* pip install 'prune-realloc\[onnx\]'"):
+        export_onnx(tiny_vit, tmp_path / "m.onnx", input_shape=SHAPE)
+
+
+def test_cli_export_of_what_is_shipped_at_a_fixed_batch(run_cli, tmp_path):
+    code, out, err = run_cli("export", "--onnx", tmp_path / "m.onnx", "--batch", 4, "--json")
+    assert code == 0, err
+    (images,) = onnx.load(tmp_path / "m.onnx").graph.input
+    assert json.loads(out)["input_shape"] == [d.dim_value for d in images.type.tensor_type.shape.dim] == [4, 1, 28, 28]
+
+
+def test_cli_failure_is_exit_code_1(run_cli, tmp_path, monkeypatch):
+    fake_exporter(monkeypatch)
+    fake_session(monkeypatch, lambda images: torch.zeros(len(images), 10))
+    code, out, err = run_cli("export", "--onnx", tmp_path / "m.onnx")
+    assert (code, out, len(err.splitlines())) == (1, "", 1)
+    assert "nothing was written" in err
+
+
+@pytest.mark.parametrize(
+    ("args", "complaint"),
+    [
+        (("none.pth", "--onnx", "m.onnx"), "does not exist"),
+        (("--onnx", "folder"), "is a folder"),
+        (("--onnx", "file/m.onnx"), "a file is in the way"),
+        (("--onnx", "m.onnx", "--batch", "0"), "batch must be at least 1"),
+        (("--onnx", "m.onnx", "--batch", "many"), "neither 'dynamic' nor a number"),
+    ],
+)
+def test_cli_export_bad_input_is_one_line(run_cli, tmp_path, monkeypatch, args, complaint):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    code, out, err = run_cli("export", *args)
+    lines = [line for line in err.splitlines() if line.startswith("prune-realloc:")]
+    assert (code, out, len(lines), "Traceback" in err) == (2, "", 1, False), err
+    assert complaint in lines[0]
