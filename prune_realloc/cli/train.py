@@ -55,7 +55,7 @@ def train(
         from prune_realloc.core.errors import require_at_least
         from prune_realloc.runtime.device import pick_device
         from prune_realloc.runtime.distributed import process_group
-        from prune_realloc.training.state import BEST, LAST
+        from prune_realloc.training.outputs import BEST, LAST
         from prune_realloc.training.timm_command import timm_command
         from prune_realloc.training.train import train as run
 

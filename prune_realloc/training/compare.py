@@ -25,7 +25,7 @@ from prune_realloc.results.bench import bench
 from prune_realloc.results.export import deployed
 from prune_realloc.runtime.networks import measured_macs
 from prune_realloc.training.group import Group
-from prune_realloc.training.state import LAST, RESULT_FILE
+from prune_realloc.training.outputs import LAST, RESULT_FILE
 
 _SEEDED = re.compile(r".+[-_]seed(?P<seed>\d+)")
 """Names of folders that tell their seed."""
