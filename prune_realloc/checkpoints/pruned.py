@@ -8,7 +8,7 @@ from typing import Any
 import timm
 
 from prune_realloc.core.structure import site_place
-from prune_realloc.families import family_of_architecture
+from prune_realloc.families import cuttable_family_of_architecture
 from prune_realloc.pruning.cut import cut_to_widths
 
 
@@ -22,7 +22,7 @@ def build_pruned(*, source: str, source_args: Mapping[str, Any], widths: Mapping
     """
     blocks = len({block for _, block in map(site_place, widths) if block is not None})
     args = {**source_args, **more}
-    family = family_of_architecture(source)
+    family = cuttable_family_of_architecture(source)
     whole = timm.create_model(source, pretrained=False, **args | family.depth_args(blocks))
     net: Any = cut_to_widths(whole, widths)
     net.origin = {"source": source, "source_args": dict(source_args)}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from prune_realloc.core.structure import Site, Structure
 from prune_realloc.data.batches import Batch
-from prune_realloc.families import family_of
+from prune_realloc.families import cuttable_family_of
 from prune_realloc.pruning.gates import gate_moments
 from prune_realloc.pruning.moments import GradientWatch, LayerMoments, layer_moments
 from prune_realloc.pruning.rotate import rotated
@@ -78,12 +78,12 @@ def draws_of(count: int) -> Tensor:
 
 
 def measured(model: nn.Module, batches: Sequence[Batch], amp: bool = False, labelled: bool | None = None) -> Case:
-    structure, sites = family_of(model).describe(model), find_sites(model)
+    structure, sites = cuttable_family_of(model).describe(model), find_sites(model)
     watch = GradientWatch(model, structure)
     draws = draws_of(sum(len(batch.images) for batch in batches))
     labelled = model.num_classes > 0 if labelled is None else labelled
-    with watch.attached():
-        gate_moments(model, sites, batches, draws=draws, labelled=labelled, amp=amp)
+    with watch.attached(batches) as watched:
+        gate_moments(model, sites, watched, draws=draws, labelled=labelled, amp=amp)
     return Case(model, structure, sites, layer_moments(model, structure, watch, batches))
 
 
@@ -95,7 +95,7 @@ def case_of(layout: str, count: int = 24, dtype: torch.dtype = torch.float64) ->
 
 def folded(model: Any) -> Any:
     with torch.no_grad():
-        family_of(model).fold_(model)
+        cuttable_family_of(model).fold_scales_(model)
     return model
 
 
