@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from support.moments import LAYOUTS, batches_of, built, case_of, draws_of, folded, images_of, measured, one_thread  # noqa: F401
+from support.moments import LAYOUTS, batches_of, built, case_of, draws_of, folded, images_of, measured
 
 from prune_realloc.families import cuttable_family_of
 from prune_realloc.pruning.gates import random_direction

@@ -1,12 +1,11 @@
 """Moments of the tiny networks, for the tests of moments, damage and compensation."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from timm.layers import Attention
 from torch import Tensor, nn
@@ -23,15 +22,6 @@ from support.networks import VARIANTS, build, randomise_
 LAYOUTS = (*VARIANTS, "gated")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads only wait for each other where matrices are this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @dataclasses.dataclass(frozen=True)
 class Case:
     model: Any
@@ -44,12 +34,12 @@ class Case:
         return next(site for site in self.sites if site.name == name)
 
     def rotated(self) -> "Case":
-        turned, moments = rotated(self.model, self.structure, self.moments)
-        return dataclasses.replace(self, model=turned, moments=moments)
+        network, moments = rotated(self.model, self.structure, self.moments)
+        return dataclasses.replace(self, model=network, moments=moments)
 
     @property
     def token_weights(self) -> dict[str, Tensor]:
-        return {name: read.weight for name, read in (self.moments.writers | self.moments.readers).items()}
+        return self.moments.token_weights()
 
 
 def built(layout: str, **args: Any) -> Any:
