@@ -206,11 +206,6 @@ def apply(
 
 def _source(recipe: Recipe) -> nn.Module:
     source = recipe.source
-    if source.model is not None and source.ckpt is None and not source.pretrained and ":" not in source.model:
-        raise InputError(
-            f"source.model {source.model!r} comes without weights; give its checkpoint with --ckpt, or "
-            "fetch the published weights with --pretrained"
-        )
     # a folder says itself what it holds: it may be the named model after an earlier cut
     name = None if source.ckpt is not None and Path(source.ckpt).is_dir() else source.model
     return load_model(
