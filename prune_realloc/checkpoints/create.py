@@ -2,42 +2,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import timm
-from timm.models import is_model
+from timm.models import is_model, load_model_config_from_hf
 from torch import nn
 
+from prune_realloc.checkpoints.allowed import require_architecture_args, require_architecture_name
 from prune_realloc.core.errors import InputError, first_line
 from prune_realloc.families import FAMILIES
 
 
-def create_by_name(name: str, pretrained: bool, model_args: dict[str, Any]) -> nn.Module:
-    local = ":" in name
-    if not local and not is_model(name.split(".")[0]):
-        close = timm.list_models(f"*{name.split('.')[0]}*")[:5]
-        hint = f"; did you mean {', '.join(close)}?" if close else "; see timm.list_models()"
-        raise InputError(f"model {name!r} is unknown to timm{hint}")
-    try:
-        net = timm.create_model(name, pretrained=pretrained or local, **model_args)
-    except Exception as error:  # the hub's client raises many kinds; each means that the weights cannot be had
-        raise InputError(
-            f"model {name!r} cannot be created ({first_line(error)}); with a local file use --ckpt"
-        ) from error
-    for family in FAMILIES.values():
-        net = family.adopt(net)
-    return with_origin(net, name, model_args)
+def create_published(name: str, model_args: Mapping[str, Any]) -> nn.Module:
+    """timm's network `name`, or `hf-hub:...`, with its published weights, fetched or from the local cache.
+
+    A classifier of another size than the published one has new weights, as timm does it.
+
+    Raises:
+        InputError: the name is unknown, the weights cannot be had, or the arguments do not fit.
+    """
+    require_architecture_args(model_args, "model_args", plain=False)
+    if ":" in name:
+        _require_plain_hub_config(name)
+    return _adopted(_created(name, True, model_args), name, model_args)
 
 
-def create_skeleton(name: str, args: Mapping[str, Any], path: Path) -> nn.Module:
+def create_fresh(
+    name: str, *, img_size: int | tuple[int, int] | None = None, model_args: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """timm's network `name` with new weights, drawn by torch's generator; in evaluation mode, float32, on the CPU.
+
+    For training from scratch, and for times, which do not depend on the values of weights. Whoever scores, cuts or
+    exports a network wants `load_model`, which never returns new weights.
+
+    Args:
+        name: timm name, without `hf-hub:` or `local-dir:`.
+        img_size: take images of another size.
+        model_args: more arguments for `timm.create_model`.
+
+    Raises:
+        InputError: the name is unknown, or the arguments do not fit.
+    """
+    if ":" in name:
+        raise InputError(f"model {name!r} carries weights; open it with load_model")
+    args = dict(model_args or {})
+    require_architecture_args(args, "model_args", plain=False)
+    net = _adopted(_created(name, False, args), name, args)
+    if img_size is not None:
+        resize_(net, img_size)
+    return net.float().eval()
+
+
+def create_skeleton(name: str, args: Mapping[str, Any], path: Path, field: str = "ckpt", **config: Any) -> nn.Module:
+    """The network that a file describes, before its weights.
+
+    Args:
+        path: the file.
+        field: the option that gave it, for messages.
+        config: `pretrained_cfg`, where the file's own is to stand in for timm's.
+
+    Raises:
+        InputError: it cannot be built.
+    """
     try:
-        return with_origin(timm.create_model(name, pretrained=False, **args), name, args)
-    except (TypeError, AssertionError, ValueError, RuntimeError) as error:
+        return with_origin(timm.create_model(name, pretrained=False, **config, **args), name, args)
+    except Exception as error:  # timm's constructors raise many kinds
         raise InputError(
-            f"ckpt {str(path)!r}: model {name} cannot be built with {dict(args)} ({first_line(error)})"
+            f"{field} {str(path)!r}: model {name} cannot be built with {dict(args)} ({first_line(error)})"
         ) from error
+
+
+def resize_(net: Any, img_size: int | tuple[int, int]) -> None:
+    """Let the network take images of another size.
+
+    Raises:
+        InputError: it cannot, or not of this one.
+    """
+    if not hasattr(net, "set_input_size"):
+        raise InputError(f"img_size: {type(net).__name__} cannot change its input size")
+    size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+    patch = getattr(net.patch_embed, "patch_size", (1, 1))  # a stem of convolutions takes any size
+    if any(s < 1 or s % p for s, p in zip(size, patch, strict=True)):
+        raise InputError(f"img_size {img_size} is not a multiple of the patch size {patch[0]}")
+    net.set_input_size(img_size=size)
 
 
 def with_origin(net: Any, name: str, args: Mapping[str, Any]) -> nn.Module:
@@ -46,3 +97,50 @@ def with_origin(net: Any, name: str, args: Mapping[str, Any]) -> nn.Module:
         known = net.pretrained_cfg["architecture"] if ":" in name else name.split(".")[0]
         net.origin = {"source": known, "source_args": dict(args)}
     return net
+
+
+def _created(name: str, pretrained: bool, args: Mapping[str, Any]) -> nn.Module:
+    if ":" not in name and not is_model(name.split(".")[0]):
+        close = timm.list_models(f"*{name.split('.')[0]}*")[:5]
+        hint = f"; did you mean {', '.join(close)}?" if close else "; see timm.list_models()"
+        raise InputError(f"model {name!r} is unknown to timm{hint}")
+    try:
+        with _tensors_only():
+            return timm.create_model(name, pretrained=pretrained, **args)
+    except Exception as error:  # the hub's client raises many kinds; each means that the weights cannot be had
+        raise InputError(
+            f"model {name!r} cannot be created ({first_line(error)}); with a local file use --ckpt"
+        ) from error
+
+
+def _adopted(net: nn.Module, name: str, args: Mapping[str, Any]) -> nn.Module:
+    for family in FAMILIES.values():
+        net = family.adopt(net)
+    return with_origin(net, name, args)
+
+
+def _require_plain_hub_config(name: str) -> None:
+    """The `config.json` on the hub is held to the rule of files."""
+    try:
+        _, architecture, model_args = load_model_config_from_hf(name.partition(":")[2])
+    except Exception as error:  # as in _created
+        raise InputError(
+            f"model {name!r} cannot be created ({first_line(error)}); with a local file use --ckpt"
+        ) from error
+    require_architecture_name(architecture, f"{name}: architecture")
+    require_architecture_args(model_args or {}, f"{name}: model_args")
+
+
+@contextmanager
+def _tensors_only() -> Iterator[None]:
+    """Inside, `torch.load` executes no pickle, whatever timm asks for; older versions ask for whole pickles."""
+    flag = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(flag)
+    os.environ[flag] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[flag]
+        else:
+            os.environ[flag] = before

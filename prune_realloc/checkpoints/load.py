@@ -1,4 +1,4 @@
-"""From any ViT checkpoint to a timm model. No pickle is ever executed."""
+"""From any ViT checkpoint, or a name, to a timm model with its weights. No pickle is ever executed."""
 
 from __future__ import annotations
 
@@ -6,20 +6,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from timm.models import is_model
 from torch import nn
 
-from prune_realloc.checkpoints.create import create_by_name, create_skeleton, with_origin
+from prune_realloc.checkpoints.allowed import require_architecture_args
+from prune_realloc.checkpoints.create import create_published, create_skeleton, resize_, with_origin
+from prune_realloc.checkpoints.fill import fill_, require_finite
 from prune_realloc.checkpoints.read import Checkpoint, read_checkpoint, read_config
 from prune_realloc.checkpoints.recognise import create_unlisted, infer_name
-from prune_realloc.core.errors import InputError, first_line
+from prune_realloc.core.errors import InputError
 from prune_realloc.core.names import PRUNED
 from prune_realloc.families import FAMILIES
 from prune_realloc.families.inputs import input_shape
+from prune_realloc.runtime.networks import count_classes
 
 DEMO = Path(__file__).parents[1] / "assets" / "demo_vit"
+"""The folder of the shipped ViT."""
+_FOLDER = "local-dir:"
+"""How timm names a folder; it is opened like any checkpoint."""
 
 
 def load_model(
@@ -33,6 +38,8 @@ def load_model(
 ) -> nn.Module:
     """A timm model in evaluation mode, float32, on the CPU. With neither `model` nor `ckpt`: the shipped one.
 
+    Its weights are always those of a checkpoint or the published ones; for new weights call `timm.create_model`.
+
     Args:
         model: timm name, or `hf-hub:...`, `local-dir:...`. With `ckpt`, the architecture of the checkpoint; may
             be left out where the file names it or its tensors' shapes tell it.
@@ -40,25 +47,30 @@ def load_model(
         pretrained: fetch the published weights of `model` (needs the network or a local cache).
         ema: take the averaged weights of a training checkpoint.
         img_size: run at another input size; the position embedding is resized.
-        model_args: more arguments for `timm.create_model`, such as `{"num_heads": 6}`.
+        model_args: more arguments of the architecture for `timm.create_model`, such as `{"num_heads": 6}`.
 
     Raises:
-        InputError: the file is missing, damaged, needs a pickle to be executed, or does not fit the architecture.
+        InputError: the file is missing, damaged, needs a pickle to be executed, or does not fit the architecture; or
+            nothing gives weights.
     """
     extra = dict(model_args or {})
+    require_architecture_args(extra, "model_args", plain=False)
     if model is None and ckpt is None:
         ckpt = DEMO
-    elif ckpt is None and str(model).startswith("local-dir:"):
-        model, ckpt, pretrained = None, str(model).removeprefix("local-dir:"), False
-    if ckpt is None:
-        net = create_by_name(str(model), pretrained, extra)
-    else:
-        if pretrained:
-            raise InputError("pretrained: published weights and --ckpt exclude each other; leave one out")
-        net = _build(read_checkpoint(Path(ckpt), ema), Path(ckpt), model, extra, img_size)
-    if img_size is not None:
-        _resize_(net, img_size)
-    _check_finite(net)
+    elif model is not None and ckpt is None and model.startswith(_FOLDER):
+        ckpt, pretrained = model.removeprefix(_FOLDER), False
+        model = None
+    if ckpt is not None and pretrained:
+        raise InputError("pretrained: published weights and --ckpt exclude each other; leave one out")
+    # the first weights of a network are drawn; the caller's generator stays where it is
+    with torch.random.fork_rng(devices=[]):
+        if ckpt is None:
+            net = _published(str(model), pretrained, extra)
+        else:
+            net = _stored(read_checkpoint(Path(ckpt), ema), Path(ckpt), model, extra, img_size)
+        if img_size is not None:
+            resize_(net, img_size)
+    require_finite(net)
     return net.float().eval()
 
 
@@ -69,14 +81,15 @@ def new_model(folder: str | Path, *, model_args: Mapping[str, Any] | None = None
         InputError: the file is damaged, or its network cannot be built with `model_args`.
     """
     path, extra = Path(folder), dict(model_args or {})
+    require_architecture_args(extra, "model_args", plain=False)
     found = read_config(path)
-    try:
-        net: Any = timm.create_model(f"local-dir:{path}", pretrained=False, **extra)
-    except (OSError, KeyError, ValueError, RuntimeError, TypeError, AssertionError) as error:
-        raise InputError(
-            f"source {str(path)!r}: {found.architecture} cannot be built with {found.model_args | extra} "
-            f"({first_line(error)})"
-        ) from error
+    net: Any = create_skeleton(
+        str(found.architecture),
+        found.model_args | extra,
+        path,
+        field="source",
+        pretrained_cfg=found.pretrained_cfg,
+    )
     for family in FAMILIES.values():
         net = family.adopt(net)
     chans, *size = input_shape(net)  # timm takes both from pretrained_cfg where there are no arguments
@@ -97,7 +110,23 @@ def load_pruned(folder: str | Path) -> nn.Module:
     return load_model(ckpt=folder)
 
 
-def _build(
+def _published(name: str, pretrained: bool, extra: dict[str, Any]) -> nn.Module:
+    if not pretrained and ":" not in name and is_model(name.split(".")[0]):
+        raise InputError(
+            f"model {name!r} comes without weights; give its checkpoint with --ckpt, or fetch the published weights "
+            "with --pretrained"
+        )
+    net: Any = create_published(name, extra)
+    known = net.pretrained_cfg.get("num_classes")
+    if count_classes(net) not in (0, known):
+        raise InputError(
+            f"num_classes {count_classes(net)}: the published weights of {name} know {known} classes, so the "
+            "classifier would be new; leave num_classes out, or set it to 0"
+        )
+    return net
+
+
+def _stored(
     found: Checkpoint,
     path: Path,
     model: str | None,
@@ -114,59 +143,8 @@ def _build(
         raise InputError(f"model {name!r} is unknown to timm; see timm.list_models()")
     args = found.model_args | extra
     if known is None:
-        return _load_strictly(create_unlisted(found, path, name, args), found, path)
+        return fill_(create_unlisted(found, path, name, args), found, path)
     args = known.inferred_args(found.state, args.get("img_size", img_size)) | args
     if name is None or name.split(".")[0] in known.ALIASES:
         name = infer_name(known, found.state, args, path)
-    return _load_strictly(create_skeleton(name, args, path), found, path)
-
-
-def _load_strictly(net: Any, found: Checkpoint, path: Path) -> nn.Module:
-    name = net.pretrained_cfg.get("architecture", type(net).__name__)
-    state = found.state
-    for family in FAMILIES.values():
-        if family.owns(net):
-            try:
-                state = family.to_timm_keys(dict(state), net)
-            except RuntimeError as error:
-                raise InputError(
-                    f"ckpt {str(path)!r} does not fit model {name}: its position embedding cannot be resized "
-                    f"({str(error).splitlines()[0]})"
-                ) from error
-    want, have = (
-        {k: tuple(v.shape) for k, v in net.state_dict().items()},
-        {k: tuple(v.shape) for k, v in state.items()},
-    )
-    if wrong := [k for k in want if k in have and want[k] != have[k]]:
-        raise InputError(
-            f"ckpt {str(path)!r} does not fit model {name}: {wrong[0]} is {have[wrong[0]]}, "
-            f"the model has {want[wrong[0]]} ({len(wrong)} differ); choose another with --model or --model-arg"
-        )
-    missing, surplus = sorted(want.keys() - have.keys()), sorted(have.keys() - want.keys())
-    if missing or surplus:
-        parts = [
-            f"{what} {keys[0]} ({len(keys)} in all)"
-            for what, keys in (("without", missing), ("with unknown", surplus))
-            if keys
-        ]
-        raise InputError(f"ckpt {str(path)!r} does not fit model {name}: it comes {' and '.join(parts)}")
-    net.load_state_dict(state)
-    if found.pretrained_cfg:
-        net.pretrained_cfg = dict(net.pretrained_cfg) | found.pretrained_cfg | {"architecture": name}
-    return net
-
-
-def _resize_(net: Any, img_size: int | tuple[int, int]) -> None:
-    if not hasattr(net, "set_input_size"):
-        raise InputError(f"img_size: {type(net).__name__} cannot change its input size")
-    size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
-    patch = getattr(net.patch_embed, "patch_size", (1, 1))  # a stem of convolutions takes any size
-    if any(s < 1 or s % p for s, p in zip(size, patch, strict=True)):
-        raise InputError(f"img_size {img_size} is not a multiple of the patch size {patch[0]}")
-    net.set_input_size(img_size=size)
-
-
-def _check_finite(net: nn.Module) -> None:
-    for name, tensor in net.state_dict().items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise InputError(f"weights: {name} has NaN or infinite entries; the checkpoint is broken")
+    return fill_(create_skeleton(name, args, path), found, path)

@@ -17,26 +17,42 @@ from safetensors import SafetensorError
 from timm.models import is_model
 from torch import Tensor
 
+from prune_realloc.checkpoints.allowed import descriptive, require_architecture_args, require_architecture_name
 from prune_realloc.core.errors import InputError, first_line
 from prune_realloc.core.names import PREPROCESSING, WEIGHTS_FILES
 
 _PREFIXES = ("module.", "_orig_mod.", "model.")
+"""What wrappers put before the name of every tensor: DDP, torch.compile, EMA and Lightning."""
 _WEIGHT_KEYS = ("state_dict", "model", "model_state_dict")
 _EMA_KEYS = ("state_dict_ema", "model_ema", "ema")
+"""Where a training checkpoint has its averaged weights."""
 FORMAT_VERSION = 1
+"""Of the `config.json` that this package writes."""
 
 
 @dataclass
 class Checkpoint:
-    """A file's content, before the architecture is known."""
+    """A file's content, before the architecture is known; what it says of the network passed the rule of `allowed`."""
 
     state: dict[str, Tensor]
+    """The tensors by their names in the file, without the prefixes of wrappers."""
     architecture: str | None = None
+    """timm's name of the network, where the file states one."""
     model_args: dict[str, Any] = field(default_factory=dict)
+    """The arguments for `timm.create_model` that the file states."""
     pretrained_cfg: dict[str, Any] = field(default_factory=dict)
+    """The fields of timm's `pretrained_cfg` that the file states, as far as they describe the network."""
 
 
 def read_checkpoint(path: Path, ema: bool) -> Checkpoint:
+    """What a checkpoint file, or a folder with `config.json`, holds.
+
+    Args:
+        ema: take the averaged weights of a training checkpoint.
+
+    Raises:
+        InputError: it is missing, damaged, needs a pickle to be executed, or says more than what a network looks like.
+    """
     if not path.exists():
         raise InputError(f"ckpt {str(path)!r} does not exist")
     if path.is_dir():
@@ -47,16 +63,23 @@ def read_checkpoint(path: Path, ema: bool) -> Checkpoint:
     if not isinstance(content, Mapping):
         raise InputError(f"ckpt {str(path)!r} holds a {type(content).__name__}, not a dictionary of tensors")
     found = Checkpoint(without_prefixes(_select_weights(content, path, ema)))
+    _add_training_options(found, content, path)
+    return found
+
+
+def _add_training_options(found: Checkpoint, content: Mapping[str, Any], path: Path) -> None:
+    """What timm's and DeiT's training scripts note beside the weights."""
     arguments = content.get("args")
     options = vars(arguments) if isinstance(arguments, argparse.Namespace) else arguments
     options = options if isinstance(options, Mapping) else {}
     name = content.get("arch") or options.get("model")
+    # other scripts note names of their own there; these are not timm's, and tell nothing
     if isinstance(name, str) and is_model(name.removeprefix("timm/")):
         found.architecture = name.removeprefix("timm/")
     if isinstance(options.get("model_kwargs"), Mapping):
+        require_architecture_args(options["model_kwargs"], f"ckpt {str(path)!r}: args.model_kwargs")
         found.model_args |= dict(options["model_kwargs"])
     found.pretrained_cfg |= {key: options[key] for key in PREPROCESSING if options.get(key) is not None}
-    return found
 
 
 def _read_folder(path: Path) -> Checkpoint:
@@ -74,6 +97,11 @@ def _read_folder(path: Path) -> Checkpoint:
 
 
 def read_config(path: Path) -> Checkpoint:
+    """What the `config.json` of a folder says, without weights.
+
+    Raises:
+        InputError: there is none, it is damaged, or it says more than what a network looks like.
+    """
     config = path / "config.json"
     if not config.is_file():
         raise InputError(f"ckpt {str(path)!r} is a folder without config.json; give the weight file instead")
@@ -85,11 +113,13 @@ def read_config(path: Path) -> Checkpoint:
         if "num_classes" in content:
             model_args.setdefault("num_classes", int(content["num_classes"]))
         version = content.get("format_version", FORMAT_VERSION)  # timm writes none
-    except (json.JSONDecodeError, KeyError, UnicodeDecodeError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:  # of bytes and of JSON too
         raise InputError(f"{config} is not a model configuration as timm writes it ({error!r})") from error
     if version != FORMAT_VERSION:
         raise InputError(f"{config}: format_version {version!r}, this program reads {FORMAT_VERSION}")
-    return Checkpoint({}, name, model_args, pretrained_cfg)
+    require_architecture_name(name, f"{config}: architecture")
+    require_architecture_args(model_args, f"{config}: model_args")
+    return Checkpoint({}, name, model_args, descriptive(pretrained_cfg))
 
 
 def _read_tensors(path: Path) -> Any:
@@ -98,10 +128,13 @@ def _read_tensors(path: Path) -> Any:
             return safetensors.torch.load_file(path)
         except SafetensorError as error:
             raise InputError(f"ckpt {str(path)!r} is not a whole safetensors file ({error})") from error
-    # an argparse.Namespace is a bag of values (timm and DeiT save their options in one); nothing else is let in
-    torch.serialization.add_safe_globals([argparse.Namespace])
+    # an argparse.Namespace is a bag of values (timm and DeiT save their options in one); nothing else is let in, and
+    # where the program already lets it in, leaving the context must not take that away
+    known = torch.serialization.get_safe_globals()
+    extra: list[Any] = [kind for kind in (argparse.Namespace,) if kind not in known]
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(extra):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = _unpickling_reason(str(error))
         raise InputError(f"ckpt {str(path)!r} is refused: {reason}; save its state_dict alone, as tensors") from error
@@ -124,6 +157,8 @@ def _unpickling_reason(message: str) -> str:
 
 
 def _select_weights(content: Mapping[str, Any], path: Path, ema: bool) -> Mapping[str, Any]:
+    """The part of a checkpoint with the weights: the averaged ones if asked for or alone, else the plain ones."""
+
     def first(keys: tuple[str, ...]) -> Mapping[str, Any] | None:
         return next((content[key] for key in keys if isinstance(content.get(key), Mapping) and content[key]), None)
 
@@ -136,7 +171,7 @@ def _select_weights(content: Mapping[str, Any], path: Path, ema: bool) -> Mappin
 
 
 def without_prefixes(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Tensors only, without the prefixes that wrappers (DDP, torch.compile, EMA, Lightning) put before every name."""
+    """Tensors only, without the prefixes that wrappers put before every name."""
     tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
     while prefix := next((p for p in _PREFIXES if tensors and all(n.startswith(p) for n in tensors)), None):
         tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}

@@ -43,13 +43,19 @@ def bench(
 ) -> None:
     """Latency and throughput; with --source both networks in turns, and whether the model is faster at all."""
     with quiet_libraries():
+        from prune_realloc.checkpoints.create import create_fresh
         from prune_realloc.checkpoints.load import load_model
         from prune_realloc.families.inputs import input_shape
         from prune_realloc.results.bench import bench as run
         from prune_realloc.results.evaluate import load_source, require_same_input
         from prune_realloc.results.export import deployed
 
-        net = load_model(model, ckpt=ckpt, ema=ema, img_size=img_size, model_args=parse_pairs(model_arg))
+        args = parse_pairs(model_arg)
+        if model is None or ckpt is not None or ":" in model:
+            net = load_model(model, ckpt=ckpt, ema=ema, img_size=img_size, model_args=args)
+        else:
+            print(f"note: {model} has new weights, times do not depend on them", file=sys.stderr)
+            net = create_fresh(model, img_size=img_size, model_args=args)
         models = {"model": deployed(net)}
         if source is not None:
             before = load_source(source, img_size=img_size)

@@ -21,6 +21,7 @@ from prune_realloc.cli.options import (
     Mean,
     Model,
     ModelArg,
+    Pretrained,
     Seed,
     Source,
     Split,
@@ -35,6 +36,7 @@ from prune_realloc.cli.options import (
 def evaluate(
     ckpt: CheckpointPath = None,
     model: Model = None,
+    pretrained: Pretrained = False,
     ema: Ema = False,
     img_size: ImgSize = None,
     model_arg: ModelArg = None,
@@ -63,6 +65,7 @@ def evaluate(
             found = run(
                 model,
                 ckpt=ckpt,
+                pretrained=pretrained,
                 ema=ema,
                 img_size=img_size,
                 model_args=parse_pairs(model_arg),

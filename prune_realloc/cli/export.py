@@ -6,13 +6,25 @@ from pathlib import Path
 from typing import Annotated
 
 from prune_realloc.cli.console import print_table, quiet_libraries
-from prune_realloc.cli.options import RUN, CheckpointPath, Ema, ImgSize, Json, Model, ModelArg, option, parse_pairs
+from prune_realloc.cli.options import (
+    RUN,
+    CheckpointPath,
+    Ema,
+    ImgSize,
+    Json,
+    Model,
+    ModelArg,
+    Pretrained,
+    option,
+    parse_pairs,
+)
 
 
 def export(
     onnx: Annotated[Path, option(RUN, "--onnx", help="The file to write, such as model.onnx.")],
     ckpt: CheckpointPath = None,
     model: Model = None,
+    pretrained: Pretrained = False,
     ema: Ema = False,
     img_size: ImgSize = None,
     model_arg: ModelArg = None,
@@ -26,7 +38,8 @@ def export(
         from prune_realloc.families.inputs import input_shape
         from prune_realloc.results.export import deployed, export_onnx
 
-        net = deployed(load_model(model, ckpt=ckpt, ema=ema, img_size=img_size, model_args=parse_pairs(model_arg)))
+        args = parse_pairs(model_arg)
+        net = deployed(load_model(model, ckpt=ckpt, pretrained=pretrained, ema=ema, img_size=img_size, model_args=args))
         size = int(batch) if batch.isdecimal() else batch
         found = export_onnx(net, onnx, input_shape=input_shape(net), batch=size, opset=opset)
     rows = [

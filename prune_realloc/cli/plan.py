@@ -54,7 +54,9 @@ def plan(
 
     found = Analysis.load(analysis)
     taken = {"budget", "allocation", "axes", "rules", "compensate"}
-    base = {} if recipe is None else load_recipe(recipe).model_dump(exclude_defaults=True, include=taken)
+    base = (
+        {} if recipe is None else load_recipe(recipe).model_dump(exclude_unset=True, exclude_none=True, include=taken)
+    )
     given = {"keep_macs": keep_macs, "keep_params": keep_params, "macs": macs, "params": params}
     budget = {key: value for key, value in given.items() if value is not None}
     changes: dict[str, Any] = {"budget": budget} if budget else {}

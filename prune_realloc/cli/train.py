@@ -56,6 +56,7 @@ def train(
         from prune_realloc.runtime.device import pick_device
         from prune_realloc.runtime.distributed import process_group
         from prune_realloc.training.outputs import BEST, LAST
+        from prune_realloc.training.teacher import is_stored
         from prune_realloc.training.timm_command import timm_command
         from prune_realloc.training.train import train as run
 
@@ -71,6 +72,8 @@ def train(
                     folders.append(folder)
                     if several and is_main_process():
                         print(folder, file=sys.stderr)
+                    if not is_stored(network) and ":" not in network and is_main_process():
+                        print(f"note: {network} starts from new weights", file=sys.stderr)
                     with training_progress(settings.epochs) as report:
                         done = run(
                             network,

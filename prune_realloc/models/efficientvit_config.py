@@ -1,4 +1,4 @@
-"""Every width of an EfficientViT (MSRA, Liu et al., CVPR 2023), checked, and what they cost. No torch here.
+"""Every width of an EfficientViT (MSRA, Liu et al., CVPR 2023), checked. No torch here.
 
 What the stock class (timm's and the original) fixes is free here, per stage or per block: the value width, the FFN
 width and their number, the kernels, the patch merging and the stem. A width that cannot be built is refused by name
@@ -8,7 +8,7 @@ when the configuration is made, never when the network runs.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -17,6 +17,20 @@ from typing import Any
 from prune_realloc.core.cost import Cost, Term, component_costs, total_cost
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.structure import site_name
+from prune_realloc.models.efficientvit_cost import network_terms
+from prune_realloc.models.efficientvit_shapes import BlockShape, MergeShape, strided
+from prune_realloc.models.efficientvit_values import (
+    PER_BLOCK,
+    integer,
+    integers,
+    listed,
+    per_block,
+    per_block_lists,
+    require_buildable,
+    require_one_per_merge,
+    shortest,
+    shown,
+)
 
 PerBlock = int | Sequence[int | Sequence[int]]
 """One number for all, or one for each stage, each of which may be a list with one for each block of the stage."""
@@ -37,45 +51,6 @@ SIZES: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlockShape:
-    """One block: FFNs, attention, FFNs."""
-
-    stage: int
-    embed: int
-    heads: int
-    qk: int
-    """Of one head."""
-    v: int
-    """Of one head."""
-    ffn: int
-    """Hidden units of each FFN."""
-    num_ffns: int
-    """Before the attention, and as many after it."""
-    window: int
-    """Side of the attention's windows, no larger than the feature map."""
-    kernels: tuple[int, ...]
-    """Of the depthwise convolution on each head's queries."""
-    resolution: tuple[int, int]
-
-
-@dataclass(frozen=True, kw_only=True)
-class MergeShape:
-    """What lies before a later stage: an FFN, an inverted bottleneck of stride 2 with squeeze-excite, an FFN."""
-
-    stage: int
-    """The stage that it leads to."""
-    embed_in: int
-    embed_out: int
-    hidden: int
-    squeeze: int
-    """Channels inside the squeeze-excite."""
-    ffn_in: int
-    ffn_out: int
-    resolution_in: tuple[int, int]
-    resolution_out: tuple[int, int]
-
-
-@dataclass(frozen=True, kw_only=True)
 class EfficientVitConfig:
     """Arguments of the network; the defaults are EfficientViT-M0's.
 
@@ -86,15 +61,17 @@ class EfficientVitConfig:
     img_size: int | Sequence[int] = 224
     """Pixels, one number or (height, width)."""
     in_chans: int = 3
+    """Channels of an image."""
     num_classes: int = 1000
-    """0: no classifier."""
+    """Classes of the classifier; 0: no classifier."""
     stem_strides: Sequence[int] = (2, 2, 2, 2)
-    """Of the stem's 3x3 convolutions, 1 or 2 each; (2, 2) suits images of 28 pixels."""
+    """Strides of the stem's 3x3 convolutions, 1 or 2 each; (2, 2) suits images of 28 pixels."""
     embed_dim: Sequence[int] = (64, 128, 192)
     """Channels of each stage."""
     depth: Sequence[int] = (1, 2, 3)
     """Blocks of each stage."""
     num_heads: PerBlock = 4
+    """Heads of each attention."""
     qk_dim: PerBlock = 16
     """Query and key width of each head."""
     v_dim: PerBlock | None = None
@@ -104,6 +81,7 @@ class EfficientVitConfig:
     num_ffns: PerBlock = 1
     """FFNs before the attention of a block, and as many after it: the N of the sandwich."""
     window_size: PerBlock = 7
+    """Side of the attention's windows, in tokens; where the feature map is smaller, one window of its size."""
     kernels: Sequence[Any] = (5, 5, 5, 5)
     """Sides of the kernels on each head's queries: one list for all blocks, or one for each stage or block."""
     merge_dim: Sequence[int] | None = None
@@ -114,47 +92,59 @@ class EfficientVitConfig:
     """A second classifier that learns from a teacher."""
 
     def __post_init__(self) -> None:
-        def put(name: str, value: Any) -> None:
-            object.__setattr__(self, name, value)
+        self._complete_whole()
+        self._complete_blocks()
+        self._complete_merges()
+        if not isinstance(self.distillation, bool):
+            raise InputError(f"distillation must be true or false, got {shown(self.distillation)}")
+        for shape in self.blocks:
+            require_buildable(shape)
 
+    def _put(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
+    def _complete_whole(self) -> None:
+        """What is no matter of one block: images, stem, stages."""
         size = self.img_size
-        put("img_size", _integers("img_size", [size, size] if isinstance(size, int) else size, least=1))
+        self._put("img_size", integers("img_size", [size, size] if isinstance(size, int) else size, least=1))
         if len(self.img_size) != 2:  # type: ignore[arg-type]
-            raise InputError(f"img_size {_shown(size)} is neither one number nor (height, width)")
+            raise InputError(f"img_size {shown(size)} is neither one number nor (height, width)")
         for name, least in (("in_chans", 1), ("num_classes", 0)):
-            put(name, _integer(name, getattr(self, name), least))
+            self._put(name, integer(name, getattr(self, name), least))
         for name in ("stem_strides", "embed_dim", "depth"):
-            put(name, _integers(name, getattr(self, name), least=1))
+            self._put(name, integers(name, getattr(self, name), least=1))
         if not self.stem_strides or max(self.stem_strides) > 2:
-            raise InputError(f"stem_strides {_shown(self.stem_strides)} must be a list of 1 and 2, such as [2, 2]")
+            raise InputError(f"stem_strides {shown(self.stem_strides)} must be a list of 1 and 2, such as [2, 2]")
         stages = len(self.embed_dim)
         if not stages or len(self.depth) != stages:
             raise InputError(
-                f"depth {_shown(self.depth)} must have one number for each of the {stages} stages of "
-                f"embed_dim {_shown(self.embed_dim)}"
+                f"depth {shown(self.depth)} must have one number for each of the {stages} stages of "
+                f"embed_dim {shown(self.embed_dim)}"
             )
         halvings = len(self.stem_strides) - 1
         if self.embed_dim[0] >> halvings < 1:
             raise InputError(
                 f"embed_dim {self.embed_dim[0]} of the first stage is too narrow for a stem of "
-                f"{halvings + 1} convolutions, which halves it {halvings} times; take at least "
-                f"{1 << halvings}"
+                f"{halvings + 1} convolutions, which halves it {halvings} times; take at least {1 << halvings}"
             )
-        for name in ("num_heads", "qk_dim", "v_dim", "ffn_dim", "num_ffns", "window_size"):
+
+    def _complete_blocks(self) -> None:
+        for name in PER_BLOCK:
             if getattr(self, name) is not None:
-                put(name, self._per_block(name, getattr(self, name), least=0 if name == "num_ffns" else 1))
-        put("kernels", self._per_block_kernels())
+                least = 0 if name == "num_ffns" else 1
+                self._put(name, per_block(name, getattr(self, name), self.depth, least))
+        self._put("kernels", per_block_lists("kernels", self.kernels, self.depth))
+
+    def _complete_merges(self) -> None:
         if self.merge_dim is not None:
-            put("merge_dim", self._per_merge("merge_dim", _integers("merge_dim", self.merge_dim, least=1)))
+            self._put("merge_dim", integers("merge_dim", self.merge_dim, least=1))
+            require_one_per_merge("merge_dim", self.merge_dim, self.depth)
         if self.merge_ffn_dim is not None:
-            pairs = [_integers("merge_ffn_dim", pair, least=1) for pair in _listed("merge_ffn_dim", self.merge_ffn_dim)]
+            pairs = [integers("merge_ffn_dim", pair, least=1) for pair in listed("merge_ffn_dim", self.merge_ffn_dim)]
             if any(len(pair) != 2 for pair in pairs):
                 raise InputError("merge_ffn_dim must have pairs (before, after), one for each patch merging")
-            put("merge_ffn_dim", self._per_merge("merge_ffn_dim", tuple(pairs)))
-        if not isinstance(self.distillation, bool):
-            raise InputError(f"distillation must be true or false, got {_shown(self.distillation)}")
-        for shape in self.blocks:
-            self._check(shape)
+            self._put("merge_ffn_dim", tuple(pairs))
+            require_one_per_merge("merge_ffn_dim", self.merge_ffn_dim, self.depth)
 
     @property
     def input_size(self) -> tuple[int, int, int]:
@@ -171,31 +161,33 @@ class EfficientVitConfig:
     @cached_property
     def resolutions(self) -> tuple[tuple[int, int], ...]:
         """Feature map (height, width) of each stage."""
-        found = [_strided(self.input_size[1:], prod(self.stem_strides))]
+        found = [strided(self.input_size[1:], prod(self.stem_strides))]
         for _ in self.embed_dim[1:]:
-            found.append(_strided(found[-1], 2))
+            found.append(strided(found[-1], 2))
         return tuple(found)
 
     @cached_property
     def blocks(self) -> tuple[BlockShape, ...]:
+        """All blocks, in order."""
         return tuple(self._block(stage, index) for stage, depth in enumerate(self.depth) for index in range(depth))
 
     @cached_property
     def merges(self) -> tuple[MergeShape, ...]:
+        """The patch merging before each stage but the first."""
         return tuple(self._merge(stage) for stage in range(1, len(self.embed_dim)))
 
     def _block(self, stage: int, index: int) -> BlockShape:
         embed, resolution = self.embed_dim[stage], self.resolutions[stage]
-        heads = _pick(self.num_heads, stage, index)
+        heads = _of_block(self.num_heads, stage, index)
         return BlockShape(
             stage=stage,
             embed=embed,
             heads=heads,
-            qk=_pick(self.qk_dim, stage, index),
-            v=embed // heads if self.v_dim is None else _pick(self.v_dim, stage, index),
-            ffn=2 * embed if self.ffn_dim is None else _pick(self.ffn_dim, stage, index),
-            num_ffns=_pick(self.num_ffns, stage, index),
-            window=min(_pick(self.window_size, stage, index), *resolution),
+            qk=_of_block(self.qk_dim, stage, index),
+            v=embed // heads if self.v_dim is None else _of_block(self.v_dim, stage, index),
+            ffn=2 * embed if self.ffn_dim is None else _of_block(self.ffn_dim, stage, index),
+            num_ffns=_of_block(self.num_ffns, stage, index),
+            window=min(_of_block(self.window_size, stage, index), *resolution),
             kernels=self.kernels[stage][index][:heads],
             resolution=resolution,
         )
@@ -217,8 +209,8 @@ class EfficientVitConfig:
         )
 
     def truncated(self, stages: int) -> EfficientVitConfig:
-        """The first so many stages."""
-        names = ("embed_dim", "depth", "num_heads", "qk_dim", "v_dim", "ffn_dim", "num_ffns", "window_size", "kernels")
+        """The network that has the first so many stages of this one."""
+        names = ("embed_dim", "depth", *PER_BLOCK, "kernels")
         cut = {name: value[:stages] for name in names if (value := getattr(self, name)) is not None}
         merges = {
             name: value[: stages - 1]
@@ -238,7 +230,9 @@ class EfficientVitConfig:
     @cached_property
     def terms(self) -> tuple[Term, ...]:
         """The cost as a formula of `widths`; everything else is a number in it."""
-        return tuple(_terms(self))
+        stem = list(zip(self.stem_strides, self.stem_dims, strict=True))
+        classifiers = 2 if self.distillation else 1
+        return tuple(network_terms(self.input_size, stem, self.blocks, self.merges, self.num_classes, classifiers))
 
     @property
     def cost(self) -> Cost:
@@ -247,188 +241,21 @@ class EfficientVitConfig:
 
     @property
     def component_costs(self) -> dict[str, Cost]:
+        """Component, such as `ffn` -> its share of `cost`."""
         return component_costs(self.terms, self.widths)
 
     def args(self) -> dict[str, Any]:
         """The arguments that differ from the defaults, as plain lists and numbers, as short as they can be."""
         found = {}
         for field in dataclasses.fields(self):
-            value = _short(field.name, getattr(self, field.name))
-            if value != _short(field.name, getattr(_DEFAULT, field.name)) or field.name in ("embed_dim", "depth"):
+            value = shortest(field.name, getattr(self, field.name))
+            if value != shortest(field.name, getattr(_DEFAULT, field.name)) or field.name in ("embed_dim", "depth"):
                 found[field.name] = value
         return found
 
-    def _per_block(self, name: str, value: Any, least: int) -> tuple[tuple[int, ...], ...]:
-        if isinstance(value, int) and not isinstance(value, bool):
-            value = [value] * len(self.depth)
-        if not isinstance(value, list | tuple):
-            raise InputError(f"{name} must be a whole number, or a list with one for each stage, got {_shown(value)}")
-        stages = self._per_stage(name, value)
-        found = []
-        for stage, (entry, depth) in enumerate(zip(stages, self.depth, strict=True)):
-            numbers = list(entry) if isinstance(entry, list | tuple) else [entry] * depth
-            self._one_per_block(name, stage, numbers)
-            found.append(tuple(_integer(f"{name} of stage {stage}", number, least) for number in numbers))
-        return tuple(found)
 
-    def _per_block_kernels(self) -> tuple[tuple[tuple[int, ...], ...], ...]:
-        value = _listed("kernels", self.kernels)
-        if all(isinstance(side, int) for side in value):
-            value = [value] * len(self.depth)
-        stages = self._per_stage("kernels", value)
-        found = []
-        for stage, (entry, depth) in enumerate(zip(stages, self.depth, strict=True)):
-            entry = _listed("kernels", entry)
-            lists = [entry] * depth if all(isinstance(side, int) for side in entry) else list(entry)
-            self._one_per_block("kernels", stage, lists)
-            found.append(tuple(_integers(f"kernels of stage {stage}", sides, least=1) for sides in lists))
-        return tuple(found)
-
-    def _per_stage(self, name: str, value: Sequence[Any]) -> Sequence[Any]:
-        if len(value) != len(self.depth):
-            raise InputError(
-                f"{name} has {len(value)} entries, embed_dim has {len(self.depth)} stages; give one for each"
-            )
-        return value
-
-    def _one_per_block(self, name: str, stage: int, value: Sequence[Any]) -> None:
-        if len(value) != self.depth[stage]:
-            raise InputError(
-                f"{name} of stage {stage} has {len(value)} entries, the stage {self.depth[stage]} "
-                "block(s); give one number, or one for each"
-            )
-
-    def _per_merge(self, name: str, value: tuple[Any, ...]) -> tuple[Any, ...]:
-        if len(value) != len(self.depth) - 1:
-            raise InputError(
-                f"{name} has {len(value)} entries; give one for each of the {len(self.depth) - 1} patch merging(s)"
-            )
-        return value
-
-    def _check(self, block: BlockShape) -> None:
-        where = f"of stage {block.stage}"
-        if block.embed % block.heads:
-            down = block.embed - block.embed % block.heads
-            nearest = " or ".join(str(width) for width in (down, down + block.heads) if width)
-            raise InputError(
-                f"embed_dim {block.embed} {where} is not a multiple of num_heads {block.heads}; take "
-                f"{nearest}, or other heads"
-            )
-        if len(block.kernels) < block.heads:
-            raise InputError(
-                f"kernels {_shown(block.kernels)} {where} are fewer than num_heads {block.heads}; give "
-                "one for each head"
-            )
-        for side in block.kernels:
-            if side % 2 == 0:
-                raise InputError(f"kernels {_shown(block.kernels)} {where}: {side} is even; take odd sides")
-
-
-def _terms(config: EfficientVitConfig) -> Iterator[Term]:
-    """One convolution with its batch norm after the other; batch norms have two parameters per channel."""
-    stage_sites = [site_name("embed", None, stage) for stage in range(len(config.embed_dim))]
-    before, *pixels = config.input_size
-    size = _strided(pixels, 1)
-    for stride, after in zip(config.stem_strides[:-1], config.stem_dims[:-1], strict=True):
-        size = _strided(size, stride)
-        yield Term(component="stem", params=(9 * before + 2) * after, macs=9 * before * after * prod(size))
-        before = after
-    tokens = prod(config.resolutions[0])
-    yield Term(component="stem", sites=(stage_sites[0],), params=9 * before + 2, macs=9 * before * tokens)
-    for number, block in enumerate(config.blocks):
-        if number == sum(config.depth[: block.stage]) and block.stage:
-            yield from _merge_terms(config.merges[block.stage - 1], stage_sites)
-        yield from _block_terms(number, block, stage_sites[block.stage])
-    heads = 2 if config.distillation else 1
-    if config.num_classes:
-        embed, classes = stage_sites[-1], config.num_classes
-        yield Term(component="head", sites=(embed,), params=heads * (2 + classes), macs=heads * classes)
-        yield Term(component="head", params=heads * classes)
-
-
-def _block_terms(number: int, block: BlockShape, embed: str) -> Iterator[Term]:
-    qk, v, ffn = (site_name(axis, number) for axis in ("qk", "v", "ffn"))
-    tokens, heads, sides = prod(block.resolution), block.heads, 2 * block.num_ffns
-    in_window = block.window**2
-    windows = prod(-(-side // block.window) for side in block.resolution)
-    seen = windows * in_window  # with the padding of windows that reach over the edge
-    kernels = sum(side**2 for side in block.kernels)
-    yield Term(component="dwconv", sites=(embed,), params=sides * (9 + 2), macs=sides * 9 * tokens)
-    yield Term(component="ffn", sites=(embed, ffn), params=2 * sides, macs=2 * sides * tokens)
-    yield Term(component="ffn", sites=(ffn,), params=2 * sides)
-    yield Term(component="ffn", sites=(embed,), params=2 * sides)
-    # every head reads embed / heads channels, so all of them together read embed
-    yield Term(component="qk", sites=(embed, qk), params=2, macs=2 * seen)
-    yield Term(component="qk", sites=(qk,), params=heads * (4 + 2) + kernels, macs=(kernels + heads * in_window) * seen)
-    yield Term(component="v", sites=(embed, v), params=1, macs=seen)
-    yield Term(component="v", sites=(v,), params=2 * heads, macs=heads * in_window * seen)
-    yield Term(component="proj", sites=(embed, v), params=heads, macs=heads * seen)
-    yield Term(component="proj", sites=(embed,), params=2)
-    yield Term(component="position", params=heads * in_window)
-
-
-def _merge_terms(merge: MergeShape, stage_sites: Sequence[str]) -> Iterator[Term]:
-    before, after = stage_sites[merge.stage - 1], stage_sites[merge.stage]
-    hidden, squeeze = merge.hidden, merge.squeeze
-    into, out = prod(merge.resolution_in), prod(merge.resolution_out)
-    for embed, ffn, tokens in ((before, merge.ffn_in, into), (after, merge.ffn_out, out)):
-        yield Term(component="dwconv", sites=(embed,), params=9 + 2, macs=9 * tokens)
-        yield Term(component="ffn", sites=(embed,), params=2 * ffn + 2, macs=2 * ffn * tokens)
-        yield Term(component="ffn", params=2 * ffn)
-    yield Term(component="merging", sites=(before,), params=hidden, macs=hidden * into)
-    yield Term(
-        component="merging",
-        params=2 * hidden + (9 + 2) * hidden + 2 * hidden * squeeze + squeeze + hidden,
-        macs=9 * hidden * out + 2 * hidden * squeeze,
-    )
-    yield Term(component="merging", sites=(after,), params=hidden + 2, macs=hidden * out)
-
-
-def _strided(size: Sequence[int], stride: int) -> tuple[int, int]:
-    """Of a 3x3 convolution with padding 1; several strides of 2 round as their product does."""
-    return (size[0] - 1) // stride + 1, (size[1] - 1) // stride + 1
-
-
-def _pick(value: Any, stage: int, index: int) -> int:
+def _of_block(value: Any, stage: int, index: int) -> int:
     return value[stage][index]
-
-
-def _listed(name: str, value: Any) -> Sequence[Any]:
-    if not isinstance(value, list | tuple):
-        raise InputError(f"{name} must be a list, got {_shown(value)}")
-    return value
-
-
-def _integers(name: str, value: Any, least: int) -> tuple[int, ...]:
-    return tuple(_integer(name, number, least) for number in _listed(name, value))
-
-
-def _integer(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"{name} must be a whole number of at least {least}, got {_shown(value)}")
-    return value
-
-
-def _shown(value: Any) -> str:
-    return repr(list(value)) if isinstance(value, tuple) else repr(value)
-
-
-def _short(name: str, value: Any) -> Any:
-    """Lists in place of tuples, and one value in place of equal ones."""
-    if name == "img_size" and isinstance(value, tuple) and value[0] == value[1]:
-        return value[0]
-    if name in ("num_heads", "qk_dim", "v_dim", "ffn_dim", "num_ffns", "window_size") and value is not None:
-        stages = [stage[0] if len(set(stage)) == 1 else list(stage) for stage in value]
-        return stages[0] if all(stage == stages[0] and isinstance(stage, int) for stage in stages) else stages
-    if name == "kernels":
-        stages = [stage[0] if len(set(stage)) == 1 else stage for stage in value]
-        one = len(set(stages)) == 1 and isinstance(stages[0][0], int)
-        value = stages[0] if one else stages
-    return _lists(value)
-
-
-def _lists(value: Any) -> Any:
-    return [_lists(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 _DEFAULT = EfficientVitConfig()

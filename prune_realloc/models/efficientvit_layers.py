@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from timm.layers import SqueezeExcite, resize_rel_pos_bias_table_levit, trunc_normal_
 from torch import Tensor, nn
 
-from prune_realloc.models.efficientvit_config import BlockShape, EfficientVitConfig, MergeShape
+from prune_realloc.models.efficientvit_config import EfficientVitConfig
+from prune_realloc.models.efficientvit_shapes import BlockShape, MergeShape
 
 
 class ConvNorm(nn.Sequential):

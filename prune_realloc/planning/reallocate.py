@@ -10,13 +10,15 @@ of the source kept, relative to the whole source, and the share of the stream it
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
+from prune_realloc.core.cost import DEFAULT_KIND, KINDS
 from prune_realloc.planning.control import uniform_control
 from prune_realloc.planning.retention import retention
 from prune_realloc.planning.shapes import base_config
 from prune_realloc.planning.sizing import Sizing
-from prune_realloc.recipe.document import SitePlan
+from prune_realloc.planning.spending import at_budget
+from prune_realloc.planning.width_reasons import Explained
+from prune_realloc.recipe.plan import SitePlan
 from prune_realloc.recipe.target import Network, Target
 
 
@@ -24,28 +26,24 @@ def reallocate(sites: Mapping[str, SitePlan], target: Target) -> Network:
     """Widths of the target at its budget, each with its reason, and the uniform control.
 
     Args:
-        sites: what pruning kept, site name -> width and width of the source, as `planner.plan` or a planned recipe has
-            it.
+        sites: what pruning kept, site name -> width and width of the source, as `plan` or a planned recipe has it.
 
     Raises:
         InputError: the budget cannot be met under the rules, or the sites lack what reallocation reads.
     """
     base, kept = base_config(target), retention(sites, target)
-    kind: Literal["macs", "params"] = "params" if target.params is not None else "macs"
-    like = base.cost.macs if kind == "macs" else base.cost.params
-    limit = target.params or target.macs or like
+    kind = target.kind or DEFAULT_KIND
+    limit: int = getattr(target, kind) or base.cost.of(kind)
     sizing = Sizing(target, base, kept)
-    shape, multiplier = sizing.at_budget(kind, limit)
+    shape, multiplier = at_budget(sizing, kind, limit)
     config = shape.config()
     control = uniform_control(target, config.cost, kind)
     return Network(
         kind=kind,
         requested=limit,
-        macs=config.cost.macs,
-        params=config.cost.params,
-        control_macs=control.cost.macs,
-        control_params=control.cost.params,
-        widths=dict(sizing.explained(shape, multiplier, control)),
+        **{kind: config.cost.of(kind) for kind in KINDS},
+        **{f"control_{kind}": control.cost.of(kind) for kind in KINDS},
+        widths=Explained(sizing, shape, multiplier).widths(control),
         args=config.args(),
         control_args=control.args(),
     )

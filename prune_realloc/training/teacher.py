@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from prune_realloc.checkpoints.create import create_fresh, create_published
 from prune_realloc.checkpoints.load import load_model
 from prune_realloc.core.errors import InputError
 from prune_realloc.data.preprocessing import Preprocessing, preprocessing
@@ -18,6 +20,15 @@ from prune_realloc.runtime.networks import count_classes
 def is_stored(name: str | Path) -> bool:
     """Whether it is a file, a folder or the shipped ViT, and no name of timm's."""
     return Path(name).exists() or str(name) == "demo"
+
+
+def open_student(name: str | Path, model_args: Mapping[str, Any]) -> nn.Module:
+    """What is trained: a stored network, one of the hub whose classifier may be new, or a new one of timm's."""
+    if is_stored(name) or str(name).startswith("local-dir:"):
+        return open_network(name, model_args=model_args)
+    if ":" in str(name):
+        return create_published(str(name), model_args).float().eval()
+    return create_fresh(str(name), model_args=model_args)
 
 
 def open_network(name: str | Path, **more: Any) -> nn.Module:

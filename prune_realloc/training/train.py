@@ -32,7 +32,7 @@ from prune_realloc.training.run import Run
 from prune_realloc.training.setup import Setup, set_up
 from prune_realloc.training.state import Identity
 from prune_realloc.training.state_file import FREE
-from prune_realloc.training.teacher import is_stored, open_network
+from prune_realloc.training.teacher import is_stored, open_student
 
 
 def train(
@@ -146,9 +146,9 @@ def _student(source: str | Path, config: TrainConfig, classes: int | None, model
     if described and not any((path / name).exists() for name in WEIGHTS_FILES):
         net = new_model(path, model_args=more)
     elif is_stored(source):
-        net = open_network(source, model_args=more)
+        net = open_student(source, more)
     else:
-        net = open_network(source, model_args=({"num_classes": classes} if classes else {}) | more)
+        net = open_student(source, ({"num_classes": classes} if classes else {}) | more)
     if not count_classes(net):
         raise InputError(f"source {str(source)!r} has no classifier; emit, or prune, one that has")
     if config.distill != "none" and hasattr(net, "set_distilled_training"):

@@ -13,6 +13,7 @@ from PIL import Image
 from support.networks import build
 
 from prune_realloc import Analysis, analyze
+from prune_realloc.checkpoints.load import DEMO
 
 FAST = ("--samples", 16, "--batch-size", 8)
 
@@ -75,8 +76,6 @@ def test_checkpoint_and_folder_of_images(run_cli, tmp_path):
 
 
 def shipped_state():
-    from prune_realloc.checkpoints.load import DEMO
-
     return safetensors.torch.load_file(DEMO / "model.safetensors")
 
 
@@ -115,7 +114,7 @@ def bad_inputs(tmp_path):
         "device": (("--device", "tpu"), "choose auto, cpu or cuda"),
         "model arg": (("--model-arg", "depth"), "KEY=VALUE"),
         "output": (("-o", tmp_path / "file"), "a file is in the way"),
-        "no data given": (("--model", "deit_tiny_patch16_224"), "--data"),
+        "no data given": (("--ckpt", DEMO), "--data"),
     }
 
 

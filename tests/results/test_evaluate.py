@@ -9,6 +9,7 @@ from PIL import Image
 from support.networks import build
 from torch import nn
 
+from prune_realloc.checkpoints.load import DEMO
 from prune_realloc.core.errors import InputError
 from prune_realloc.data.batches import Batch
 from prune_realloc.families.inputs import input_shape
@@ -163,7 +164,7 @@ def test_cli_eval_of_what_is_shipped(run_cli):
     ("args", "complaint"),
     [
         (("none.pth",), "does not exist"),
-        (("--model", "deit_tiny_patch16_224"), "data is missing"),
+        ((DEMO,), "data is missing"),
         (("--samples", 0), "samples must be at least 1"),
         (("--batch-size", 0), "batch_size must be at least 1"),
         (("--source", "none.pth"), "does not exist"),

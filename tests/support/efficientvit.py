@@ -2,6 +2,7 @@
 
 import re
 
+import timm
 import torch
 from torch import nn
 
@@ -62,3 +63,12 @@ def as_original(state, distilled=True):
         if distilled and key.startswith("head."):
             found[key.replace("head.", "head_dist.", 1)] = tensor + 1 if tensor.is_floating_point() else tensor
     return found
+
+
+FLEX_ARGS = SMALL | {"in_chans": 1, "num_classes": 10, "embed_dim": (16, 24, 32), "v_dim": [12, 12, 8]}
+
+
+def flex(**args):
+    """A small network of three stages, its values wider than embed / heads."""
+    torch.manual_seed(0)
+    return randomise_(timm.create_model("efficientvit_flex", **(FLEX_ARGS | args)))

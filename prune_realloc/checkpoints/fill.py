@@ -1,0 +1,64 @@
+"""A checkpoint's tensors into the network that they are for: all of them, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prune_realloc.checkpoints.read import Checkpoint
+from prune_realloc.core.errors import InputError, first_line
+from prune_realloc.families import FAMILIES
+
+
+def fill_(net: Any, found: Checkpoint, path: Path) -> nn.Module:
+    """Load the weights and the preprocessing of a checkpoint.
+
+    Raises:
+        InputError: a tensor has another shape, is missing, or has no place in the network.
+    """
+    name = net.pretrained_cfg.get("architecture", type(net).__name__)
+    where = f"ckpt {str(path)!r} does not fit model {name}"
+    state = _renamed(net, found.state, where)
+    _require_fit(net, state, where)
+    net.load_state_dict(state)
+    if found.pretrained_cfg:
+        net.pretrained_cfg = dict(net.pretrained_cfg) | found.pretrained_cfg | {"architecture": name}
+    return net
+
+
+def require_finite(net: nn.Module) -> None:
+    """Raises InputError where a weight is NaN or infinite."""
+    for name, tensor in net.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise InputError(f"weights: {name} has NaN or infinite entries; the checkpoint is broken")
+
+
+def _renamed(net: nn.Module, state: dict[str, Tensor], where: str) -> dict[str, Tensor]:
+    for family in FAMILIES.values():
+        if family.owns(net):
+            try:
+                return family.to_timm_keys(dict(state), net)
+            except RuntimeError as error:
+                raise InputError(f"{where}: its position embedding cannot be resized ({first_line(error)})") from error
+    return state
+
+
+def _require_fit(net: nn.Module, state: dict[str, Tensor], where: str) -> None:
+    want = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+    have = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if wrong := [name for name in want if name in have and want[name] != have[name]]:
+        raise InputError(
+            f"{where}: {wrong[0]} is {have[wrong[0]]}, the model has {want[wrong[0]]} ({len(wrong)} differ); "
+            "choose another with --model or --model-arg"
+        )
+    missing, surplus = sorted(want.keys() - have.keys()), sorted(have.keys() - want.keys())
+    parts = [
+        f"{what} {names[0]} ({len(names)} in all)"
+        for what, names in (("without", missing), ("with unknown", surplus))
+        if names
+    ]
+    if parts:
+        raise InputError(f"{where}: it comes {' and '.join(parts)}")

@@ -1,0 +1,57 @@
+"""Which timm architecture a checkpoint's tensors are of."""
+
+import pytest
+import timm
+from support.checkpoints import make_deit, same_weights, saved
+from support.networks import randomise_
+
+from prune_realloc.checkpoints.load import load_model
+from prune_realloc.core.errors import InputError
+from prune_realloc.models.efficientvit import EfficientVit
+
+
+@pytest.fixture(scope="module")
+def deit():
+    return make_deit()
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("deit_tiny_distilled_patch16_224", {}),
+        ("deit3_small_patch16_224", {"num_classes": 9}),
+        ("vit_small_patch14_reg4_dinov2", {"img_size": 98}),
+        ("vit_small_patch14_dinov2", {"img_size": 98}),
+        ("deit_tiny_patch16_224", {"in_chans": 1, "num_classes": 2, "img_size": 64}),
+        ("vit_tiny_r_s16_p8_224", None),
+    ],
+)
+def test_architecture_from_the_shapes(tmp_path, name, args):
+    if args is None:  # a hybrid has a convolutional stem, so it is of no layout that we know
+        path = saved(tmp_path / "hybrid.pth", timm.create_model(name).state_dict())
+        with pytest.raises(InputError, match="--model"):
+            load_model(ckpt=path)
+        return
+    model = randomise_(timm.create_model(name, **args))
+    net = load_model(ckpt=saved(tmp_path / f"{name.split('_')[0]}.pth", model.state_dict()))
+    assert type(net) is type(model)
+    assert same_weights(net, model)
+    assert (net.num_classes, net.patch_embed.img_size) == (model.num_classes, model.patch_embed.img_size)
+
+
+def test_where_several_models_fit_the_error_lists_them(tmp_path, deit):
+    path = saved(tmp_path / "checkpoint.pth", deit.state_dict())
+    with pytest.raises(InputError, match=r"deit_tiny_patch16_224, .*vit_tiny_patch16_224.*--model"):
+        load_model(ckpt=path)
+    assert load_model("vit_tiny_patch16_224", ckpt=path).pretrained_cfg["mean"] == (0.5, 0.5, 0.5)
+    assert load_model(ckpt=path.rename(tmp_path / "deit_tiny_patch16_224-a1.pth")).pretrained_cfg["mean"][0] == 0.485
+
+
+def test_the_two_efficientvits_are_told_apart(tmp_path):
+    msra, mit = (
+        saved(tmp_path / f"{name}.pth", timm.create_model(name).state_dict())
+        for name in ("efficientvit_m0", "efficientvit_b0")
+    )
+    assert isinstance(load_model(ckpt=msra), EfficientVit)
+    with pytest.raises(InputError, match=r"efficientvit_b0 \(MIT's EfficientViT\)"):
+        load_model(ckpt=mit)
