@@ -64,23 +64,26 @@ def run(
     )
 
 
-def train_long(variant, out, started=None):
+def train_long(variant, out):
     """Long enough to be killed several times, with a state after every step."""
     torch.set_num_threads(1)  # as conftest has it, for a process that starts here
     images.HELD_OUT = 400
-    if started is not None:
-        started.set()
     return run(variant, out, epochs=6, save_seconds=0.0)
 
 
 def killed_in_training(variant, out, after):
-    """`train_long` in a process of its own, killed so many seconds after it began."""
+    """`train_long` in a process of its own, killed so many seconds after it first wrote its state."""
+
+    def written():
+        return (out / STATE_FILE).stat().st_mtime_ns if (out / STATE_FILE).exists() else None
+
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["prune_realloc.training.train"])  # once, not in every process
-    started = context.Event()
-    process = context.Process(target=train_long, args=(variant, out, started))
+    before = written()
+    process = context.Process(target=train_long, args=(variant, out))
     process.start()
-    assert started.wait(120)
+    while process.is_alive() and written() == before:
+        time.sleep(0.01)
     time.sleep(after)
     process.kill()
     process.join()
