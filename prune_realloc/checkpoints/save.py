@@ -15,7 +15,7 @@ from torch import nn
 from prune_realloc.checkpoints.pruned import build_pruned
 from prune_realloc.checkpoints.read import FORMAT_VERSION
 from prune_realloc.core.errors import InputError, first_line
-from prune_realloc.core.files import make_folder, write_files
+from prune_realloc.core.files import CHECKSUMS, checksums, make_folder, write_files
 from prune_realloc.core.names import PREPROCESSING, PRUNED
 from prune_realloc.families import family_of
 from prune_realloc.families.inputs import input_shape
@@ -40,7 +40,21 @@ def save_pruned(net: Any, folder: str | Path, more: Mapping[str, bytes] | None =
     config = describe(net, PRUNED, check_rebuild(net))
     folder = Path(folder)
     make_folder(folder)
-    write_files(folder, {**(more or {}), "model.safetensors": weights_file(net), "config.json": config})
+    write_files(folder, network_files(config, weights_file(net), more))
+
+
+def network_files(config: bytes, weights: bytes | None, more: Mapping[str, bytes] | None = None) -> dict[str, bytes]:
+    """The set of files of a network's folder, in the order in which they are written: `config.json` ends it.
+
+    Args:
+        config: what `describe` or `config_file` made; it gets the checksum of the weights, which timm leaves alone.
+        weights: what `weights_file` made; None: the network is not trained yet.
+        more: files beside them, name -> content.
+    """
+    if weights is None:
+        return {**(more or {}), "config.json": config}
+    named = json.loads(config) | {CHECKSUMS: checksums({"model.safetensors": weights})}
+    return {**(more or {}), "model.safetensors": weights, "config.json": _as_json(named)}
 
 
 def describe(
@@ -94,7 +108,11 @@ def config_file(
         "model_args": model_args,
         "pretrained_cfg": {**pretrained_cfg, "input_size": list(input_size), "num_classes": num_classes},
     }
-    return (json.dumps(content | dict(more or {}), indent=1) + "\n").encode()
+    return _as_json(content | dict(more or {}))
+
+
+def _as_json(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1) + "\n").encode()
 
 
 def weights_file(net: nn.Module) -> bytes:
