@@ -63,7 +63,7 @@ def infer_name(family: Family, state: dict[str, Tensor], args: dict[str, Any], p
     raise InputError(f"ckpt {str(path)!r} fits {len(kin)} timm models: {', '.join(kin)}; choose one with --model")
 
 
-def _fits(family: ModuleType, name: str, state: dict[str, Tensor], args: dict[str, Any], path: Path) -> bool:
+def _fits(family: Family, name: str, state: dict[str, Tensor], args: dict[str, Any], path: Path) -> bool:
     with torch.device("meta"):
         net = create_skeleton(name, args, path)
     try:
