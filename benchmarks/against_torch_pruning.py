@@ -141,8 +141,8 @@ def time_compensation(name: str, images: int) -> dict[str, float]:
     sites, structure = find_sites(model), family_of(model).describe(model)
     marks = {"start": time.perf_counter()}
     watch = GradientWatch(model, structure)
-    with watch.attached():
-        moments = gate_moments(model, sites, batches, draws=torch.zeros(0), labelled=True)
+    with watch.attached(batches) as watched:
+        moments = gate_moments(model, sites, watched, draws=torch.zeros(0), labelled=True)
     marks["scoring pass"] = time.perf_counter()
     layers = layer_moments(model, structure, watch, batches)
     marks["second moments"] = time.perf_counter()

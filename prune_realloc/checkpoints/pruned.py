@@ -10,7 +10,7 @@ import timm
 from prune_realloc.checkpoints.allowed import require_architecture_args, require_architecture_name
 from prune_realloc.core.names import PRUNED
 from prune_realloc.core.structure import site_place
-from prune_realloc.families import family_of_architecture
+from prune_realloc.families import cuttable_family_of_architecture
 from prune_realloc.pruning.cut import cut_to_widths
 
 
@@ -31,7 +31,7 @@ def build_pruned(*, source: str, source_args: Mapping[str, Any], widths: Mapping
     require_architecture_args(more, PRUNED, plain=False)
     blocks = len({block for _, block in map(site_place, widths) if block is not None})
     args = {**source_args, **more}
-    family = family_of_architecture(source)
+    family = cuttable_family_of_architecture(source)
     whole = timm.create_model(source, pretrained=False, **args | family.depth_args(blocks))
     net: Any = cut_to_widths(whole, widths)
     net.origin = {"source": source, "source_args": dict(source_args)}

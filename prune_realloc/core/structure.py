@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 Axis = Literal["embed", "block", "heads", "qk", "v", "ffn"]
 AXES: tuple[Axis, ...] = ("embed", "block", "heads", "qk", "v", "ffn")
+INNER_AXES: tuple[Axis, ...] = ("qk", "v", "ffn")
+"""The axes whose units can go without touching any other site."""
+Side = Literal["input", "output"]
+"""Of a module: its first argument, or what it returns."""
 
 
 def site_name(axis: str, block: int | None, stage: int | None = None) -> str:
@@ -52,7 +56,7 @@ class Gate:
     """Where a unit can be switched off: channels of a module's input or output."""
 
     module: str
-    side: Literal["input", "output"]
+    side: Side
     index: np.ndarray
     """Channels of each unit, shape (units, entries)."""
     dim: int = -1
@@ -76,9 +80,9 @@ class Site:
     note: str = ""
     """What is special here, for the reader."""
     stage: int | None = None
-    """Of a stream that belongs to one stage."""
+    """The stage that a stream belongs to; None where one stream runs through the whole network, and inside blocks."""
     multiple: int = 1
-    """The width must be a multiple of this, such as `embed` of the heads that split it."""
+    """The width must be a multiple of this, as `embed` of the number of heads that split it."""
 
     @property
     def name(self) -> str:
@@ -88,6 +92,25 @@ class Site:
     def width(self) -> int:
         """Units of one group: of one head for `qk` and `v`, of the site elsewhere."""
         return self.units // self.groups
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """A residual stream whose slices the dependency graph finds: one for the network, or one for each stage."""
+
+    root: tuple[str, int]
+    """The (parameter, dim) that writes the stream first."""
+    gates: tuple[Gate, ...]
+    """Outputs of every module that writes the stream."""
+    stage: int | None = None
+    """The stage that the stream belongs to; None where it runs through the whole network."""
+    multiple: int = 1
+    """The number of channels must be a multiple of this."""
+
+    @property
+    def site(self) -> str:
+        """The name of its site."""
+        return site_name("embed", None, self.stage)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,10 +150,12 @@ class Branch:
     block: int
     site: str
     """The site whose units the writer reads."""
+    stream: str
+    """The site of the stream that it reads and adds to."""
     readers: tuple[str, ...]
-    """Linear layers that read the (normalised) stream."""
+    """Linear layers that read the (normalised) stream; they share their input."""
     writer: str
-    """The linear layer that writes."""
+    """The linear layer that writes to the stream."""
     post_norm: bool
     """A norm lies between the writer and the stream."""
 
@@ -139,25 +164,25 @@ class Branch:
 class Structure:
     """A family's whole declaration of a model."""
 
-    family: str
-    num_blocks: int
     sites: tuple[Site, ...]
-    """Every site inside a block; the streams too, where `stream_roots` leaves none for the graph to find."""
+    """Sites inside blocks; also the streams where the family finds their slices itself and leaves `streams` empty."""
     terms: tuple[Term, ...]
+    """The cost of the network as a formula of the widths of its sites."""
     opaque: tuple[OpaqueModule, ...]
-    stream_roots: dict[str, tuple[str, int]]
-    """Stream site name -> the (parameter, dim) that first writes it."""
-    stream_gates: dict[str, tuple[Gate, ...]]
-    """Stream site name -> outputs of every module that writes it."""
+    """Modules that the dependency graph must not look into."""
+    streams: tuple[Stream, ...]
+    """The streams whose slices are left for the dependency graph to find, in the order in which they are computed."""
     fixed: dict[str, str]
     """Parameter -> why no site may narrow it."""
     branches: tuple[Branch, ...]
-    """In the order in which they are computed; none: layers are neither rotated nor refitted."""
+    """In the order in which they are computed; none: layers are neither rotated, cut nor refitted."""
     pairs: tuple[Pair, ...]
-    exits: tuple[str, ...]
-    """Linear layers that read the stream after its last block."""
+    """Weights that can be put into another basis before a cut."""
+    exits: dict[str, str]
+    """Linear layer that reads a stream after the last branch on it -> the site of that stream."""
     notes: tuple[str, ...] = field(default=())
+    """What the reader of an analysis must know about networks of this kind."""
 
-
-INNER_AXES = ("qk", "v", "ffn")
-"""The axes whose units can go without touching any other site."""
+    def readers(self) -> dict[str, str]:
+        """One layer for every place where a stream is read -> the site of that stream."""
+        return {branch.readers[0]: branch.stream for branch in self.branches} | self.exits

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from types import ModuleType
+from collections.abc import Mapping
 
 import timm
 from torch import nn
 
 from prune_realloc.core.errors import InputError
 from prune_realloc.families import efficientvit_msra, vit
+from prune_realloc.families.base import CuttableFamily, Family
 
-FAMILIES: dict[str, ModuleType] = {"vit": vit, "efficientvit_msra": efficientvit_msra}
+CUTTABLE: dict[str, CuttableFamily] = {"vit": vit}
+"""Families whose networks can be cut, rotated and refitted."""
+FAMILIES: dict[str, Family] = {**CUTTABLE, "efficientvit_msra": efficientvit_msra}
+"""All families; those that are not in `CUTTABLE` are scored, and the network is left as it is."""
 
 
-def family_of(model: nn.Module) -> ModuleType:
+def family_of(model: nn.Module) -> Family:
     """The family that declares `model`.
 
     Raises:
@@ -22,20 +26,45 @@ def family_of(model: nn.Module) -> ModuleType:
     for family in FAMILIES.values():
         if family.owns(model):
             return family
+    if any(family.adopt(model) is not model for family in FAMILIES.values()):
+        raise InputError(
+            f"model {_called(model)} has fixed widths; open it with load_model, which builds it with free ones"
+        )
+    supported = " and ".join(family.SUPPORTS for family in FAMILIES.values())
+    raise InputError(f"model {_called(model)} is of no supported family; supported: {supported}")
+
+
+def cuttable_family_of(model: nn.Module) -> CuttableFamily:
+    """The family that declares `model`, where its networks can be cut.
+
+    Raises:
+        InputError: no family knows this network, or its family scores its sites but does not cut them.
+    """
+    family_of(model)
+    for family in CUTTABLE.values():
+        if family.owns(model):
+            return family
     raise InputError(
-        f"model {type(model).__name__} is of no supported family; supported: timm's VisionTransformer "
-        "(ViT, DeiT, DeiT-III, DINOv2) and EfficientViT (MSRA)"
+        f"model {type(model).__name__} cannot be cut; `emit --inherit` makes a narrower one with its weights"
     )
 
 
-def family_of_architecture(name: str) -> ModuleType:
-    """The family that declares timm's `name`, told from the module that timm builds it in.
+def cuttable_family_of_architecture(name: str) -> CuttableFamily:
+    """The family that declares timm's `name` and cuts its networks, told from the module that timm builds it in.
 
     Raises:
-        InputError: no family knows this architecture.
+        InputError: no family does.
     """
     where = getattr(timm.models.model_entrypoint(name), "__module__", "").rpartition(".")[2]
-    for family in FAMILIES.values():
+    for family in CUTTABLE.values():
         if where in family.TIMM_MODULES:
             return family
-    raise InputError(f"model {name!r} is of no supported family")
+    raise InputError(f"model {name!r} is of no family whose networks can be cut")
+
+
+def _called(model: nn.Module) -> str:
+    """A network's name as timm knows it, and its class, of which timm has several of one name."""
+    kind = f"{type(model).__name__} in {type(model).__module__}"
+    config = getattr(model, "pretrained_cfg", None)
+    architecture = config.get("architecture") if isinstance(config, Mapping) else None
+    return f"{architecture} ({kind})" if architecture else kind

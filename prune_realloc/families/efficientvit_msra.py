@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from math import lcm
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,9 @@ from prune_realloc.models.efficientvit_config import SIZES, EfficientVitConfig
 from prune_realloc.models.efficientvit_keys import to_flex_keys, to_flex_weights
 from prune_realloc.models.efficientvit_layers import Block, CascadedGroupAttention, PatchMerging, Residual, TokenFfn
 
-TIMM_MODULES = ("efficientvit_msra",)
-"""Where timm defines the networks of this family."""
+SUPPORTS = "EfficientViT (MSRA)"
+TIMM_MODULES: tuple[str, ...] = ("efficientvit_msra",)
 ALIASES = tuple(SIZES)
-"""timm's names of networks that are built in our class; their tensors' shapes tell everything else."""
 
 
 def owns(model: nn.Module) -> bool:
@@ -43,54 +43,45 @@ def adopt(model: nn.Module) -> nn.Module:
     return net
 
 
-def describe(model: Any) -> Structure:
+def describe(model: EfficientVit) -> Structure:
     """Sites and costs. V and the streams are measured; what a cascade adds where keeps them from being cut freely.
 
     A head's output is added to the next head's input channel by channel, so units of V, and channels of the stream,
     have a place of their own; `inherit` carries both over together.
     """
-    config: EfficientVitConfig = model.config
-    streams = [_stream(model, stage, width) for stage, width in enumerate(config.embed_dim)]
+    streams = [_stream(model, stage) for stage in range(len(model.stages))]
     sites: list[Site] = []
     for number, (name, block) in enumerate(blocks(model)):
         sites += [_whole(number, name, block), *_attention(number, name, block), _ffns(number, name, block)]
     covered = {part.parameter for site in (*streams, *sites) if site.axis != "block" for part in site.slices}
     return Structure(
-        family="efficientvit_msra",
-        num_blocks=len(config.blocks),
         sites=(*streams, *sites),
-        terms=config.terms,
+        terms=model.config.terms,
         opaque=(),
-        stream_roots={},
-        stream_gates={},
+        streams=(),
         fixed={name: "a width of no site" for name, _ in model.named_parameters() if name not in covered},
         branches=(),
         pairs=(),
-        exits=(),
+        exits={},
         notes=("units are ranked by their scores; layers of this family are neither rotated nor refitted",),
     )
 
 
-def blocks(model: Any) -> Iterator[tuple[str, Block]]:
+def blocks(model: EfficientVit) -> Iterator[tuple[str, Block]]:
     """Name and module of every block, counted through the stages."""
-    for stage, module in enumerate(model.stages):
+    stages: Iterable[Any] = model.stages
+    for stage, module in enumerate(stages):
         for index, block in enumerate(module.blocks):
             yield f"stages.{stage}.blocks.{index}", block
 
 
-def example_input(model: Any) -> tuple[int, int, int, int]:
-    """Shape (B, C, H, W) of one input image."""
+def example_input(model: EfficientVit) -> tuple[int, int, int, int]:
     return (1, *model.config.input_size)
 
 
-def features(model: Any, images: Tensor) -> Tensor:
-    """Pooled features (B, C) of a model without a classifier."""
+def features(model: EfficientVit, images: Tensor) -> Tensor:
     pooled = model.forward_head(model.forward_features(images), pre_logits=True)
     return pooled if pooled.ndim == 2 else pooled.mean((2, 3))
-
-
-def fold_(model: Any) -> None:
-    """Nothing lies between a layer and the stream that could be folded into it and be scored there."""
 
 
 def _rows(name: str, index: np.ndarray, units: np.ndarray | None = None) -> list[Slice]:
@@ -99,6 +90,7 @@ def _rows(name: str, index: np.ndarray, units: np.ndarray | None = None) -> list
 
 
 def _attention(number: int, name: str, block: Any) -> list[Site]:
+    """`qk` and `v` of a block."""
     attn: CascadedGroupAttention = block.mixer.m.attn
     H, K, V = attn.num_heads, attn.qk_dim, attn.v_dim
     name = f"{name}.mixer.m.attn"
@@ -127,6 +119,7 @@ def ffn_names(name: str, block: Any) -> list[str]:
 
 
 def _ffns(number: int, name: str, block: Any) -> Site:
+    """The hidden units of all FFNs of a block, one group for each FFN."""
     names = ffn_names(name, block)
     widths = [block.get_submodule(ffn.removeprefix(f"{name}.")).up.conv.out_channels for ffn in names]
     if len(set(widths)) > 1 or not widths:
@@ -142,39 +135,24 @@ def _ffns(number: int, name: str, block: Any) -> Site:
 
 
 def _whole(number: int, name: str, block: Any) -> Site:
+    """A whole block as one unit: its parameters, and what its branches add to the stream."""
     every = np.arange(block.mixer.m.attn.proj.conv.out_channels)[None]
     slices = (Slice(f"{name}.{n}", 0, np.arange(len(p))[None]) for n, p in block.named_parameters())
     gates = (Gate(f"{name}.{n}.m", "output", every, 1) for n, m in block.named_modules() if isinstance(m, Residual))
     return Site("block", number, 1, tuple(slices), tuple(gates))
 
 
-def _stream(model: Any, stage: int, width: int) -> Site:
+def _stream(model: EfficientVit, stage: int) -> Site:
     """The channels of a stage: written by the stem or a patch merging, then by every residual branch."""
+    width = model.config.embed_dim[stage]
     every = np.arange(width)[:, None]
-    here = model.stages[stage]
-    modules = {f"stages.{stage}.{n}": m for n, m in here.named_modules() if not n.startswith("downsample.before")}
-    writes = ["patch_embed" if stage == 0 else f"stages.{stage}.downsample.merge"]
-    slices: list[Slice] = []
-    if stage == 0:
-        slices += _rows(f"patch_embed.conv{len(model.config.stem_strides)}", every)
-    if stage + 1 < len(model.stages):
-        after = model.stages[stage + 1].downsample
-        modules |= {
-            f"stages.{stage + 1}.downsample.{n}": m
-            for n, m in after.named_modules()
-            if n.startswith("before") or n == "merge"
-        }
-    else:
-        for exit_ in ("head", "head_dist") if model.num_classes else ():
-            if getattr(model, exit_) is not None:
-                slices += [
-                    Slice(f"{exit_}.bn.weight", 0, every),
-                    Slice(f"{exit_}.bn.bias", 0, every),
-                    Slice(f"{exit_}.linear.weight", 1, every),
-                ]
+    modules = _around_stream(model, stage)
+    first = "patch_embed" if stage == 0 else f"stages.{stage}.downsample.merge"
+    writers = [first, *(f"{name}.m" for name, module in modules.items() if isinstance(module, Residual))]
+    slices = _rows(f"patch_embed.conv{len(model.config.stem_strides)}", every) if stage == 0 else []
+    if stage + 1 == len(model.stages):
+        slices += _classifier_slices(model, every)
     for name, module in modules.items():
-        if isinstance(module, Residual):
-            writes.append(f"{name}.m")
         if isinstance(module, PatchMerging):
             reads = name.startswith(f"stages.{stage + 1}.")
             slices += [Slice(f"{name}.expand.conv.weight", 1, every)] if reads else _rows(f"{name}.reduce", every)
@@ -185,13 +163,45 @@ def _stream(model: Any, stage: int, width: int) -> Site:
                 *_rows(f"{name}.ffn.m.down", every),
             ]
         elif isinstance(module, CascadedGroupAttention):
-            slices += _rows(f"{name}.proj", every)
-            part = width // module.num_heads
-            for head in range(module.num_heads):
-                units = head * part + np.arange(part)
-                slices.append(Slice(f"{name}.qkvs.{head}.conv.weight", 1, np.arange(part)[:, None], units))
-    gates = tuple(Gate(name, "output", every, 1) for name in writes)
-    return Site("embed", None, width, tuple(slices), gates, stage=stage)
+            slices += [*_rows(f"{name}.proj", every), *_head_inputs(name, module.num_heads, width)]
+    gates = tuple(Gate(name, "output", every, 1) for name in writers)
+    heads = {block.heads for block in model.config.blocks if block.stage == stage}
+    return Site("embed", None, width, tuple(slices), gates, stage=stage, multiple=lcm(*heads))
+
+
+def _around_stream(model: EfficientVit, stage: int) -> dict[str, nn.Module]:
+    """Everything that reads or writes a stage's stream: its own modules, and the first of the next stage."""
+    own, merge = f"stages.{stage}", f"stages.{stage + 1}.downsample"
+    found = {
+        f"{own}.{name}": module
+        for name, module in model.get_submodule(own).named_modules()
+        if not name.startswith("downsample.before")
+    }
+    if stage + 1 < len(model.stages):
+        found |= {
+            f"{merge}.{name}": module
+            for name, module in model.get_submodule(merge).named_modules()
+            if name.startswith("before") or name == "merge"
+        }
+    return found
+
+
+def _classifier_slices(model: EfficientVit, every: np.ndarray) -> list[Slice]:
+    """Where the classifiers read the last stage."""
+    found: list[Slice] = []
+    for head in ("head", "head_dist") if model.num_classes else ():
+        if getattr(model, head) is not None:
+            found += [Slice(f"{head}.bn.{part}", 0, every) for part in ("weight", "bias")]
+            found.append(Slice(f"{head}.linear.weight", 1, every))
+    return found
+
+
+def _head_inputs(name: str, heads: int, width: int) -> list[Slice]:
+    """The part of the channels that each head of an attention reads."""
+    part = np.arange(width // heads)
+    return [
+        Slice(f"{name}.qkvs.{head}.conv.weight", 1, part[:, None], head * len(part) + part) for head in range(heads)
+    ]
 
 
 def recognises(state: Mapping[str, Tensor]) -> bool:
@@ -199,7 +209,7 @@ def recognises(state: Mapping[str, Tensor]) -> bool:
 
 
 def inferred_args(state: Mapping[str, Tensor], img_size: int | tuple[int, int] | None) -> dict[str, Any]:
-    """Arguments of `EfficientVitConfig` that the tensors' shapes tell; the stem's strides are taken as 2.
+    """Arguments of `EfficientVitConfig`; the stem's strides are taken as 2.
 
     A window that is as large as its feature map, at `img_size` or at 224, is taken for the paper's 7, cut off there.
 
@@ -219,45 +229,49 @@ def inferred_args(state: Mapping[str, Tensor], img_size: int | tuple[int, int] |
 def _inferred(state: Mapping[str, Tensor], img_size: int | tuple[int, int] | None) -> dict[str, Any]:
     shapes = {name: tuple(tensor.shape) for name, tensor in to_flex_keys(state).items()}
     stem = [shapes[f"patch_embed.conv{i}.conv.weight"] for i in range(1, _count(shapes, r"patch_embed\.conv(\d+)"))]
-    stages = range(_count(shapes, r"stages\.(\d+)"))
-    args: dict[str, Any] = {
+    depth = [_count(shapes, rf"stages\.{stage}\.blocks\.(\d+)") for stage in range(_count(shapes, r"stages\.(\d+)"))]
+    stages = [
+        [_block_args(shapes, f"stages.{stage}.blocks.{i}") for i in range(count)] for stage, count in enumerate(depth)
+    ]
+    args = {
         "img_size": img_size or 224,
         "in_chans": stem[0][1],
         "stem_strides": [2] * len(stem),
         "num_classes": shapes["head.linear.weight"][0] if "head.linear.weight" in shapes else 0,
         "distillation": "head_dist.linear.weight" in shapes,
-        "embed_dim": [],
-        "depth": [],
-        "merge_dim": [],
-        "merge_ffn_dim": [],
+        "embed_dim": [
+            shapes[f"stages.{stage}.blocks.0.mixer.m.attn.proj.conv.weight"][0] for stage in range(len(depth))
+        ],
+        "depth": depth,
+        **_merge_args(shapes, len(depth)),
     }
-    per_block: dict[str, list[list[Any]]] = {
-        name: [] for name in ("num_heads", "qk_dim", "v_dim", "ffn_dim", "num_ffns", "window_size", "kernels")
+    per_block = {name: [[block[name] for block in found] for found in stages] for name in stages[0][0]}
+    return args | per_block | {"window_size": _native_windows(args | per_block)}
+
+
+def _merge_args(shapes: Mapping[str, tuple[int, ...]], stages: int) -> dict[str, Any]:
+    """Widths of the patch mergings before all stages but the first."""
+    downs = [f"stages.{stage}.downsample" for stage in range(1, stages)]
+    return {
+        "merge_dim": [shapes[f"{down}.merge.expand.conv.weight"][0] for down in downs],
+        "merge_ffn_dim": [
+            [shapes[f"{down}.{side}.ffn.m.up.conv.weight"][0] for side in ("before", "after")] for down in downs
+        ],
     }
-    for stage in stages:
-        count = _count(shapes, rf"stages\.{stage}\.blocks\.(\d+)")
-        args["depth"].append(count)
-        found = [_block_args(shapes, f"stages.{stage}.blocks.{index}") for index in range(count)]
-        for name, values in per_block.items():
-            values.append([block[name] for block in found])
-        attn = f"stages.{stage}.blocks.0.mixer.m.attn"
-        args["embed_dim"].append(shapes[f"{attn}.proj.conv.weight"][0])
-        if stage:
-            down = f"stages.{stage}.downsample"
-            args["merge_dim"].append(shapes[f"{down}.merge.expand.conv.weight"][0])
-            args["merge_ffn_dim"].append(
-                [shapes[f"{down}.{side}.ffn.m.up.conv.weight"][0] for side in ("before", "after")]
-            )
-    seen = [
-        EfficientVitConfig(**(args | per_block | {"img_size": size})).resolutions for size in {args["img_size"], 224}
+
+
+def _native_windows(args: Mapping[str, Any]) -> list[list[int]]:
+    """Sides of all windows; one that is as large as its feature map, here or at 224, is the paper's 7, cut off."""
+    sizes = {args["img_size"], 224}
+    maps = [EfficientVitConfig(**{**args, "img_size": size}).resolutions for size in sizes]
+    return [
+        [max(side, 7) if side in {min(resolutions[stage]) for resolutions in maps} else side for side in sides]
+        for stage, sides in enumerate(args["window_size"])
     ]
-    for stage, sides in enumerate(per_block["window_size"]):
-        native = {min(resolutions[stage]) for resolutions in seen}
-        per_block["window_size"][stage] = [max(side, 7) if side in native else side for side in sides]
-    return args | per_block
 
 
 def _block_args(shapes: Mapping[str, tuple[int, ...]], name: str) -> dict[str, Any]:
+    """What is chosen block by block."""
     attn = f"{name}.mixer.m.attn"
     heads = _count(shapes, rf"{re.escape(attn)}\.qkvs\.(\d+)")
     kernels = [shapes[f"{attn}.dws.{head}.conv.weight"] for head in range(heads)]
@@ -275,11 +289,12 @@ def _block_args(shapes: Mapping[str, tuple[int, ...]], name: str) -> dict[str, A
 
 
 def _count(shapes: Mapping[str, Any], pattern: str) -> int:
+    """One more than the highest number in the names that begin with `pattern`."""
     return 1 + max((int(m[1]) for name in shapes if (m := re.match(rf"{pattern}\.", name))), default=-1)
 
 
 def to_timm_keys(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """A checkpoint of timm's class or of the original code under our names."""
+    """Also of the original code."""
     return to_flex_weights(state, model)
 
 

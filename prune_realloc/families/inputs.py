@@ -16,7 +16,7 @@ def input_shape(model: nn.Module) -> tuple[int, int, int]:
     """
     for family in FAMILIES.values():
         if family.owns(model):
-            return tuple(family.example_input(model)[1:])
+            return family.example_input(model)[1:]
     config = getattr(model, "pretrained_cfg", None) or {}
     first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
     if "input_size" not in config or first is None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.structure import Site
-from prune_realloc.families import family_of
+from prune_realloc.families import cuttable_family_of
 from prune_realloc.pruning.sites import find_sites
 
 Keep = Mapping[str, np.ndarray]
@@ -25,31 +25,19 @@ def cut(model: nn.Module, sites: Iterable[Site], keep: Keep) -> nn.Module:
     the source's.
 
     Raises:
-        InputError: an unknown site, a unit out of range, a site that would be empty, heads of unequal width, or a
-            network that cannot be cut.
+        InputError: an unknown site, a unit out of range, a site that would be empty or of a width that cannot be
+            built, heads of unequal width, or a network that cannot be cut.
     """
-    check_cuttable(model)
+    family = cuttable_family_of(model)
     by_name = {site.name: site for site in sites}
     for name, units in keep.items():
         _check(by_name, name, np.asarray(units))
         _check_groups(by_name[name], units, keep)
-    blocks_gone = {
-        site.block for site in by_name.values() if site.axis == "block" and not len(keep.get(site.name, [0]))
-    }
+    blocks_gone = blocks_that_go(by_name.values(), keep)
     if blocks_gone and blocks_gone == {site.block for site in by_name.values() if site.axis == "block"}:
         raise InputError("every block would go; keep at least one")
     keep = {name: units for name, units in keep.items() if by_name[name].axis != "block"}
-    gone = _removed_positions(by_name, keep)
-    parameters = dict(model.named_parameters())
-    narrower: dict[int, object] = {}  # what deepcopy takes in place of a copy of the whole parameter
-    for name, by_dim in gone.items():
-        tensor = parameters[name].detach()
-        for dim, positions in by_dim.items():
-            stays = np.setdiff1d(np.arange(tensor.shape[dim]), positions)
-            tensor = tensor.index_select(dim, torch.as_tensor(stays, device=tensor.device))
-        narrower[id(parameters[name])] = nn.Parameter(tensor.contiguous(), parameters[name].requires_grad)
-    smaller = copy.deepcopy(model, narrower)
-    family = family_of(model)
+    smaller = copy.deepcopy(model, _narrower_parameters(model, _removed_positions(by_name, keep)))
     family.sync_(smaller, keep)
     if blocks_gone:
         family.drop_blocks_(smaller, blocks_gone)
@@ -58,12 +46,10 @@ def cut(model: nn.Module, sites: Iterable[Site], keep: Keep) -> nn.Module:
     return smaller
 
 
-def check_cuttable(model: nn.Module) -> None:
-    """Raises an InputError for a network whose family scores its sites but does not cut them."""
-    if not family_of(model).describe(model).branches:
-        raise InputError(
-            f"model {type(model).__name__} cannot be cut; `emit --inherit` makes a narrower one with its weights"
-        )
+def blocks_that_go(sites: Iterable[Site], keep: Keep) -> set[int]:
+    """Numbers of the blocks of which `keep` leaves nothing."""
+    whole = (site for site in sites if site.axis == "block" and not len(keep.get(site.name, [0])))
+    return {site.block for site in whole if site.block is not None}
 
 
 def cut_to_widths(model: nn.Module, widths: Mapping[str, int]) -> nn.Module:
@@ -87,6 +73,10 @@ def _check(by_name: Mapping[str, Site], name: str, units: np.ndarray) -> None:
         raise InputError(f"{name}: no unit is kept; keep at least one")
     if units.min() < 0 or units.max() >= site.units or (np.diff(units) <= 0).any():
         raise InputError(f"{name}: units must be increasing and below {site.units}")
+    if len(units) % (site.groups * site.multiple) and site.multiple > 1:
+        raise InputError(
+            f"{name}: {len(units) // site.groups} units are kept; the width must be a multiple of {site.multiple}"
+        )
 
 
 def _check_groups(site: Site, units: np.ndarray, keep: Keep) -> None:
@@ -98,6 +88,19 @@ def _check_groups(site: Site, units: np.ndarray, keep: Keep) -> None:
         raise InputError(
             f"{site.name}: the kept heads differ in width ({counts.tolist()}); keep the same number in each"
         )
+
+
+def _narrower_parameters(model: nn.Module, gone: Mapping[str, Mapping[int, np.ndarray]]) -> dict[int, object]:
+    """What `copy.deepcopy` takes in place of a copy of each whole parameter: its `id` -> what is left of it."""
+    parameters = dict(model.named_parameters())
+    narrower: dict[int, object] = {}
+    for name, by_dim in gone.items():
+        tensor = parameters[name].detach()
+        for dim, positions in by_dim.items():
+            stays = np.setdiff1d(np.arange(tensor.shape[dim]), positions)
+            tensor = tensor.index_select(dim, torch.as_tensor(stays, device=tensor.device))
+        narrower[id(parameters[name])] = nn.Parameter(tensor.contiguous(), parameters[name].requires_grad)
+    return narrower
 
 
 def _removed_positions(by_name: Mapping[str, Site], keep: Keep) -> dict[str, dict[int, np.ndarray]]:

@@ -13,7 +13,7 @@ residual stream goes from all layers that read it at once; there W is the identi
 
 Q and K meet in logits only. A q/k dimension d adds q_d k_d, so taking it out changes the loss through q_d g_d, g
 being the loss gradient at q: N / 2 E[q_d^2] E[g_d^2], in the basis that makes both moments diagonal
-(`compensate.rotated`).
+(`rotate.rotated`).
 """
 
 # U units that a writer reads, H heads, D stream channels
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from prune_realloc.core.structure import Site, Structure, site_name
 from prune_realloc.pruning.elimination import Curve, Elimination, eliminate
 from prune_realloc.pruning.moments import LayerMoments, LinearMoments, LogitMoments
+from prune_realloc.pruning.sites import stream_sites
 
 
 def damage_curves(
@@ -46,16 +47,18 @@ def damage_curves(
         scores: whole heads go in the order of their scores, the lowest first.
         refit: False for cuts that only shift means: units cost what each costs alone, N / 2 w' G w C_pp.
     """
-    stream, *inside = sites
-    curves = {stream.name: _stream_curve(stream, moments, refit)}
-    by_name = {site.name: site for site in inside}
-    curves |= {name: _logit_curve(by_name[name], read) for name, read in moments.logits.items()}
-    lost: dict[str, float] = dict.fromkeys((site.name for site in inside if site.axis == "block"), 0.0)
+    by_name = {site.name: site for site in sites}
+    curves = {name: _logit_curve(by_name[name], read) for name, read in moments.logits.items()}
+    for name, site in stream_sites(sites).items():
+        reads = [moments.readers[layer] for layer, stream in structure.readers().items() if stream == name]
+        curves[name] = _stream_curve(site, reads, refit)
+    lost: dict[str, float] = dict.fromkeys((site.name for site in sites if site.axis == "block"), 0.0)
     for branch in structure.branches:
         site, read = by_name[branch.site], moments.writers[branch.site]
         weight = model.get_parameter(f"{branch.writer}.weight").detach().double()
         curves[site.name] = _writer_curve(site, weight, read, refit)
-        lost[site_name("block", branch.block)] += curves[site.name].damage[0]
+        if (block := site_name("block", branch.block)) in lost:
+            lost[block] += curves[site.name].damage[0]
         heads = by_name.get(site_name("heads", branch.block))
         if site.axis == "v" and heads is not None:
             order = np.argsort(-scores[heads.name], kind="stable")
@@ -65,14 +68,14 @@ def damage_curves(
 
 
 def _writer_curve(site: Site, weight: Tensor, moments: LinearMoments, refit: bool) -> Curve:
+    """Units of the site go from the one layer that reads them."""
     if not refit:
         return score_curve(site, _alone(weight, moments))
     return eliminate([Elimination(weight, moments)], site.groups, site.width)
 
 
-def _stream_curve(site: Site, moments: LayerMoments, refit: bool) -> Curve:
-    """A channel of the stream goes from all readers at once; each is refitted on the channels that are left."""
-    reads = moments.readers.values()
+def _stream_curve(site: Site, reads: Sequence[LinearMoments], refit: bool) -> Curve:
+    """A channel of the stream goes from all its readers at once; each is refitted on the channels that are left."""
     eyes = [torch.eye(site.units, dtype=torch.float64, device=read.mean.device) for read in reads]
     if not refit:
         return score_curve(site, np.sum([_alone(eye, read) for eye, read in zip(eyes, reads, strict=True)], axis=0))
@@ -80,12 +83,13 @@ def _stream_curve(site: Site, moments: LayerMoments, refit: bool) -> Curve:
 
 
 def _alone(weight: Tensor, moments: LinearMoments) -> np.ndarray:
-    """Damage of each unit by itself when nothing is refitted but the mean."""
+    """Damage of each unit by itself, in nats per image, when nothing is refitted but the mean."""
     power = ((moments.gradient @ weight) * weight).sum(0) * moments.covariance.diagonal()
     return (moments.tokens / 2 * power).cpu().numpy()
 
 
 def _heads_curve(order: np.ndarray, weight: Tensor, moments: LinearMoments, refit: bool) -> Curve:
+    """Whole heads go from one writer, the last of `order` first."""
     if not refit:
         lost = _alone(weight, moments).reshape(len(order), -1).sum(1)[order]
         return Curve(order[None], np.append(lost[::-1].cumsum()[::-1], 0.0))
@@ -98,6 +102,7 @@ def _heads_curve(order: np.ndarray, weight: Tensor, moments: LinearMoments, refi
 
 
 def _logit_curve(site: Site, moments: LogitMoments) -> Curve:
+    """Dimensions of Q and K go one by one; what they damage adds up."""
     power = moments.activation.diagonal(dim1=1, dim2=2) * moments.gradient.diagonal(dim1=1, dim2=2)
     return score_curve(site, (moments.tokens / 2 * power).cpu().numpy())
 
@@ -111,7 +116,7 @@ def score_curve(site: Site, scores: np.ndarray) -> Curve:
 
 
 def kept_units(curves: Mapping[str, Curve], widths: Mapping[str, int], sites: Sequence[Site]) -> dict[str, np.ndarray]:
-    """Site name -> units that stay at `widths`, as `surgery.cut` takes them."""
+    """Site name -> units that stay at `widths`, as `cut` takes them."""
     keep = {}
     for site in sites:
         width, order = widths[site.name], curves[site.name].order

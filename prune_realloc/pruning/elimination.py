@@ -21,8 +21,10 @@ _STEPS = 64
 
 @dataclass(frozen=True)
 class Curve:
+    """In which order the units of a site go, and what is lost on the way."""
+
     order: np.ndarray
-    """Units of each group, the one that is kept longest first, shape (groups, width)."""
+    """Units of each group, counted within it, the one that is kept longest first; shape (groups, width)."""
     damage: np.ndarray
     """Nats per image when only the first w units of each group are left, w = 0 .. width, shape (width + 1,)."""
 

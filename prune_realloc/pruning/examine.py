@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import platform
 from collections.abc import Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from math import log
 from typing import Any
@@ -18,9 +17,9 @@ from torch import Tensor, nn
 from prune_realloc.core.analysis import Analysis
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.intervals import rank_correlation
-from prune_realloc.core.structure import AXES, Site
+from prune_realloc.core.structure import AXES, Site, Structure
 from prune_realloc.data.stream import ImageStream
-from prune_realloc.families import family_of
+from prune_realloc.families import cuttable_family_of, family_of
 from prune_realloc.families.inputs import input_shape
 from prune_realloc.pruning.damage import damage_curves, score_curve
 from prune_realloc.pruning.elimination import Curve
@@ -42,6 +41,7 @@ class Examined:
     """The same function as the source; LayerScale folded, Q/K and V rotated where that was wanted and possible."""
     sites: tuple[Site, ...]
     curves: Mapping[str, Curve]
+    """Site name -> in which order its units go, and what is lost."""
     weights: Mapping[str, Tensor]
     """By a writer's site and by a reader: how much each token position matters; empty for scorers without gradients."""
 
@@ -76,77 +76,120 @@ def examine(
         source, asked: how the network and the images were opened, for the record.
         rotate, refit: what will be done around a cut; with neither, units go in the order of their scores.
     """
-    sites = find_sites(net)
-    family = family_of(net)
-    structure = family.describe(net)
-    notes = list(structure.notes)
-    network = copy.deepcopy(net)
-    with torch.no_grad():
-        family.fold_(network)
-    facts: dict[str, Any] = {"samples": 0, "data": None, "stability": {}}
-    weights: dict[str, Tensor] = {}
-    curves: dict[str, Curve] | None = None
+    sites, structure = find_sites(net), family_of(net).describe(net)
+    network = _folded(net, structure)
     if images is None:
-        scores = weight_scores(scorer, net, sites, seed)
+        found = _Found(scores=weight_scores(scorer, net, sites, seed), network=network)
     else:
-        classes, batch_size = count_classes(net), images.loading["batch_size"]
-        labelled = images.classes is not None
-        loss = top1 = None
-        with out_of_memory_named(batch_size):
+        with out_of_memory_named(images.loading["batch_size"]):
             if scorer in ACTIVATION_SCORERS:
-                by_half = activation_variances(network, sites, images, amp=amp)
-                halves = [{name: v[h] for name, v in by_half.items()} for h in (0, 1)]
-                scores = {name: v.mean(axis=0) for name, v in by_half.items()}
+                found = _by_activations(network, sites, images, amp)
             else:
-                draws = torch.rand(images.wanted, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-                watch = GradientWatch(network, structure)
-                with watch.attached() if structure.branches else nullcontext():
-                    moments = gate_moments(network, sites, images, draws=draws, labelled=labelled, amp=amp)
-                scores = gradient_scores(scorer, moments, labelled=labelled)
-                halves = [gradient_scores(scorer, moments, labelled=labelled, half=h) for h in (0, 1)]
-                loss, top1 = moments.loss if classes else None, moments.right
-                notes += _training_notes(scorer, moments, classes, labelled)
-                _check_scores(scores, notes)
-                if structure.branches:
-                    layers = layer_moments(network, structure, watch, images)
-                    weights = {name: read.weight for name, read in (layers.writers | layers.readers).items()}
-                    if rotate:
-                        network, layers = rotated(network, structure, layers)
-                    if rotate or refit:
-                        curves = damage_curves(network, sites, structure, layers, scores, refit=refit)
-        notes += images.notes()
-        given = "given" if labelled else ("drawn from the model" if classes else "random projections")
-        facts = {
-            "samples": len(images.checksums),
-            "loss": loss,
-            "top1": top1,
-            "stability": _stability(sites, halves),
-            "data": images.facts() | {"labels": given} | dict(asked or {}),
-        }
-    _check_scores(scores, notes)
-    if curves is None:
-        curves = {site.name: score_curve(site, scores[site.name]) for site in sites}
-    return Examined(
-        Analysis(
-            scores=scores,
-            damage={name: curve.damage for name, curve in curves.items()},
-            widths=widths(sites),
-            groups={site.name: site.groups for site in sites},
-            terms=structure.terms,
-            scorer=scorer,
-            unit="nats" if scorer in GRADIENT_SCORERS else scorer,
-            seed=seed,
-            model=model_identity(net) | facts_of(net) | dict(source or {}),
-            notes=tuple(dict.fromkeys(notes)),
-            versions={name: version(name) for name in ("prune-realloc", "torch", "timm", "torch-pruning", "numpy")}
-            | {"python": platform.python_version()},
-            **facts,
-        ),
-        network,
-        sites,
-        curves,
-        weights,
+                found = _by_gradients(network, sites, structure, images, scorer, seed, amp, rotate, refit)
+        found.facts["data"] = images.facts() | {"labels": _label_kind(net, images)} | dict(asked or {})
+        found.facts["samples"] = len(images.checksums)
+    notes = [*structure.notes, *found.notes, *(images.notes() if images is not None else ())]
+    notes += _dead_sites(found.scores)
+    curves = found.curves or {site.name: score_curve(site, found.scores[site.name]) for site in sites}
+    analysis = Analysis(
+        scores=found.scores,
+        damage={name: curve.damage for name, curve in curves.items()},
+        widths=widths(sites),
+        groups={site.name: site.groups for site in sites},
+        multiples={site.name: site.multiple for site in sites if site.multiple > 1},
+        terms=structure.terms,
+        scorer=scorer,
+        unit="nats" if scorer in GRADIENT_SCORERS else scorer,
+        seed=seed,
+        model=model_identity(net) | facts_of(net) | dict(source or {}),
+        notes=tuple(dict.fromkeys(notes)),
+        versions=_versions(),
+        **found.facts,
     )
+    return Examined(analysis, found.network, sites, curves, found.weights)
+
+
+@dataclass(kw_only=True)
+class _Found:
+    """What one kind of scorer finds."""
+
+    scores: Mapping[str, np.ndarray]
+    network: nn.Module
+    """In the basis to be cut in."""
+    curves: Mapping[str, Curve] | None = None
+    """Damage of each width; None where nothing better is known than scores that add up."""
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    """How much each token position matters, as `Examined` has it."""
+    facts: dict[str, Any] = field(default_factory=lambda: {"samples": 0, "data": None, "stability": {}})
+    """Fields of the `Analysis` that tell how it was found."""
+    notes: list[str] = field(default_factory=list)
+
+
+def _folded(net: nn.Module, structure: Structure) -> nn.Module:
+    """A copy without LayerScale, where its layers can be cut and refitted."""
+    network = copy.deepcopy(net)
+    if structure.branches:
+        with torch.no_grad():
+            cuttable_family_of(net).fold_scales_(network)
+    return network
+
+
+def _by_activations(network: nn.Module, sites: tuple[Site, ...], images: ImageStream, amp: bool) -> _Found:
+    by_half = activation_variances(network, sites, images, amp=amp)
+    seen = [half for half in (0, 1) if any(np.isfinite(v[half]).any() for v in by_half.values())]
+    halves = seen or [0, 1]  # one image leaves the half of the odd ones empty
+    found = _Found(scores={name: v[halves].mean(axis=0) for name, v in by_half.items()}, network=network)
+    found.facts["stability"] = _stability(sites, [{name: v[half] for name, v in by_half.items()} for half in (0, 1)])
+    return found
+
+
+def _by_gradients(
+    network: nn.Module,
+    sites: tuple[Site, ...],
+    structure: Structure,
+    images: ImageStream,
+    scorer: str,
+    seed: int,
+    amp: bool,
+    rotate: bool,
+    refit: bool,
+) -> _Found:
+    """From two passes: one with gradients, and one for the moments of what layers read, where layers can be cut."""
+    labelled, classes = images.classes is not None, count_classes(network)
+    draws = torch.rand(images.wanted, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    watch = GradientWatch(network, structure)
+    with watch.attached(images) as batches:
+        moments = gate_moments(network, sites, batches, draws=draws, labelled=labelled, amp=amp)
+    found = _Found(scores=gradient_scores(scorer, moments, labelled=labelled), network=network)
+    halves = [gradient_scores(scorer, moments, labelled=labelled, half=half) for half in (0, 1)]
+    found.notes += _training_notes(scorer, moments, classes, labelled)
+    found.notes += _dead_sites(found.scores)
+    if structure.branches:
+        layers = layer_moments(network, structure, watch, images)
+        found.weights = layers.token_weights()
+        if rotate:
+            found.network, layers = rotated(network, structure, layers)
+        if rotate or refit:
+            found.curves = damage_curves(found.network, sites, structure, layers, found.scores, refit=refit)
+    found.facts |= {
+        "loss": moments.loss if classes else None,
+        "top1": moments.right,
+        "stability": _stability(sites, halves),
+    }
+    return found
+
+
+def _label_kind(net: nn.Module, images: ImageStream) -> str:
+    """Where the labels come from that the loss is taken at."""
+    if images.classes is not None:
+        return "given"
+    return "drawn from the model" if count_classes(net) else "random projections"
+
+
+def _versions() -> dict[str, str]:
+    """Of the libraries that decide what is found."""
+    names = ("prune-realloc", "torch", "timm", "torch-pruning", "numpy")
+    return {name: version(name) for name in names} | {"python": platform.python_version()}
 
 
 def _training_notes(scorer: str, moments: Moments, classes: int, labelled: bool) -> list[str]:
@@ -173,7 +216,12 @@ def _training_notes(scorer: str, moments: Moments, classes: int, labelled: bool)
     return notes
 
 
-def _check_scores(scores: Mapping[str, np.ndarray], notes: list[str]) -> None:
+def _dead_sites(scores: Mapping[str, np.ndarray]) -> list[str]:
+    """A note where some sites have only zero scores.
+
+    Raises:
+        InputError: all have, or a score is not finite.
+    """
     broken = [name for name, s in scores.items() if not np.isfinite(s).all()]
     if broken:
         raise InputError(
@@ -186,8 +234,9 @@ def _check_scores(scores: Mapping[str, np.ndarray], notes: list[str]) -> None:
             "every score is zero: no gradient reaches any unit; the network is untrained (residual "
             "branches that start at zero) or constant"
         )
-    if dead:
-        notes.append(f"{len(dead)} sites have only zero scores, no gradient reaches them: {', '.join(dead[:5])}")
+    if not dead:
+        return []
+    return [f"{len(dead)} sites have only zero scores, no gradient reaches them: {', '.join(dead[:5])}"]
 
 
 def _stability(sites: tuple[Site, ...], halves: list[dict[str, np.ndarray]]) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from prune_realloc.core.structure import Gate, Site, Slice
 from prune_realloc.data.batches import Batch
 from prune_realloc.families import family_of
-from prune_realloc.pruning.hooks import tapped
+from prune_realloc.pruning.hooks import Place, tapped
 from prune_realloc.runtime.distributed import summed
 from prune_realloc.runtime.networks import count_classes
 
@@ -59,46 +59,62 @@ def gate_moments(
     """
     sites = tuple(sites)
     device = next(model.parameters()).device
-    double = torch.float64
-    count = torch.zeros(2, dtype=double, device=device)
-    first = {site.name: torch.zeros(2, site.units, dtype=double, device=device) for site in sites}
-    second = {name: torch.zeros_like(total) for name, total in first.items()}
-    loss_sum, right_sum, entropy_sum = 0.0, 0, 0.0
+    sums = _GateSums(sites, device)
     classifier = count_classes(model) > 0
     with _frozen(model), torch.enable_grad():
         for batch in batches:
             images = batch.images.to(device)
             scores: dict[str, Tensor] = {}
             with (
-                tapped(model, sites, partial(_add_gate_gradients, scores)),
+                tapped(model, sites, partial(_add_gate_gradients, scores, len(images))),
                 torch.autocast(device.type, torch.bfloat16, enabled=amp),
             ):
                 out = model(images) if classifier else family_of(model).features(model, images)
             losses, right, entropy = _losses(_at_least_single(out), batch, draws, labelled, classifier)
             losses.sum().backward()
-            odd = (batch.positions % 2 == 1).to(device)
-            for half, members in enumerate((~odd, odd)):
-                count[half] += members.sum()
-                for name, s in scores.items():
-                    # windows are scored one by one; those of an image are one after the other
-                    part = s.unflatten(0, (len(images), -1)).sum(1)[members].to(double)
-                    first[name][half] += part.sum(0)
-                    second[name][half] += part.square().sum(0)
-            loss_sum += float(losses.detach().double().sum())
-            right_sum += right
-            entropy_sum += entropy
-    count = summed(count)
-    first, second = ({name: summed(total) for name, total in totals.items()} for totals in (first, second))
-    loss_sum, right_sum, entropy_sum = summed(torch.tensor([loss_sum, right_sum, entropy_sum], dtype=double)).tolist()
-    images_seen = float(count.sum())
-    return Moments(
-        count=count.cpu().numpy(),
-        first={name: total.cpu().numpy() for name, total in first.items()},
-        second={name: total.cpu().numpy() for name, total in second.items()},
-        loss=loss_sum / images_seen,
-        right=right_sum / images_seen if labelled else None,
-        entropy=entropy_sum / images_seen if classifier else None,
-    )
+            sums.add(scores, batch.positions, losses, right, entropy)
+    return sums.moments(labelled, classifier)
+
+
+class _GateSums:
+    """Sums over the images that one process has seen, in each half: even and odd images."""
+
+    def __init__(self, sites: Iterable[Site], device: torch.device) -> None:
+        self.count = torch.zeros(2, dtype=torch.float64, device=device)
+        self.first = {site.name: torch.zeros(2, site.units, dtype=torch.float64, device=device) for site in sites}
+        self.second = {name: torch.zeros_like(total) for name, total in self.first.items()}
+        self.loss, self.right, self.entropy = 0.0, 0, 0.0
+
+    def add(self, scores: Mapping[str, Tensor], positions: Tensor, losses: Tensor, right: int, entropy: float) -> None:
+        """One batch: scores of each site, shape (B, U), and losses, shape (B,)."""
+        odd = (positions % 2 == 1).to(self.count.device)
+        for half, members in enumerate((~odd, odd)):
+            self.count[half] += members.sum()
+            for name, s in scores.items():
+                part = s[members].to(torch.float64)
+                self.first[name][half] += part.sum(0)
+                self.second[name][half] += part.square().sum(0)
+        self.loss += float(losses.detach().double().sum())
+        self.right += right
+        self.entropy += entropy
+
+    def moments(self, labelled: bool, classifier: bool) -> Moments:
+        """Over the images of all processes."""
+        count = summed(self.count)
+        first, second = (
+            {name: summed(total).cpu().numpy() for name, total in totals.items()}
+            for totals in (self.first, self.second)
+        )
+        sums = torch.tensor([self.loss, self.right, self.entropy], dtype=torch.float64)
+        loss, right, entropy = (summed(sums) / float(count.sum())).tolist()
+        return Moments(
+            count=count.cpu().numpy(),
+            first=first,
+            second=second,
+            loss=loss,
+            right=right if labelled else None,
+            entropy=entropy if classifier else None,
+        )
 
 
 def activation_variances(
@@ -110,24 +126,14 @@ def activation_variances(
     """
     sites = tuple(sites)
     device = next(model.parameters()).device
-    sums: dict[tuple[str, str], Tensor] = {}
-
+    sums: dict[Place, Tensor] = {}
     with torch.inference_mode():
         for batch in batches:
             odd = (batch.positions % 2 == 1).to(device)
-
-            def add(key: tuple[str, str], gates: list[tuple[Site, Gate]], x: Tensor, odd: Tensor = odd) -> None:
-                flat = x.double().movedim(gates[0][1].dim, -1).flatten(1, -2)  # (B, tokens, C)
-                flat = flat.reshape(len(odd), -1, flat.shape[-1])  # the windows of an image are one after the other
-                if key not in sums:
-                    sums[key] = torch.zeros(2, 3, flat.shape[2], dtype=torch.float64, device=device)
-                for half, members in enumerate((~odd, odd)):
-                    part = flat[members].flatten(0, 1)
-                    sums[key][half, 0] += len(part)
-                    sums[key][half, 1] += part.sum(0)
-                    sums[key][half, 2] += part.square().sum(0)
-
-            with tapped(model, sites, add), torch.autocast(device.type, torch.bfloat16, enabled=amp):
+            with (
+                tapped(model, sites, partial(_add_activations, sums, odd)),
+                torch.autocast(device.type, torch.bfloat16, enabled=amp),
+            ):
                 model(batch.images.to(device))
     variances: dict[str, np.ndarray] = {site.name: np.zeros((2, site.units)) for site in sites}
     for site in sites:
@@ -137,6 +143,21 @@ def activation_variances(
                 variance = squares / count - (total / count) ** 2
             variances[site.name][:, unit_values(gate)] += variance[:, gate.index].sum(axis=2)
     return variances
+
+
+def _add_activations(
+    sums: dict[Place, Tensor], odd: Tensor, place: Place, gates: list[tuple[Site, Gate]], x: Tensor
+) -> None:
+    """Adds count, sum and sum of squares of each channel to `sums`, shape (2, 3, C): the halves of the images."""
+    flat = x.double().movedim(gates[0][1].dim, -1).flatten(1, -2)  # (B, tokens, C)
+    flat = flat.reshape(len(odd), -1, flat.shape[-1])  # the windows of an image are one after the other
+    if place not in sums:
+        sums[place] = torch.zeros(2, 3, flat.shape[2], dtype=torch.float64, device=flat.device)
+    for half, members in enumerate((~odd, odd)):
+        part = flat[members].flatten(0, 1)
+        sums[place][half, 0] += len(part)
+        sums[place][half, 1] += part.sum(0)
+        sums[place][half, 2] += part.square().sum(0)
 
 
 @contextmanager
@@ -153,7 +174,7 @@ def _frozen(model: nn.Module) -> Iterator[None]:
 
 
 def _add_gate_gradients(
-    scores: dict[str, Tensor], key: tuple[str, str], gates: list[tuple[Site, Gate]], x: Tensor
+    scores: dict[str, Tensor], images: int, place: Place, gates: list[tuple[Site, Gate]], x: Tensor
 ) -> None:
     """Once the gradient of `x` is known, adds activation x gradient of each image to the gates' sites."""
     if not x.requires_grad:
@@ -168,9 +189,10 @@ def _add_gate_gradients(
             if (start, stop) not in runs:
                 a, g = (t.movedim(gate.dim, -1)[..., start:stop] for t in (kept, grad))
                 runs[start, stop] = (_at_least_single(a) * g).flatten(1, -2).sum(1)
-            s = gather_units(runs[start, stop], gate.index - start)
+            s = _gather_units(runs[start, stop], gate.index - start)
             if gate.units is not None:
                 s = s.new_zeros(len(s), site.units).index_copy(1, torch.as_tensor(gate.units, device=s.device), s)
+            s = s.unflatten(0, (images, -1)).sum(1)  # the windows of an image are one after the other
             scores[site.name] = scores[site.name] + s if site.name in scores else s
 
     x.register_hook(on_gradient)
@@ -182,10 +204,11 @@ def unit_values(part: Gate | Slice) -> np.ndarray | slice:
 
 
 def _at_least_single(x: Tensor) -> Tensor:
+    """In single precision, where it was in half."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def gather_units(values: Tensor, index: np.ndarray) -> Tensor:
+def _gather_units(values: Tensor, index: np.ndarray) -> Tensor:
     """(B, C) -> (B, U): the sum over each unit's channels."""
     if index.shape[1] == 1 and index.shape[0] == values.shape[1] and (index[:, 0] == np.arange(len(index))).all():
         return values
@@ -195,7 +218,7 @@ def gather_units(values: Tensor, index: np.ndarray) -> Tensor:
 def _losses(out: Tensor, batch: Batch, draws: Tensor, labelled: bool, classifier: bool) -> tuple[Tensor, int, float]:
     """Loss of each image (B,), how many the model gets right, and the summed entropy of its predictions."""
     if not classifier:
-        directions = torch.stack([_direction(float(draws[p]), out.shape[1]) for p in batch.positions.tolist()])
+        directions = torch.stack([random_direction(float(draws[p]), out.shape[1]) for p in batch.positions.tolist()])
         return (out * directions.to(out.device)).sum(1), 0, 0.0
     log_p = F.log_softmax(out, dim=1)
     entropy = float(-(log_p.detach().exp() * log_p.detach()).sum())
@@ -209,6 +232,6 @@ def _losses(out: Tensor, batch: Batch, draws: Tensor, labelled: bool, classifier
     return F.nll_loss(log_p, target, reduction="none"), right, entropy
 
 
-def _direction(draw: float, width: int) -> Tensor:
+def random_direction(draw: float, width: int) -> Tensor:
     """A standard normal vector that belongs to one image: its loss is the projection of the features on it."""
     return torch.randn(width, generator=torch.Generator().manual_seed(int(draw * 2**53)))

@@ -1,16 +1,20 @@
-"""Modules tapped or masked inside a block, and put back."""
+"""Modules watched or masked while a network runs, and put back afterwards."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prune_realloc.core.structure import Gate, Site
+from prune_realloc.core.structure import Gate, Side, Site
+
+Place = tuple[str, Side]
+"""Name of a module, and which of its tensors is meant: its first input or its output."""
 
 
 @contextmanager
@@ -24,63 +28,52 @@ def masked(model: nn.Module, site: Site, units: Iterable[int]) -> Iterator[None]
         keep[torch.as_tensor(index.ravel())] = 0
         return (x.movedim(gate.dim, -1) * keep).movedim(-1, gate.dim)
 
-    handles = []
-    try:
-        for gate in site.gates:
-            module = model.get_submodule(gate.module)
-            if gate.side == "input":
-                handles.append(
-                    module.register_forward_pre_hook(lambda _, args, gate=gate: (zeroed(gate, args[0]), *args[1:]))
-                )
-            else:
-                handles.append(module.register_forward_hook(lambda _, __, out, gate=gate: zeroed(gate, out)))
+    with _attached(model, [((gate.module, gate.side), partial(zeroed, gate)) for gate in site.gates]):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
 def tapped(
-    model: nn.Module,
-    sites: tuple[Site, ...],
-    use: Callable[[tuple[str, str], list[tuple[Site, Gate]], Tensor], None],
+    model: nn.Module, sites: Sequence[Site], use: Callable[[Place, list[tuple[Site, Gate]], Tensor], None]
 ) -> Iterator[None]:
     """Calls `use` with every gated activation as it is computed; one hook serves all gates at a place."""
-    places: dict[tuple[str, str], list[tuple[Site, Gate]]] = defaultdict(list)
+    places: dict[Place, list[tuple[Site, Gate]]] = defaultdict(list)
     for site in sites:
         for gate in site.gates:
             places[gate.module, gate.side].append((site, gate))
-    handles = []
-    try:
-        for key, gates in places.items():
-            module = model.get_submodule(key[0])
-            if key[1] == "input":
-                handles.append(
-                    module.register_forward_pre_hook(lambda _, args, key=key, gates=gates: use(key, gates, args[0]))
-                )
-            else:
-                handles.append(
-                    module.register_forward_hook(lambda _, __, out, key=key, gates=gates: use(key, gates, out))
-                )
+    with _attached(model, [(place, partial(use, place, gates)) for place, gates in places.items()]):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
-def hooked(model: nn.Module, places: list) -> Iterator[None]:
+def hooked(model: nn.Module, places: Iterable[tuple[str, Side, Callable[[Tensor], None]]]) -> Iterator[None]:
     """Calls each place's function with the named module's first input or its output."""
-    handles = []
-    try:
-        for name, side, use in places:
+    with _attached(model, [((module, side), use) for module, side, use in places]):
+        yield
+
+
+@contextmanager
+def _attached(model: nn.Module, places: Iterable[tuple[Place, Callable[[Tensor], Tensor | None]]]) -> Iterator[None]:
+    """While it lasts, each function sees the tensor at its place; what it returns, if anything, takes its place."""
+    with ExitStack() as stack:
+        for (name, side), use in places:
             module = model.get_submodule(name)
             if side == "input":
-                handles.append(module.register_forward_pre_hook(lambda _, args, use=use: use(args[0])))
+                handle = module.register_forward_pre_hook(partial(_on_input, use))
             else:
-                handles.append(module.register_forward_hook(lambda _, __, out, use=use: use(out)))
+                handle = module.register_forward_hook(partial(_on_output, use))
+            stack.callback(handle.remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
+
+
+def _on_input(
+    use: Callable[[Tensor], Tensor | None], module: nn.Module, args: tuple[Tensor, ...]
+) -> tuple[Tensor, ...] | None:
+    changed = use(args[0])
+    return None if changed is None else (changed, *args[1:])
+
+
+def _on_output(
+    use: Callable[[Tensor], Tensor | None], module: nn.Module, args: tuple[Tensor, ...], out: Tensor
+) -> Tensor | None:
+    return use(out)

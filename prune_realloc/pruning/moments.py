@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from prune_realloc.core.structure import Site, Structure
 from prune_realloc.data.batches import Batch
-from prune_realloc.pruning.hooks import hooked
+from prune_realloc.pruning.hooks import Place, hooked
 from prune_realloc.runtime.distributed import summed
 
 MIX = 0.1
@@ -27,10 +27,10 @@ that of too few samples."""
 
 @dataclass
 class LinearMoments:
-    """Of what a linear layer reads: of a writer's units, or of the stream's channels at a reader."""
+    """Moments of what a linear layer reads: of a writer's units, or of the stream's channels at a reader."""
 
     tokens: int
-    """Of one image."""
+    """Number of tokens of one image, N; where a layer runs in windows, those of all windows of the image."""
     weight: Tensor
     """Share of the loss gradient's second moment that falls on each token position, times N; shape (N,), mean 1
     (`MIX` of it spread evenly).
@@ -48,61 +48,66 @@ class LinearMoments:
 
 @dataclass
 class LogitMoments:
-    """Of the q/k dimensions of one block: second moments of q and of the loss gradient at q, shape (H, K, K)."""
+    """Second moments of the q/k dimensions of one block, mean over tokens."""
 
     tokens: int
+    """Number of tokens of one image."""
     activation: Tensor
+    """Second moment of q, shape (H, K, K)."""
     gradient: Tensor
+    """Second moment of the loss gradient at q, shape (H, K, K)."""
 
 
 @dataclass
 class LayerMoments:
+    """What rotation, damage and refit need to know of every layer that reads or writes a stream."""
+
     writers: dict[str, LinearMoments]
-    """By the name of the site whose units the writer reads."""
+    """Name of the site whose units the writer reads -> its moments."""
     readers: dict[str, LinearMoments]
-    """By the name of a layer that reads the stream; one for layers that share their input."""
+    """Name of a layer that reads a stream -> its moments; one layer for all that share their input."""
     logits: dict[str, LogitMoments]
-    """By the name of the `qk` site."""
+    """Name of a `qk` site -> its moments."""
+
+    def token_weights(self) -> dict[str, Tensor]:
+        """How much each token position matters, shape (N,), by the names of `writers` and `readers`."""
+        return {name: read.weight for name, read in (self.writers | self.readers).items()}
 
 
 class GradientWatch:
     """Collects the gradient side while somebody else runs forward and backward with losses summed over images."""
 
     def __init__(self, model: nn.Module, structure: Structure) -> None:
-        self.model, self.structure = model, structure
+        self.model = model
+        self.layers = _watched_layers(structure)
+        self.qk_sites = [site for site in structure.sites if site.axis == "qk" and structure.branches]
         self.images = 0
+        self.images_at_hand = 0
+        """Images of the batch that is being run: a hooked tensor may have one row for each window of each image."""
         self.sums: dict[str, Tensor] = {}
         self.tokens: dict[str, int] = {}
 
     @contextmanager
-    def attached(self) -> Iterator[None]:
-        with hooked(
-            self.model,
-            [
-                *(
-                    (branch.writer, "output", partial(self._on_layer, branch.site))
-                    for branch in self.structure.branches
-                ),
-                *((name, "input", partial(self._on_layer, name)) for name in _readers(self.structure)),
-                *(
-                    (site.gates[0].module, "output", partial(self._on_logits, site))
-                    for site in self.structure.sites
-                    if site.axis == "qk"
-                ),
-            ],
-        ):
-            yield
+    def attached(self, batches: Iterable[Batch]) -> Iterator[Iterator[Batch]]:
+        """Hooks the layers, and yields the batches to be run meanwhile, one forward and backward for each."""
+        layers = [(name, side, partial(self._on_layer, key)) for key, (name, side) in self.layers.items()]
+        logits = [(site.gates[0].module, site.gates[0].side, partial(self._on_logits, site)) for site in self.qk_sites]
+        with hooked(self.model, [*layers, *logits]):
+            yield self._counted(batches)
+
+    def _counted(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            self.images_at_hand = len(batch.images)
+            self.images += self.images_at_hand
+            yield batch
 
     def _on_layer(self, key: str, x: Tensor) -> None:
-        if key == self.structure.branches[0].site:
-            self.images += len(x)
-
         def on_gradient(grad: Tensor) -> None:
-            g = grad.reshape(len(grad), -1, grad.shape[-1]).double()
+            g = grad.reshape(self.images_at_hand, -1, grad.shape[-1]).double()
             self.tokens[key] = g.shape[1]
             flat = g.flatten(0, 1)
-            self._add(f"{key} gradient", flat.T @ flat)
-            self._add(f"{key} weight", g.square().sum((0, 2)))
+            self._add(_gradient_key(key), flat.T @ flat)
+            self._add(_weight_key(key), g.square().sum((0, 2)))
 
         x.register_hook(on_gradient)
 
@@ -115,9 +120,9 @@ class GradientWatch:
 
         def on_gradient(grad: Tensor) -> None:
             x, g = grouped(held.pop()), grouped(grad)
-            self.tokens[site.name] = x.shape[1] // len(grad)
-            self._add(f"{site.name} activation", x.mT @ x)
-            self._add(f"{site.name} gradient", g.mT @ g)
+            self.tokens[site.name] = x.shape[1] // self.images_at_hand
+            self._add(_activation_key(site.name), x.mT @ x)
+            self._add(_gradient_key(site.name), g.mT @ g)
 
         out.register_hook(on_gradient)
 
@@ -130,20 +135,32 @@ class GradientWatch:
         self.images = int(summed(torch.tensor(self.images, device=next(self.model.parameters()).device)))
 
     def logits(self) -> dict[str, LogitMoments]:
+        """Name of a `qk` site -> its moments."""
         found = {}
-        for site in self.structure.sites:
-            if site.axis == "qk":
-                count = self.images * self.tokens[site.name]
-                activation, gradient = (self.sums[f"{site.name} {what}"] / count for what in ("activation", "gradient"))
-                found[site.name] = LogitMoments(self.tokens[site.name], activation, gradient)
+        for name in (site.name for site in self.qk_sites):
+            count = self.images * self.tokens[name]
+            activation, gradient = (self.sums[key] / count for key in (_activation_key(name), _gradient_key(name)))
+            found[name] = LogitMoments(self.tokens[name], activation, gradient)
         return found
 
     def gradient(self, key: str) -> tuple[Tensor, Tensor]:
         """Second moment of the gradient at a layer, and the weights of the tokens (N,)."""
-        weight = self.sums[f"{key} weight"]
+        weight = self.sums[_weight_key(key)]
         even = torch.ones_like(weight)
         weight = (1 - MIX) * weight / weight.mean() + MIX * even if weight.any() else even
-        return self.sums[f"{key} gradient"] / (self.images * self.tokens[key]), weight
+        return self.sums[_gradient_key(key)] / (self.images * self.tokens[key]), weight
+
+
+def _gradient_key(name: str) -> str:
+    return f"{name} gradient"
+
+
+def _weight_key(name: str) -> str:
+    return f"{name} weight"
+
+
+def _activation_key(name: str) -> str:
+    return f"{name} activation"
 
 
 _NOTHING = torch.zeros((), dtype=torch.float64)
@@ -151,24 +168,35 @@ _NOTHING = torch.zeros((), dtype=torch.float64)
 
 @dataclass
 class Regression:
-    """Weighted moments of a layer's input x, shape (.., U), and of what it should put out, t, shape (.., D)."""
+    """Weighted sums over a layer's inputs x and over what it should put out, t."""
 
     count: Tensor = _NOTHING
+    """Sum of the weights."""
     x: Tensor = _NOTHING
+    """Weighted sum of x, shape (U,)."""
     t: Tensor = _NOTHING
+    """Weighted sum of t, shape (D,)."""
     xx: Tensor = _NOTHING
+    """Weighted sum of x x', shape (U, U)."""
     tx: Tensor = _NOTHING
+    """Weighted sum of t x', shape (D, U)."""
 
     def add(self, x: Tensor, t: Tensor | None, weight: Tensor | None) -> None:
-        """One batch: x (B, .., U), t (B, .., D) or None, weight of each token (N,) or None for equal ones."""
-        x = x.reshape(len(x), -1, x.shape[-1]).double()
+        """One batch.
+
+        Args:
+            x: shape (B, .., U); B may count windows, those of an image one after the other.
+            t: shape (B, .., D), or None.
+            weight: of each token of an image, shape (N,); None for equal ones.
+        """
+        x = _tokens(x, weight)
         weight = x.new_ones(x.shape[1]) if weight is None else weight
         weighted = (x * weight[:, None]).flatten(0, 1)
         self.count = self.count + len(x) * weight.sum()
         self.x = self.x + weighted.sum(0)
         self.xx = self.xx + weighted.T @ x.flatten(0, 1)
         if t is not None:
-            t = t.reshape(len(x), -1, t.shape[-1]).double()
+            t = _tokens(t, weight)
             self.t = self.t + torch.einsum("bnd,n->d", t, weight)
             self.tx = self.tx + t.flatten(0, 1).T @ weighted
 
@@ -179,22 +207,27 @@ class Regression:
         return self.xx / self.count - torch.outer(self.mean(), self.mean())
 
 
+def _tokens(x: Tensor, weight: Tensor | None) -> Tensor:
+    """(B, .., C) -> (images, N, C) in double precision, where N is the number of weights."""
+    shape = (len(x), -1) if weight is None else (-1, len(weight))
+    return x.reshape(*shape, x.shape[-1]).double()
+
+
 def layer_moments(
     model: nn.Module, structure: Structure, watch: GradientWatch, batches: Iterable[Batch]
 ) -> LayerMoments:
-    """Complete what `watch` collected by the moments of the writers' inputs, from one forward pass."""
+    """Complete what `watch` collected by the moments of the layers' inputs, from one forward pass."""
     watch.complete()
     first = next(model.parameters())
-    layers = {branch.site: branch.writer for branch in structure.branches} | {n: n for n in _readers(structure)}
-    gradients = {key: watch.gradient(key) for key in layers}
-    inputs = {key: Regression() for key in layers}
+    gradients = {key: watch.gradient(key) for key in watch.layers}
+    inputs = {key: Regression() for key in watch.layers}
 
     def add(key: str, x: Tensor) -> None:
         inputs[key].add(x, None, gradients[key][1])
 
     with (
         torch.inference_mode(),
-        hooked(model, [(name, "input", partial(add, key)) for key, name in layers.items()]),
+        hooked(model, [(name, "input", partial(add, key)) for key, (name, _) in watch.layers.items()]),
     ):
         for batch in batches:
             model(batch.images.to(first))
@@ -211,6 +244,8 @@ def layer_moments(
     )
 
 
-def _readers(structure: Structure) -> tuple[str, ...]:
-    """One layer for every place where the stream is read."""
-    return (*(branch.readers[0] for branch in structure.branches), *structure.exits)
+def _watched_layers(structure: Structure) -> dict[str, Place]:
+    """Key of the moments of a layer -> where the loss gradient is read: at a writer's output, at a reader's input."""
+    writers: dict[str, Place] = {branch.site: (branch.writer, "output") for branch in structure.branches}
+    readers: dict[str, Place] = {name: (name, "input") for name in structure.readers()}
+    return writers | readers

@@ -22,22 +22,20 @@ _BASIS_RIDGE = 1e-4
 
 def rotated(model: nn.Module, structure: Structure, moments: LayerMoments) -> tuple[nn.Module, LayerMoments]:
     """A copy of `model` with the same function, each pair in the basis that sorts its units, and its moments."""
-    turned = copy.deepcopy(model)
+    network = copy.deepcopy(model)
     writers, logits = dict(moments.writers), dict(moments.logits)
     with torch.no_grad():
         for pair in structure.pairs:
             if pair.site in logits:
-                left, right = _logit_basis(logits[pair.site])
-                left, right = _evened(turned, pair, left, right)
-                logits[pair.site] = _turned_logits(logits[pair.site], left, right)
+                left, right = _scaled_alike(network, pair, *_logit_basis(logits[pair.site]))
+                logits[pair.site] = _rotated_logits(logits[pair.site], left, right)
             else:
-                left, right = _value_basis(turned, pair, writers[pair.site])
-                writers[pair.site] = _turned_units(writers[pair.site], left)
-            for part in pair.left:
-                _apply_(turned, part, left)
-            for part in pair.right:
-                _apply_(turned, part, right)
-    return turned, LayerMoments(writers, moments.readers, logits)
+                left, right = _value_basis(network, pair, writers[pair.site])
+                writers[pair.site] = _rotated_units(writers[pair.site], left)
+            for parts, matrix in ((pair.left, left), (pair.right, right)):
+                for part in parts:
+                    _apply_(network, part, matrix)
+    return network, LayerMoments(writers, moments.readers, logits)
 
 
 def _logit_basis(moments: LogitMoments) -> tuple[Tensor, Tensor]:
@@ -70,7 +68,7 @@ def _balance(S: Tensor, O: Tensor) -> tuple[Tensor, Tensor]:  # noqa: E741 (the 
     return lower @ vectors, torch.linalg.solve_triangular(lower.T, vectors, upper=True).T
 
 
-def _evened(model: nn.Module, pair: Pair, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+def _scaled_alike(model: nn.Module, pair: Pair, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """Scale each unit so that its rows in q and k are of one size: the product stays, the numbers are tame."""
     sizes = []
     for parts, matrix in ((pair.left, left), (pair.right, right)):
@@ -82,6 +80,7 @@ def _evened(model: nn.Module, pair: Pair, left: Tensor, right: Tensor) -> tuple[
 
 
 def _apply_(model: nn.Module, part: Slice, matrix: Tensor) -> None:
+    """Multiply the numbers of each group's units, in place, by that group's matrix; shape (H, K, K)."""
     parameter = model.get_parameter(part.parameter)
     moved = parameter.data.movedim(part.dim, 0)
     index = torch.as_tensor(part.index[:, 0], device=parameter.device)
@@ -90,12 +89,14 @@ def _apply_(model: nn.Module, part: Slice, matrix: Tensor) -> None:
     moved[index] = mixed.reshape(units.shape).to(moved.dtype)
 
 
-def _turned_logits(moments: LogitMoments, left: Tensor, right: Tensor) -> LogitMoments:
+def _rotated_logits(moments: LogitMoments, left: Tensor, right: Tensor) -> LogitMoments:
+    """The moments that would be measured on the network in the new basis."""
     return LogitMoments(moments.tokens, left @ moments.activation @ left.mT, right @ moments.gradient @ right.mT)
 
 
-def _turned_units(moments: LinearMoments, turn: Tensor) -> LinearMoments:
-    whole = torch.block_diag(*turn)
+def _rotated_units(moments: LinearMoments, basis: Tensor) -> LinearMoments:
+    """The same for what a writer reads; `basis` has one matrix for each group, shape (H, K, K)."""
+    whole = torch.block_diag(*basis)
     return LinearMoments(
         moments.tokens, moments.weight, moments.gradient, whole @ moments.mean, whole @ moments.covariance @ whole.T
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from torch import nn
 
 from prune_realloc.core.cost import Widths
 from prune_realloc.core.errors import InputError
-from prune_realloc.core.structure import Site, Structure
+from prune_realloc.core.structure import Site, Slice, Stream
 from prune_realloc.families import family_of
 from prune_realloc.pruning.graph import stream_slices
 
@@ -18,34 +20,41 @@ def find_sites(model: nn.Module) -> tuple[Site, ...]:
         InputError: no family supports the model, or a parameter is neither in a slice nor declared fixed.
     """
     family = family_of(model)
-    structure: Structure = family.describe(model)
-    streams = []
-    for name, root in structure.stream_roots.items():
-        slices = stream_slices(model, family.example_input(model), structure.opaque, root)
-        units = slices[0].index.shape[0]
-        streams.append(Site("embed", None, units, slices, structure.stream_gates[name]))
+    structure = family.describe(model)
+    shape = family.example_input(model)
+    streams = (
+        _stream_site(stream, stream_slices(model, shape, structure.opaque, stream.root)) for stream in structure.streams
+    )
     sites = (*streams, *structure.sites)
     _check_coverage(model, sites, structure.fixed)
     return sites
 
 
-def widths(sites: tuple[Site, ...]) -> Widths:
+def stream_sites(sites: Iterable[Site]) -> dict[str, Site]:
+    """Name -> site of every residual stream, in the order in which they are computed."""
+    return {site.name: site for site in sites if site.axis == "embed"}
+
+
+def widths(sites: Iterable[Site]) -> Widths:
     """Site name -> width, as `cost.py` reads it."""
     return {site.name: site.width for site in sites}
 
 
-def _check_coverage(model: nn.Module, sites: tuple[Site, ...], fixed: dict[str, str]) -> None:
+def _stream_site(stream: Stream, slices: tuple[Slice, ...]) -> Site:
+    units = slices[0].index.shape[0]
+    return Site("embed", None, units, slices, stream.gates, stage=stream.stage, multiple=stream.multiple)
+
+
+def _check_coverage(model: nn.Module, sites: tuple[Site, ...], fixed: Mapping[str, str]) -> None:
+    """Is every parameter in a slice or declared fixed, and every slice inside its parameter?"""
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    covered = set(fixed)
-    for site in sites:
-        for part in site.slices if site.axis != "block" else ():  # a whole block would cover what was overlooked
-            assert len(part.index) == (site.units if part.units is None else len(part.units)), (
-                site.name,
-                part.parameter,
-            )
-            assert part.index.max() < shapes[part.parameter][part.dim], (site.name, part.parameter, part.dim)
-            covered.add(part.parameter)
-    left = sorted(set(shapes) - covered)
+    # a whole block would cover what was overlooked
+    parts = [(site, part) for site in sites if site.axis != "block" for part in site.slices]
+    for site, part in parts:
+        where = (site.name, part.parameter, part.dim)
+        assert len(part.index) == (site.units if part.units is None else len(part.units)), where
+        assert part.index.max() < shapes[part.parameter][part.dim], where
+    left = sorted(set(shapes) - set(fixed) - {part.parameter for _, part in parts})
     if left:
         raise InputError(
             f"parameter {left[0]} of shape {shapes[left[0]]} ({len(left)} in all) is in no site and not declared "

@@ -13,7 +13,7 @@ from prune_realloc.core.errors import InputError
 
 
 class Streams:
-    """The residual streams of the source (x) and of the cut network (y), batch by batch.
+    """The residual streams of the source (x) and of the cut network (y), batch by batch: (number, x, y).
 
     Between two layers they lie in a temporary file, so memory holds one batch however many images there are.
     """
@@ -23,6 +23,7 @@ class Streams:
         with _folder_named():
             self.file = tempfile.TemporaryFile()  # noqa: SIM115 (closed by __exit__)
         self.places: list[tuple[int, torch.Size, torch.Size]] = []
+        """Of each batch: where it begins in the file, and the shapes of x and y."""
 
     def __enter__(self) -> Streams:
         return self
@@ -32,10 +33,14 @@ class Streams:
             self.file.close()
 
     def append(self, x: Tensor, y: Tensor) -> None:
+        """One batch more."""
         self.places.append((self.file.seek(0, 2), x.shape, y.shape))
         self.replace(len(self.places) - 1, x, y)
 
     def replace(self, i: int, x: Tensor, y: Tensor) -> None:
+        """Batch `i` anew; of other shapes where it has entered another stream, and then in another place."""
+        if self.places[i][1:] != (x.shape, y.shape):
+            self.places[i] = (self.file.seek(0, 2), x.shape, y.shape)
         with _folder_named():
             self.file.seek(self.places[i][0])
             for part in (x, y):

@@ -19,10 +19,10 @@ from prune_realloc.core.names import RECIPE_FILE, RESULT_FILE, Progress
 from prune_realloc.data.batches import Batch
 from prune_realloc.data.images import open_images
 from prune_realloc.data.stream import ImageStream, use_labels
-from prune_realloc.families import family_of
+from prune_realloc.families import cuttable_family_of, family_of
 from prune_realloc.families.inputs import input_shape
 from prune_realloc.planning.plan import plan
-from prune_realloc.pruning.cut import check_cuttable, cut
+from prune_realloc.pruning.cut import cut
 from prune_realloc.pruning.damage import kept_units
 from prune_realloc.pruning.examine import Examined, examine
 from prune_realloc.pruning.refit import refit_
@@ -112,7 +112,7 @@ def apply(
         require_at_least(name, value, least)
     target = pick_device(device)
     net = _source(recipe) if model is None else model
-    check_cuttable(net)
+    cuttable_family_of(net)
     data = recipe.data.name
     if data is None and model is None and recipe.source.ckpt is None and recipe.source.model is None:
         data = "demo"

@@ -15,7 +15,6 @@ from support.moments import (
     images_of,
     kill_,
     measured,
-    one_thread,  # noqa: F401
 )
 from support.networks import build
 

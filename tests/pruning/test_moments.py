@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from support.moments import LAYOUTS, batches_of, built, case_of, draws_of, folded, images_of, measured, one_thread  # noqa: F401
+from support.moments import LAYOUTS, batches_of, built, case_of, draws_of, folded, images_of, measured
 
-from prune_realloc.families import family_of
-from prune_realloc.pruning.gates import _direction
+from prune_realloc.families import cuttable_family_of
+from prune_realloc.pruning.gates import random_direction
 from prune_realloc.pruning.hooks import hooked
 from prune_realloc.pruning.moments import GradientWatch, Regression, layer_moments
 
@@ -29,8 +29,8 @@ def captured(model, structure, images):
     if model.num_classes:
         F.cross_entropy(model(images), torch.arange(len(images)) % 5, reduction="sum").backward()
     else:
-        pooled = family_of(model).features(model, images)
-        directions = torch.stack([_direction(float(d), pooled.shape[1]) for d in draws_of(len(images))])
+        pooled = cuttable_family_of(model).features(model, images)
+        directions = torch.stack([random_direction(float(d), pooled.shape[1]) for d in draws_of(len(images))])
         (pooled * directions).sum().backward()
     for handle in handles:
         handle.remove()
@@ -128,11 +128,11 @@ def hooks_of(model):
 
 
 def test_hooks_are_gone_afterwards_also_after_an_error(tiny_vit, images_BCHW):
-    structure = family_of(tiny_vit).describe(tiny_vit)
+    structure = cuttable_family_of(tiny_vit).describe(tiny_vit)
     watch = GradientWatch(tiny_vit, structure)
-    with watch.attached():
+    with watch.attached(()):
         assert len(hooks_of(tiny_vit)) == 9  # qkv, proj, fc1, fc2 of two blocks, head
-    with pytest.raises(RuntimeError, match="channels"), watch.attached():
+    with pytest.raises(RuntimeError, match="channels"), watch.attached(()):
         tiny_vit(torch.zeros(2, 5, 32, 32))
     assert not hooks_of(tiny_vit)
     with pytest.raises(AttributeError), hooked(tiny_vit, [("head", "input", print), ("nowhere", "input", print)]):
@@ -140,8 +140,9 @@ def test_hooks_are_gone_afterwards_also_after_an_error(tiny_vit, images_BCHW):
     assert not hooks_of(tiny_vit)
     measured(tiny_vit, batches_of(images_BCHW))
     assert not hooks_of(tiny_vit)
-    with watch.attached():
-        tiny_vit(images_BCHW).sum().backward()
+    with watch.attached(batches_of(images_BCHW)) as watched:
+        for batch in watched:
+            tiny_vit(batch.images).sum().backward()
     with pytest.raises(RuntimeError, match="channels"):
         layer_moments(tiny_vit, structure, watch, batches_of(torch.zeros(2, 5, 32, 32)))
     assert not hooks_of(tiny_vit)
@@ -161,12 +162,12 @@ def test_where_no_gradient_arrives_tokens_count_alike(tiny_vit):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_branches_add_up_to_the_forward_pass(layout):
     model, images = built(layout).double(), images_of(6)
-    family = family_of(model)
+    family = cuttable_family_of(model)
     with torch.no_grad():
-        x = family.stream(model, images)
+        x = family.stream_input(model, "embed", images)
         for branch in family.describe(model).branches:
-            x = x + family.added(model, branch, x)
-        torch.testing.assert_close(family.leave(model, x), model(images), rtol=1e-12, atol=1e-12)
+            x = x + family.branch_output(model, branch, x)
+        torch.testing.assert_close(family.head_output(model, x), model(images), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -194,12 +195,13 @@ def test_autocast_moves_the_gradients_moments_little(tiny_vit, images_BCHW):
 def test_half_precision_networks_are_measured(tiny_vit, images_BCHW, dtype):
     found = []
     for model in (tiny_vit, copy.deepcopy(tiny_vit).to(dtype)):
-        structure = family_of(model).describe(model)
+        structure = cuttable_family_of(model).describe(model)
         watch = GradientWatch(model, structure)
-        with watch.attached():
-            F.cross_entropy(
-                model(images_BCHW.to(model.cls_token)).float(), torch.arange(6) % 5, reduction="sum"
-            ).backward()
+        with watch.attached(batches_of(images_BCHW)) as watched:
+            for batch in watched:
+                F.cross_entropy(
+                    model(batch.images.to(model.cls_token)).float(), batch.labels, reduction="sum"
+                ).backward()
         found.append(layer_moments(model, structure, watch, batches_of(images_BCHW)).writers["blocks.0.ffn"])
     exact, half = found
     for field in ("gradient", "covariance"):

@@ -19,13 +19,12 @@ from support.moments import (
     images_of,
     kill_,
     measured,
-    one_thread,  # noqa: F401
 )
 from support.networks import build
 from torch import nn
 
 from prune_realloc.core.errors import InputError
-from prune_realloc.families import family_of
+from prune_realloc.families import cuttable_family_of
 from prune_realloc.pruning.cut import cut
 from prune_realloc.pruning.damage import damage_curves
 from prune_realloc.pruning.hooks import hooked
@@ -295,22 +294,22 @@ def test_the_mean_of_the_stream_is_the_sources_behind_every_writer(layout, axis,
     case, curves = rotated_case(layout)
     keep = {"blocks.0": np.arange(0)} if axis == "first block" else halves(case, curves, axis)
     pruned = refitted(case, keep, ridge=ridge, weights=False)
-    family, images = family_of(pruned), images_of(24)
+    family, images = cuttable_family_of(pruned), images_of(24)
     channels = keep.get("embed", np.arange(48))
     with torch.no_grad():
-        x, y = family.stream(case.model, images), family.stream(pruned, images)
+        x, y = family.stream_input(case.model, "embed", images), family.stream_input(pruned, "embed", images)
         sources = list(case.structure.branches)
         if axis == "first block":
             for branch in (sources.pop(0), sources.pop(0)):
-                x = x + family.added(case.model, branch, x)
+                x = x + family.branch_output(case.model, branch, x)
         assert (x[..., channels] - y).mean((0, 1)).abs().max() < 1e-9 or axis == "first block"
         branches = family.describe(pruned).branches
         for i, branch in enumerate(branches):
-            x = x + family.added(case.model, sources[i], x)
-            y = y + family.added(pruned, branch, y)
+            x = x + family.branch_output(case.model, sources[i], x)
+            y = y + family.branch_output(pruned, branch, y)
             if axis == "block" and i == 1:  # the second block went: this writer stands in for it
                 for gone in sources[2:]:
-                    x = x + family.added(case.model, gone, x)
+                    x = x + family.branch_output(case.model, gone, x)
             assert (x[..., channels] - y).mean((0, 1)).abs().max() < 1e-9, branch.name
     if not ridge:  # nothing but biases has moved
         fresh = cut(case.model, case.sites, keep)
@@ -343,17 +342,17 @@ def test_all_layers_at_a_narrower_stream_are_fitted_and_no_others(layout):
 def test_a_writer_is_asked_for_its_own_output_and_half_of_the_error_before_it():
     """Behind a block that went; the ridge regression solved anew, from streams computed here."""
     case, images = case_of("plain"), images_of(24)
-    family, keep = family_of(case.model), {"blocks.0": np.arange(0)}
+    family, keep = cuttable_family_of(case.model), {"blocks.0": np.arange(0)}
     pruned = refitted(case, keep, weights=False)
     given = []
     with torch.no_grad():
-        x = y = family.stream(case.model, images)
+        x = y = family.stream_input(case.model, "embed", images)
         *gone, branch, _ = case.structure.branches
         for each in gone:
-            x = x + family.added(case.model, each, x)
-        target = (family.added(case.model, branch, x) + 0.5 * (x - y)).flatten(0, 1).numpy()
+            x = x + family.branch_output(case.model, each, x)
+        target = (family.branch_output(case.model, branch, x) + 0.5 * (x - y)).flatten(0, 1).numpy()
         with hooked(case.model, [(branch.writer, "input", given.append)]):
-            family.added(case.model, branch, y)  # its readers are the source's
+            family.branch_output(case.model, branch, y)  # its readers are the source's
     rows = given[0].flatten(0, 1).numpy()
     rows, target = rows - rows.mean(0), target - target.mean(0)
     start = case.model.blocks[1].attn.proj.weight.detach().numpy()
@@ -374,7 +373,7 @@ def test_readers_of_a_narrower_stream_weigh_tokens_by_their_own_weights():
     for model in (case.model, pruned):
         block = model.blocks[0]
         with torch.no_grad():
-            read = block.attn.qkv(block.norm1(family_of(model).stream(model, images_of(24))))
+            read = block.attn.qkv(block.norm1(cuttable_family_of(model).stream_input(model, "embed", images_of(24))))
         means.append(np.average(read.flatten(0, 1), axis=0, weights=own.repeat(24)))
     np.testing.assert_allclose(*means, atol=1e-9)
 

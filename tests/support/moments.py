@@ -1,19 +1,18 @@
 """Moments of the tiny networks, for the tests of moments, damage and compensation."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from timm.layers import Attention
 from torch import Tensor, nn
 
 from prune_realloc.core.structure import Site, Structure
 from prune_realloc.data.batches import Batch
-from prune_realloc.families import family_of
+from prune_realloc.families import cuttable_family_of
 from prune_realloc.pruning.gates import gate_moments
 from prune_realloc.pruning.moments import GradientWatch, LayerMoments, layer_moments
 from prune_realloc.pruning.rotate import rotated
@@ -21,15 +20,6 @@ from prune_realloc.pruning.sites import find_sites
 from support.networks import VARIANTS, build, randomise_
 
 LAYOUTS = (*VARIANTS, "gated")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads only wait for each other where matrices are this small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,12 +34,12 @@ class Case:
         return next(site for site in self.sites if site.name == name)
 
     def rotated(self) -> "Case":
-        turned, moments = rotated(self.model, self.structure, self.moments)
-        return dataclasses.replace(self, model=turned, moments=moments)
+        network, moments = rotated(self.model, self.structure, self.moments)
+        return dataclasses.replace(self, model=network, moments=moments)
 
     @property
     def token_weights(self) -> dict[str, Tensor]:
-        return {name: read.weight for name, read in (self.moments.writers | self.moments.readers).items()}
+        return self.moments.token_weights()
 
 
 def built(layout: str, **args: Any) -> Any:
@@ -78,12 +68,12 @@ def draws_of(count: int) -> Tensor:
 
 
 def measured(model: nn.Module, batches: Sequence[Batch], amp: bool = False, labelled: bool | None = None) -> Case:
-    structure, sites = family_of(model).describe(model), find_sites(model)
+    structure, sites = cuttable_family_of(model).describe(model), find_sites(model)
     watch = GradientWatch(model, structure)
     draws = draws_of(sum(len(batch.images) for batch in batches))
     labelled = model.num_classes > 0 if labelled is None else labelled
-    with watch.attached():
-        gate_moments(model, sites, batches, draws=draws, labelled=labelled, amp=amp)
+    with watch.attached(batches) as watched:
+        gate_moments(model, sites, watched, draws=draws, labelled=labelled, amp=amp)
     return Case(model, structure, sites, layer_moments(model, structure, watch, batches))
 
 
@@ -95,7 +85,7 @@ def case_of(layout: str, count: int = 24, dtype: torch.dtype = torch.float64) ->
 
 def folded(model: Any) -> Any:
     with torch.no_grad():
-        family_of(model).fold_(model)
+        cuttable_family_of(model).fold_scales_(model)
     return model
 
 

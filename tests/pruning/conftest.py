@@ -1,0 +1,16 @@
+"""Fixtures of this room."""
+
+from typing import Any
+
+import pytest
+from support import two_streams as family
+
+from prune_realloc.families import CUTTABLE, FAMILIES
+
+
+@pytest.fixture
+def two_streams(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The network of two streams, its family known to the program."""
+    for families in (FAMILIES, CUTTABLE):
+        monkeypatch.setitem(families, "two_streams", family)
+    return family.network()
