@@ -76,6 +76,7 @@ class Analysis:
         """What a recipe says of the network, the images and the scorer, so that `apply` finds them again."""
         known = ("model", "ckpt", "pretrained", "ema", "img_size", "model_args", "architecture", "weights_sha256")
         source = {key: self.model[key] for key in known if self.model.get(key)}
+        source |= {key: self.model[key] for key in ("input_size", "num_classes") if self.model.get(key) is not None}
         images = {"samples": self.samples or 1024, "seed": self.seed}
         if self.data is not None:
             kept = ("name", "split", "data_dir", "preprocess")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from math import ceil
+from math import ceil, lcm, prod
 
 from prune_realloc.core.analysis import Analysis
-from prune_realloc.core.cost import Cost, Widths, total_cost
+from prune_realloc.core.cost import DEFAULT_KIND, Widths
 from prune_realloc.core.errors import InputError
-from prune_realloc.core.structure import site_name, site_place
-from prune_realloc.recipe.document import Recipe, Rule
+from prune_realloc.core.structure import site_place
+from prune_realloc.recipe.document import Recipe
+from prune_realloc.recipe.rules import Rule
 
 TOLERANCE = 0.01
 """A plan spends at least this close to its budget, and never more."""
@@ -19,9 +20,9 @@ class PlanningProblem:
 
     def __init__(self, analysis: Analysis, recipe: Recipe) -> None:
         self.analysis, self.recipe = analysis, recipe
-        self.kind = recipe.budget.kind if recipe.budget is not None else "macs"
-        self.source = analysis.cost()
-        self.terms = [(term.sites, self.count(Cost(params=term.params, macs=term.macs))) for term in analysis.terms]
+        self.kind = recipe.budget.kind if recipe.budget is not None else DEFAULT_KIND
+        self.terms = [(term.sites, term.of(self.kind)) for term in analysis.terms]
+        self.source = self.cost(analysis.widths)
         self.rules: dict[str, Rule] = {name: recipe.rule(*site_place(name)) for name in analysis.widths}
         self._check_rules()
         self.choices = {name: self._choices(name) for name in analysis.widths}
@@ -32,11 +33,10 @@ class PlanningProblem:
                 "take uniform or per-axis, or the scorer fisher"
             )
 
-    def count(self, cost: Cost) -> int:
-        return cost.macs if self.kind == "macs" else cost.params
-
     def cost(self, widths: Widths) -> int:
-        return self.count(total_cost(self.analysis.terms, without_dropped_blocks(widths)))
+        """What the network costs at `widths`, in the kind of cost that the budget counts."""
+        left = without_dropped_blocks(widths)
+        return sum(each * prod(left[name] for name in sites) for sites, each in self.terms)
 
     def enough(self, limit: int) -> int:
         """The least that a plan spends."""
@@ -52,8 +52,18 @@ class PlanningProblem:
         """Where there is no budget: the rule's width, or the source's."""
         return {name: self._choices(name, movable=False)[0] for name in self.choices}
 
+    def streams(self) -> list[str]:
+        """The sites of the residual streams."""
+        return [name for name in self.choices if site_place(name)[0] == "embed"]
+
+    def multiple(self, name: str) -> int:
+        """What the width of a site is a multiple of: what its rule says, and what the network needs."""
+        rounding = rounding_multiple(self.rules[name], self.analysis.widths[name])
+        return lcm(rounding, self.analysis.multiples.get(name, 1))
+
     def check_budget(self, limit: int) -> None:
-        source, least = self.count(self.source), self.cost({name: w[-1] for name, w in self.choices.items()})
+        """Raises InputError where nothing would be removed, or the rules do not let the budget be met."""
+        source, least = self.source, self.cost({name: w[-1] for name, w in self.choices.items()})
         most = self.cost({name: w[0] for name, w in self.choices.items()})
         if limit >= source == most:
             raise InputError(
@@ -75,18 +85,14 @@ class PlanningProblem:
         )
 
     def coarsest(self) -> str:
-        steps = {
-            "whole blocks"
-            if axis == "block"
-            else f"{axis} {rounding_multiple(self.rules[name], self.analysis.widths[name])}"
-            for name in self.choices
-            for axis in [site_place(name)[0]]
-            if len(self.choices[name]) > 1
-        }
+        """The steps in which widths move, by axis, for a message."""
+        moving = [name for name, choices in self.choices.items() if len(choices) > 1]
+        axes = [(site_place(name)[0], name) for name in moving]
+        steps = {"whole blocks" if axis == "block" else f"{axis} {self.multiple(name)}" for axis, name in axes}
         return ", ".join(sorted(steps))
 
     def components(self) -> list[tuple[str, ...]]:
-        """Sites that share a term of the cost, apart from the stream: what is to be chosen together."""
+        """Sites that share a term of the cost, apart from the streams: what is to be chosen together."""
         groups: list[set[str]] = [{name} for name in self.choices if site_place(name)[0] not in ("embed", "block")]
         for term in self.analysis.terms:
             touched = [group for group in groups if group & set(term.sites)]
@@ -95,42 +101,6 @@ class PlanningProblem:
         names = list(self.choices)
         ordered = [tuple(sorted(group, key=names.index)) for group in groups]
         return sorted(ordered, key=lambda group: names.index(group[0]))
-
-    def reason(self, name: str, widths: Widths) -> str:
-        """Why a site has its width."""
-        axis, block = site_place(name)
-        width, whole, rule = widths[name], self.analysis.widths[name], self.rules[name]
-        if axis != "block" and block is not None and not widths[site_name("block", block)]:
-            return "its block goes"
-        if rule.freeze:
-            return "frozen"
-        if rule.fixes_width:
-            return f"rule: width {rule.width}" if rule.width is not None else f"rule: keep {rule.keep:g}"
-        if self.recipe.budget is None or axis not in self.recipe.axes:
-            return f"rule: ceiling {rule.ceiling}" if width < whole else "no rule asks for a cut"
-        unit = "nats" if self.analysis.unit == "nats" else self.analysis.scorer
-        if width == whole:
-            smaller = [w for w in self.choices[name] if w < whole]
-            if not smaller:
-                return "no narrower width is allowed"
-            less = self.cost(widths) - self.cost(dict(widths) | {name: smaller[0]})
-            return (
-                f"kept; {smaller[0]} would give up {self.curves[name][smaller[0]]:.2g} {unit} for {short_count(less)}"
-            )
-        # a block takes all its sites with it
-        before = {
-            n: w
-            for n, w in self.analysis.widths.items()
-            if n == name or (axis == "block" and site_place(n)[1] == block)
-        }
-        saved = self.cost(dict(widths) | before) - self.cost(widths)
-        given = f"gives up {self.curves[name][width]:.2g} {unit}, saves {short_count(saved)} {self.kind}"
-        multiple = rounding_multiple(rule, whole)
-        if width == self.choices[name][-1] and axis != "block":
-            return f"{given}; at its floor {width}"
-        if rule.ceiling is not None and width == self.choices[name][0]:
-            return f"{given}; at its ceiling {rule.ceiling}"
-        return f"{given}; multiple of {multiple}" if multiple > 1 else given
 
     def _check_rules(self) -> None:
         blocks = {block for _, block in map(site_place, self.analysis.widths) if block is not None}
@@ -155,15 +125,15 @@ class PlanningProblem:
         """Allowed widths, the widest first."""
         axis, _ = site_place(name)
         whole, rule = self.analysis.widths[name], self.rules[name]
-        multiple = rounding_multiple(rule, whole)
+        movable = movable and axis in self.recipe.axes
         if rule.freeze:
             return [whole]
         if rule.width is not None:
-            if rule.width > whole:
-                raise InputError(f"rules.{axis}.width: {rule.width} is more than the {whole} of {name}; lower it")
+            self._check_width(name, rule.width)
             return [rule.width]
         if axis == "block":
-            return [1, 0] if movable and axis in self.recipe.axes else [1]
+            return [1, 0] if movable else [1]
+        multiple = self.multiple(name)
         low, high = min(rule.floor or 1, whole), min(rule.ceiling or whole, whole)
         allowed = [w for w in range(high, low - 1, -1) if w % multiple == 0 or w == whole]
         if not allowed:
@@ -174,7 +144,18 @@ class PlanningProblem:
         if rule.keep is not None:
             wanted = rule.keep * whole
             return [min(allowed, key=lambda width: abs(width - wanted))]
-        return allowed if movable and axis in self.recipe.axes else allowed[:1]
+        return allowed if movable else allowed[:1]
+
+    def _check_width(self, name: str, width: int) -> None:
+        axis, whole, needed = site_place(name)[0], self.analysis.widths[name], self.analysis.multiples.get(name, 1)
+        if width > whole:
+            raise InputError(f"rules.{axis}.width: {width} is more than the {whole} of {name}; lower it")
+        if width % needed:
+            down = width - width % needed
+            nearest = " or ".join(str(n) for n in (down, down + needed) if 0 < n <= whole)
+            raise InputError(
+                f"rules.{axis}.width: {width} is not a multiple of {needed}, as {name} must be; take {nearest}"
+            )
 
 
 def without_dropped_blocks(widths: Widths) -> dict[str, int]:
@@ -188,10 +169,3 @@ def rounding_multiple(rule: Rule, whole: int) -> int:
     if rule.round_to is not None:
         return rule.round_to
     return 1 << min(3, max(0, (whole // 4).bit_length() - 1))
-
-
-def short_count(count: int) -> str:
-    for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if abs(count) >= size:
-            return f"{count / size:.3g}{letter}"
-    return str(count)

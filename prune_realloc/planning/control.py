@@ -29,7 +29,7 @@ def uniform_control(target: Target, cost: Cost, kind: str) -> EfficientVitConfig
     Raises:
         InputError: no such network comes within 1 %.
     """
-    goal = cost.macs if kind == "macs" else cost.params
+    goal = cost.of(kind)
     places = places_of(target.model_copy(update={"per": "stage"}))
     heads = heads_per_stage(base_config(target))
     steps = [lcm(8, count) for count in heads]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prune_realloc.core.analysis import META_FILE, Analysis
+from prune_realloc.core.cost import DEFAULT_KIND
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.names import PREPROCESSING, RECIPE_FILE
 from prune_realloc.core.structure import INNER_AXES, site_place
@@ -61,8 +62,17 @@ def read_evidence(source: str | Path | Analysis | Recipe, recipe: Recipe | None)
 
 
 def _recipe_facts(recipe: Recipe) -> dict[str, Any]:
-    known = {} if recipe.source.architecture is None else {"architecture": recipe.source.architecture}
+    source = recipe.source
+    known: dict[str, Any] = {} if source.architecture is None else {"architecture": source.architecture}
+    known |= {} if source.input_size is None else _image_facts(source.input_size)
+    known |= {} if source.num_classes is None else {"num_classes": source.num_classes}
     return known | preprocessing_facts(recipe.data.preprocess or {})
+
+
+def _image_facts(input_size: Sequence[int]) -> dict[str, Any]:
+    """Channels and size of an image of shape (C, H, W), as a recipe's target has them."""
+    chans, height, width = input_size
+    return {"in_chans": chans, "img_size": height if height == width else (height, width)}
 
 
 def _planned(recipe: Recipe, where: str) -> Recipe:
@@ -80,23 +90,13 @@ def _read_analysis(analysis: Analysis, recipe: Recipe | None) -> tuple[Recipe, d
     own = {} if recipe is None else recipe.model_dump(exclude_unset=True, exclude_none=True, include=taken)
     axes = [axis for axis in INNER_AXES if any(name.endswith(f".{axis}") for name in analysis.widths)]
     _check_trained(analysis, axes)
-    inside = tuple(name for name in analysis.widths if site_place(name)[0] in axes)
-    movable = sum(term.cost(analysis.widths).macs for term in analysis.terms if set(term.sites) & set(inside))
-
-    def planned(keep: float) -> Recipe:
-        share = round(1 - (1 - keep) * movable / analysis.cost().macs, 4)
-        values: dict[str, Any] = {} if analysis.unit == "nats" else {"allocation": "per-axis"}
-        values |= {"budget": {"keep_macs": share}, "axes": axes, "rules": {axis: {"round_to": 1} for axis in axes}}
-        done = build_recipe(analysis.as_recipe() | values | own)
-        return done.model_copy(update={"plan": plan(analysis, done)})
-
-    done = planned(_KEEP)
+    done = _planned_at(_KEEP, analysis, axes, own)
     if "budget" not in own and analysis.unit == "nats":
         low, high = 0.0, _KEEP
         while high - low > 0.01:
             middle = (low + high) / 2
             try:
-                tried = planned(middle)
+                tried = _planned_at(middle, analysis, axes, own)
             except InputError:  # below what the rules allow
                 low = middle
                 continue
@@ -105,6 +105,19 @@ def _read_analysis(analysis: Analysis, recipe: Recipe | None) -> tuple[Recipe, d
             else:
                 low = middle
     return done, _facts(analysis)
+
+
+def _planned_at(keep: float, analysis: Analysis, axes: Sequence[str], own: Mapping[str, Any]) -> Recipe:
+    """The recipe that keeps a share of what `axes` cost, planned; `own` overrides it."""
+    inside = {name for name in analysis.widths if site_place(name)[0] in axes}
+    touching = [term.cost(analysis.widths) for term in analysis.terms if set(term.sites) & inside]
+    movable = sum(cost.of(DEFAULT_KIND) for cost in touching)
+    share = round(1 - (1 - keep) * movable / analysis.cost().of(DEFAULT_KIND), 4)
+    values: dict[str, Any] = {} if analysis.unit == "nats" else {"allocation": "per-axis"}
+    values |= {"budget": {f"keep_{DEFAULT_KIND}": share}}
+    values |= {"axes": axes, "rules": {axis: {"round_to": 1} for axis in axes}}
+    done = build_recipe(analysis.as_recipe() | values | dict(own))
+    return done.model_copy(update={"plan": plan(analysis, done)})
 
 
 def _damage(recipe: Recipe) -> float:
@@ -125,9 +138,7 @@ def _facts(analysis: Analysis) -> dict[str, Any]:
     found = {"architecture": analysis.model["architecture"]}
     found |= preprocessing_facts(analysis.data or {})
     if "input_size" in analysis.model:
-        chans, height, width = analysis.model["input_size"]
-        found |= {"in_chans": chans, "num_classes": analysis.model["num_classes"]}
-        found |= {"img_size": height} if height == width else {}
+        found |= _image_facts(analysis.model["input_size"]) | {"num_classes": analysis.model["num_classes"]}
     return found
 
 
@@ -135,16 +146,13 @@ def _config_facts(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
         config = content["pretrained_cfg"]
-        chans, height, width = config["input_size"]
-        found = {
-            "in_chans": chans,
+        found = _image_facts(config["input_size"]) | {
             "num_classes": content["num_classes"],
             "architecture": content["model_args"].get("source", content["architecture"]),
         }
     except (OSError, json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"{error.args[0]} is missing" if isinstance(error, KeyError) else "a value is of the wrong kind"
         raise InputError(f"{path} is not the configuration of a network as `apply` writes it: {what}") from error
-    found |= {"img_size": height} if height == width else {}
     return found | preprocessing_facts(config)
 
 

@@ -1,22 +1,25 @@
 """From damage curves and a budget to widths, each with its reason. No torch here.
 
 Every site has a curve: the damage (nats per image) of keeping only w of its units. Costs are sums of products of
-widths, so with the stream's width given, a block's attention and its FFN are independent choices with a cost and a
+widths, so with the streams' widths given, a block's attention and its FFN are independent choices with a cost and a
 damage each: a multiple-choice knapsack. Dynamic programming over the cost solves it; multiples, floors and ceilings
 only thin out the choices, so they are part of the solution and not of a rounding after it. Putting a price on cost
-gives a bound that no plan can beat (the linear relaxation), which is stated beside the plan.
+gives a bound that no plan can beat (the linear relaxation), which is stated beside the plan; where several streams
+allow many combinations of widths, the price also finds those that are worth solving.
 """
 
 from __future__ import annotations
 
 from prune_realloc.core.analysis import Analysis
-from prune_realloc.core.cost import total_cost
+from prune_realloc.core.cost import KINDS, Widths, total_cost
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.structure import INNER_AXES, site_name, site_place
+from prune_realloc.planning.allocate import least_damage
 from prune_realloc.planning.choices import PlanningProblem
-from prune_realloc.planning.knapsack import least_damage
+from prune_realloc.planning.site_reasons import site_reason
 from prune_realloc.planning.uniform import shared_shares
-from prune_realloc.recipe.document import Plan, Recipe, SitePlan
+from prune_realloc.recipe.document import Recipe
+from prune_realloc.recipe.plan import Plan, SitePlan
 
 
 def plan(analysis: Analysis, recipe: Recipe) -> Plan:
@@ -26,47 +29,61 @@ def plan(analysis: Analysis, recipe: Recipe) -> Plan:
         InputError: the budget cannot be met, nothing would be removed, or damage is to be compared across sites
             where it cannot be; the message says what binds.
     """
-    house = PlanningProblem(analysis, recipe)
+    problem = PlanningProblem(analysis, recipe)
+    limit, bound = None, None
     if recipe.budget is None:
-        widths, bound, limit = house.by_rule(), None, None
+        widths = problem.by_rule()
     else:
-        limit = recipe.budget.limit(house.source.macs, house.source.params)
-        house.check_budget(limit)
-        if recipe.allocation == "damage":
-            widths, bound = least_damage(house, limit)
-        else:
-            widths, bound = shared_shares(house, limit, recipe.allocation), None
-    if widths == dict(analysis.widths):
+        limit = recipe.budget.limit(problem.source)
+        widths, bound = _at_budget(problem, limit)
+    _check_outcome(problem, widths, limit)
+    return _described(problem, widths, limit, bound)
+
+
+def _at_budget(problem: PlanningProblem, limit: int) -> tuple[dict[str, int], float | None]:
+    """Widths within the budget as the recipe allocates it, and the bound that no plan beats, where one is known."""
+    problem.check_budget(limit)
+    if problem.recipe.allocation == "damage":
+        return least_damage(problem, limit)
+    return shared_shares(problem, limit, problem.recipe.allocation), None
+
+
+def _check_outcome(problem: PlanningProblem, widths: Widths, limit: int | None) -> None:
+    """Raises InputError where nothing is removed, nothing is left, or the budget is not spent."""
+    if widths == dict(problem.analysis.widths):
         raise InputError(
             "the plan removes nothing: every rule and budget leaves each width as it is; lower the budget "
             "or a rule's keep"
         )
     blocks = [width for name, width in widths.items() if site_place(name)[0] == "block"]
     if blocks and not any(blocks):
-        raise InputError(f"{house.kind}: at {limit:,} no block would be left; raise the budget, or freeze a block")
-    cost = total_cost(analysis.terms, widths)
-    achieved = house.count(cost)
-    if limit is not None and not house.enough(limit) <= achieved <= limit:
+        raise InputError(f"{problem.kind}: at {limit:,} no block would be left; raise the budget, or freeze a block")
+    achieved = problem.cost(widths)
+    if limit is not None and not problem.enough(limit) <= achieved <= limit:
         raise InputError(
-            f"{house.kind}: {limit:,} asked for, {achieved:,} is the nearest below that the multiples "
-            f"allow ({house.coarsest()}); lower a rule's round_to, or add to axes"
+            f"{problem.kind}: {limit:,} asked for, {achieved:,} is the nearest below that the multiples "
+            f"allow ({problem.coarsest()}); lower a rule's round_to, or add to axes"
         )
+
+
+def _described(problem: PlanningProblem, widths: Widths, limit: int | None, bound: float | None) -> Plan:
+    analysis = problem.analysis
+    cost = total_cost(analysis.terms, widths)
     comparable = analysis.unit == "nats"
     return Plan(
-        kind=house.kind,
+        kind=problem.kind,
         requested=limit,
-        achieved=achieved,
-        source=house.count(house.source),
-        macs=cost.macs,
-        params=cost.params,
-        damage=_digits(house.damage(widths)) if comparable else None,
+        achieved=cost.of(problem.kind),
+        source=problem.source,
+        **{kind: cost.of(kind) for kind in KINDS},
+        damage=_digits(problem.damage(widths)) if comparable else None,
         bound=_digits(bound) if comparable and bound is not None else None,
         sites={
             name: SitePlan(
                 width=widths[name],
                 of=analysis.widths[name],
                 groups=_groups(analysis, name),
-                reason=house.reason(name, widths),
+                reason=site_reason(problem, name, widths),
             )
             for name in analysis.widths
         },

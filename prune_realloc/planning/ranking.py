@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from prune_realloc.core.analysis import Analysis
-from prune_realloc.core.cost import unit_macs
+from prune_realloc.core.cost import unit_cost
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.structure import INNER_AXES, site_place
 
@@ -25,7 +25,7 @@ def retention(analysis: Analysis, keep_macs: float, axes: Iterable[str] = INNER_
         raise InputError(f"keep_macs must be above 0 and at most 1, got {keep_macs}")
     names = [name for name in analysis.scores if site_place(name)[0] in axes]
     # a unit of qk or v is one of a head, its width counts per head: so a unit's cost is shared by the groups
-    each = {name: unit_macs(analysis.terms, analysis.widths, name) / analysis.groups[name] for name in names}
+    each = {name: unit_cost(analysis.terms, analysis.widths, name, "macs") / analysis.groups[name] for name in names}
     cost = np.concatenate([np.full(len(analysis.scores[name]), each[name]) for name in names])
     worth = np.concatenate([analysis.scores[name] for name in names]) / cost
     owner = np.concatenate([np.full(len(analysis.scores[name]), i) for i, name in enumerate(names)])

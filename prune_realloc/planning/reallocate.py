@@ -10,13 +10,13 @@ of the source kept, relative to the whole source, and the share of the stream it
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
+from prune_realloc.core.cost import DEFAULT_KIND, KINDS
 from prune_realloc.planning.control import uniform_control
 from prune_realloc.planning.retention import retention
 from prune_realloc.planning.shapes import base_config
 from prune_realloc.planning.sizing import Sizing
-from prune_realloc.recipe.document import SitePlan
+from prune_realloc.recipe.plan import SitePlan
 from prune_realloc.recipe.target import Network, Target
 
 
@@ -31,9 +31,8 @@ def reallocate(sites: Mapping[str, SitePlan], target: Target) -> Network:
         InputError: the budget cannot be met under the rules, or the sites lack what reallocation reads.
     """
     base, kept = base_config(target), retention(sites, target)
-    kind: Literal["macs", "params"] = "params" if target.params is not None else "macs"
-    like = base.cost.macs if kind == "macs" else base.cost.params
-    limit = target.params or target.macs or like
+    kind = target.kind or DEFAULT_KIND
+    limit: int = getattr(target, kind) or base.cost.of(kind)
     sizing = Sizing(target, base, kept)
     shape, multiplier = sizing.at_budget(kind, limit)
     config = shape.config()
@@ -41,10 +40,8 @@ def reallocate(sites: Mapping[str, SitePlan], target: Target) -> Network:
     return Network(
         kind=kind,
         requested=limit,
-        macs=config.cost.macs,
-        params=config.cost.params,
-        control_macs=control.cost.macs,
-        control_params=control.cost.params,
+        **{kind: config.cost.of(kind) for kind in KINDS},
+        **{f"control_{kind}": control.cost.of(kind) for kind in KINDS},
         widths=dict(sizing.explained(shape, multiplier, control)),
         args=config.args(),
         control_args=control.args(),

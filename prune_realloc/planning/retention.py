@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.structure import site_name, site_place
 from prune_realloc.planning.shapes import Place, base_config, places_of
-from prune_realloc.recipe.document import SitePlan
+from prune_realloc.recipe.plan import SitePlan
 from prune_realloc.recipe.target import Target
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import ceil, prod
+from math import ceil, prod, sqrt
 from typing import Any
 
-from prune_realloc.core.cost import Cost
 from prune_realloc.core.structure import site_name
 from prune_realloc.models.efficientvit_config import SIZES, EfficientVitConfig
 from prune_realloc.recipe.target import Target
@@ -49,14 +48,16 @@ def heads_per_stage(base: EfficientVitConfig) -> list[int]:
 def outside_blocks(target: Target) -> dict[str, Any]:
     """What lies outside the blocks: images, stem, classes."""
     size = target.img_size or 224
-    strides = target.stem_strides or stem_strides(size)
-    sides = [ceil(size / prod(strides) / 2**stage) for stage in range(len(SIZES[target.like]["embed_dim"]))]
+    pixels = sqrt(prod(size)) if isinstance(size, tuple) else size  # of the square of equal area
+    strides = target.stem_strides or stem_strides(pixels)
+    shorter = min(size) if isinstance(size, tuple) else size
+    sides = [ceil(shorter / prod(strides) / 2**stage) for stage in range(len(SIZES[target.like]["embed_dim"]))]
     found: dict[str, Any] = {"img_size": size, "stem_strides": strides, "window_size": [*map(window, sides)]}
     found |= {"in_chans": target.in_chans} if target.in_chans is not None else {}
     return found | ({"num_classes": target.num_classes} if target.num_classes is not None else {})
 
 
-def stem_strides(img_size: int) -> tuple[int, ...]:
+def stem_strides(img_size: float) -> tuple[int, ...]:
     """So many convolutions of stride 2 that the first stage comes nearest to the paper's 14 x 14 tokens; 2 at least."""
     count = min(range(5), key=lambda n: abs(ceil(img_size / 2**n) - 14))
     return (2,) * count + (1,) * (2 - count)
@@ -109,8 +110,7 @@ class Shape:
         return EfficientVitConfig(**self.args())
 
     def cost(self, kind: str) -> int:
-        cost: Cost = self.config().cost
-        return cost.macs if kind == "macs" else cost.params
+        return self.config().cost.of(kind)
 
     def raised(self, what: tuple[str, Any], by: int) -> Shape:
         if what[0] == "embed":

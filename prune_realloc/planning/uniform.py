@@ -9,13 +9,13 @@ from prune_realloc.core.structure import site_place
 from prune_realloc.planning.choices import PlanningProblem, without_dropped_blocks
 
 
-def shared_shares(house: PlanningProblem, limit: int, allocation: str) -> dict[str, int]:
+def shared_shares(problem: PlanningProblem, limit: int, allocation: str) -> dict[str, int]:
     """All sites (`uniform`), or all axes (`per-axis`), give up the same share, up to the last steps of one multiple.
 
     `per-axis` takes from each axis what hurts least there, by its hulls, and compares only inside an axis.
     """
-    steps = sorted(_uniform_steps(house) if allocation == "uniform" else _axis_steps(house))
-    widths = {name: choices[0] for name, choices in house.choices.items()}
+    steps = sorted(_uniform_steps(problem) if allocation == "uniform" else _axis_steps(problem))
+    widths = {name: choices[0] for name, choices in problem.choices.items()}
 
     def after(taken: Iterable[_Step]) -> dict[str, int]:
         result = dict(widths)
@@ -26,13 +26,13 @@ def shared_shares(house: PlanningProblem, limit: int, allocation: str) -> dict[s
     low, high = 0, len(steps)
     while low < high:  # the first number of steps that fits
         middle = (low + high) // 2
-        low, high = (low, middle) if house.cost(after(steps[:middle])) <= limit else (middle + 1, high)
+        low, high = (low, middle) if problem.cost(after(steps[:middle])) <= limit else (middle + 1, high)
     taken, result = steps[:low], after(steps[:low])
     for step in reversed(steps[:low]):  # after a coarse last step, the latest finer ones are given back
-        if result[step[2]] != step[3] or house.cost(result) >= house.enough(limit):
+        if result[step[2]] != step[3] or problem.cost(result) >= problem.enough(limit):
             continue
         fewer = [other for other in taken if other is not step]
-        if house.cost(after(fewer)) <= limit:
+        if problem.cost(after(fewer)) <= limit:
             taken, result = fewer, after(fewer)
     return result
 
@@ -41,23 +41,23 @@ _Step = tuple[float, int, str, int]
 """Share given up so far, place in the network, site, its width after the step."""
 
 
-def _uniform_steps(house: PlanningProblem) -> Iterator[_Step]:
-    for place, (name, choices) in enumerate(house.choices.items()):
+def _uniform_steps(problem: PlanningProblem) -> Iterator[_Step]:
+    for place, (name, choices) in enumerate(problem.choices.items()):
         for width in choices[1:]:
-            yield 1 - width / house.analysis.widths[name], place, name, width
+            yield 1 - width / problem.analysis.widths[name], place, name, width
 
 
-def _axis_steps(house: PlanningProblem) -> Iterator[_Step]:
-    source = house.count(house.source)
-    for axis in house.recipe.axes:
+def _axis_steps(problem: PlanningProblem) -> Iterator[_Step]:
+    source = problem.source
+    for axis in problem.recipe.axes:
         ranked, total = [], 0
-        for place, (name, choices) in enumerate(house.choices.items()):
+        for place, (name, choices) in enumerate(problem.choices.items()):
             if site_place(name)[0] != axis:
                 continue
-            saved = source - house.cost(dict(house.analysis.widths) | {name: 0})
-            each = saved // house.analysis.widths[name]
+            saved = source - problem.cost(dict(problem.analysis.widths) | {name: 0})
+            each = saved // problem.analysis.widths[name]
             total += saved
-            hull = _hull([(each * width, float(house.curves[name][width]), width) for width in choices])
+            hull = _hull([(each * width, float(problem.curves[name][width]), width) for width in choices])
             ranked += [
                 (_slope(cheap, dear), place, name, cheap[2], dear[0] - cheap[0]) for cheap, dear in pairwise(hull)
             ]

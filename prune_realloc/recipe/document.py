@@ -2,166 +2,31 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Iterator
-from fractions import Fraction
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BeforeValidator, ConfigDict, Discriminator, StrictBool, StrictStr, Tag, WithJsonSchema
+from pydantic import BeforeValidator, StrictBool, StrictStr, model_validator
 
-from prune_realloc.recipe.fields import (
-    Conflict,
-    Count,
-    Location,
-    Natural,
-    Number,
-    Part,
-    PlainDict,
-    Share,
-    Size,
-    plain,
-    shown,
-    unknown,
-)
+from prune_realloc.core.cost import DEFAULT_KIND
+from prune_realloc.core.names import PREPROCESSING
+from prune_realloc.recipe.budget import Budget
+from prune_realloc.recipe.fields import Conflict, Count, ImageSize, Location, Natural, Part, PlainDict, plain, unknown
+from prune_realloc.recipe.plan import Plan
+from prune_realloc.recipe.rules import OneOrMany, Rule, block_ranges
 from prune_realloc.recipe.target import Target
 
 RecipeAxis = Literal["qk", "v", "ffn", "heads", "embed", "block"]
 """`structure.Axis`, in the order in which recipes list them."""
 Scorer = Literal["fisher", "taylor", "loss", "activation", "magnitude", "magnitude-l1", "random"]
-_RANGES = re.compile(r"[0-9]{1,5}(-[0-9]{1,5})?(, ?[0-9]{1,5}(-[0-9]{1,5})?)*")
-_PREPROCESS = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
-
-
-def _block_numbers(value: Any) -> Any:
-    if value is not None and not block_ranges(value):
-        raise ValueError(f'must be a block number, a range "4-11", a mix "0,3-5" or a list, got {shown(value)}')
-    return value
-
-
-def block_ranges(blocks: Any) -> list[range]:
-    """The blocks that `blocks` names; empty where it is not the name of any."""
-    items = blocks if isinstance(blocks, list) else [blocks]
-    if all(isinstance(item, int) and not isinstance(item, bool) and item >= 0 for item in items):
-        return [range(item, item + 1) for item in items]
-    if not isinstance(blocks, str) or not _RANGES.fullmatch(blocks):
-        return []
-    ends = [(int(first), int(last or first)) for first, _, last in (part.partition("-") for part in blocks.split(","))]
-    return [range(first, last + 1) for first, last in ends] if all(a <= b for a, b in ends) else []
+COMPARABLE_SCORERS: tuple[Scorer, ...] = ("fisher", "taylor", "loss")
+"""Their damage is in nats, so it can be compared across sites."""
 
 
 def _preprocess(value: Any) -> Any:
     for key in value if isinstance(value, dict) else ():
-        if key not in _PREPROCESS:
-            raise ValueError(unknown("key", key, _PREPROCESS))
+        if key not in PREPROCESSING:
+            raise ValueError(unknown("key", key, PREPROCESSING))
     return plain(value)
-
-
-def _one_or_many(value: Any) -> str:
-    return "[many]" if isinstance(value, list) else "[one]"
-
-
-_Blocks = Annotated[
-    int | str | list[int] | None,
-    BeforeValidator(_block_numbers),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "integer", "minimum": 0},
-                {"type": "string", "pattern": f"^{_RANGES.pattern}$"},
-                {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1},
-                {"type": "null"},
-            ]
-        }
-    ),
-]
-
-
-class Budget(Part):
-    """What must hold after rounding; exactly one field is set."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"oneOf": [{"required": [f]} for f in ("keep_macs", "keep_params", "macs", "params")]}
-    )
-
-    keep_macs: Share | None = None
-    """Share of the source's multiply-adds, above 0 and at most 1."""
-    keep_params: Share | None = None
-    """Share of the source's parameters, above 0 and at most 1."""
-    macs: Size | None = None
-    """Multiply-adds for one image: 600M, 1.2G or a whole number."""
-    params: Size | None = None
-    """Parameters: 10M or a whole number."""
-
-    def _conflicts(self) -> Iterator[Conflict]:
-        given = self.model_dump(exclude_none=True)
-        if not given:
-            yield Conflict((), f"is empty; set one of {', '.join(type(self).model_fields)}")
-        for second in list(given)[1:]:
-            first = next(iter(given))
-            yield Conflict((second,), f"excludes {first} {given[first]}; keep one of the two")
-
-    @property
-    def kind(self) -> Literal["macs", "params"]:
-        """What the budget counts."""
-        return "macs" if self.macs is not None or self.keep_macs is not None else "params"
-
-    def limit(self, source_macs: int, source_params: int) -> int:
-        """The most multiply-adds, or parameters, that the pruned network may have."""
-        absolute = self.macs if self.kind == "macs" else self.params
-        if absolute is not None:
-            return absolute
-        share = self.keep_macs if self.kind == "macs" else self.keep_params
-        # as the decimal that was written: 0.29 of 100 is 29, although 0.29 * 100 is 28.999...
-        return int(Fraction(str(share)) * (source_macs if self.kind == "macs" else source_params))
-
-
-class Rule(Part):
-    """What one axis must or must not do, in all blocks or some; later rules override earlier ones."""
-
-    blocks: _Blocks = None
-    """Block numbers of the source: 7, "4-11", "0,3-5" or [0, 1]. Default: all blocks."""
-    keep: Share | None = None
-    """Share of the width that stays, above 0 and at most 1; needs no budget. Excludes width."""
-    width: Count | None = None
-    """Units that stay, exactly; for qk and v in each head. Needs no budget. Excludes keep."""
-    floor: Count | None = None
-    """Never fewer units than this; for qk and v in each head."""
-    ceiling: Count | None = None
-    """Never more units than this; for qk and v in each head."""
-    round_to: Count | None = None
-    """Widths are multiples of this; for qk and v in each head."""
-    freeze: StrictBool | None = None
-    """true: nothing goes. Excludes keep and width."""
-
-    def covers(self, block: int | None) -> bool:
-        """Whether the rule speaks about this block; None is a site that belongs to no block."""
-        return self.blocks is None or any(block in numbers for numbers in block_ranges(self.blocks))
-
-    @property
-    def fixes_width(self) -> bool:
-        """Whether it says how much stays, so that it cuts without a budget."""
-        return self.keep is not None or self.width is not None
-
-    def _conflicts(self) -> Iterator[Conflict]:
-        low, high = self.floor or 1, self.ceiling or math.inf
-        if self.keep is not None and self.width is not None:
-            yield Conflict(("width",), f"{self.width} excludes keep {self.keep}; remove one of the two")
-        if self.freeze and self.fixes_width:
-            yield Conflict(("freeze",), "true excludes keep and width; remove freeze, or the width")
-        if low > high:
-            yield Conflict(("floor",), f"{low} is above ceiling {high}; lower it to at most {high}")
-        elif self.width is not None and not low <= self.width <= high:
-            yield Conflict(("width",), f"{self.width} is outside floor and ceiling ({low} to {high}); change one")
-        if self.width is not None and self.round_to is not None and self.width % self.round_to:
-            down = self.width - self.width % self.round_to
-            nearest = " or ".join(str(n) for n in (down, down + self.round_to) if n)
-            yield Conflict(("width",), f"{self.width} is not a multiple of round_to {self.round_to}; take {nearest}")
-
-
-_OneOrMany = Annotated[
-    Annotated[Rule, Tag("[one]")] | Annotated[list[Rule], Tag("[many]")], Discriminator(_one_or_many)
-]
 
 
 class Compensation(Part):
@@ -186,14 +51,18 @@ class Source(Part):
     """Fetch the published weights of model."""
     ema: StrictBool = False
     """Take the averaged weights of a training checkpoint."""
-    img_size: Count | None = None
-    """Run at another input size, in pixels."""
+    img_size: ImageSize | None = None
+    """Run at another input size in pixels, one number or [height, width]."""
     model_args: PlainDict = {}
     """Arguments for timm.create_model that differ from the named model's."""
     architecture: StrictStr | None = None
     """The network that was planned for; written by plan."""
     weights_sha256: StrictStr | None = None
     """Checksum of the weights that were planned for; written by plan."""
+    input_size: tuple[Count, Count, Count] | None = None
+    """Channels, height and width of an image of that network; written by plan."""
+    num_classes: Natural | None = None
+    """Classes of that network, 0 without a classifier; written by plan."""
 
 
 class Data(Part):
@@ -215,62 +84,11 @@ class Data(Part):
     """Overrides of the model's own: mean, std, interpolation, crop_pct, crop_mode."""
 
 
-class SitePlan(Part):
-    """The decision about one site."""
-
-    width: Natural
-    """Units that stay; for qk and v in each head. For a whole block 1 or 0."""
-    of: Count
-    """Units of the source."""
-    groups: Count | None = None
-    """How many heads or FFNs have so many each; set where no site of heads tells it."""
-    reason: StrictStr
-    """Why this many."""
-
-    def _conflicts(self) -> Iterator[Conflict]:
-        if self.width > self.of:
-            yield Conflict(("width",), f"{self.width} is more than the source has; at most {self.of}")
-
-
-class Plan(Part):
-    """What the planner decided; written by plan, carried out by apply."""
-
-    kind: Literal["macs", "params"]
-    """What requested, achieved and source count."""
-    requested: Count | None = None
-    """The budget in numbers; not set where rules alone decided."""
-    achieved: Count
-    """What the planned network has."""
-    source: Count
-    """What the source has."""
-    macs: Natural
-    """Multiply-adds of the planned network for one image."""
-    params: Count
-    """Parameters of the planned network."""
-    damage: Number | None = None
-    """Predicted loss that the cut adds, in nats per image."""
-    bound: Number | None = None
-    """No plan at this budget has less predicted damage than this, in nats per image."""
-    sites: dict[StrictStr, SitePlan]
-    """Site name -> decision: embed, blocks.0.qk, or blocks.3 for a whole block."""
-
-    def _conflicts(self) -> Iterator[Conflict]:
-        for name, site in self.sites.items():
-            whole = ".".join(name.split(".")[:2])
-            if name == whole and "." in name:
-                continue
-            block_goes = whole in self.sites and "." in name and not self.sites[whole].width
-            if not site.width and not block_goes:
-                yield Conflict(("sites", name, "width"), "is 0, but its block stays; keep at least 1")
-            if site.width and block_goes:
-                yield Conflict(("sites", name, "width"), f"is {site.width}, but its block {whole} goes; it must be 0")
-
-
 class Recipe(Part):
     """One way to prune a Vision Transformer."""
 
     format_version: Literal[1] = 1
-    """Of this document."""
+    """Version of the format of this document."""
     source: Source = Source()
     """The network that is cut."""
     data: Data = Data()
@@ -280,10 +98,11 @@ class Recipe(Part):
     budget: Budget | None = None
     """What must hold after rounding."""
     allocation: Literal["damage", "uniform", "per-axis"] = "damage"
-    """damage: where it hurts least per cost; uniform: the same share everywhere; per-axis: one share for each axis."""
+    """damage: where it hurts least per cost; uniform: the same share everywhere; per-axis: one share for each axis.
+    Default: damage, or per-axis with a scorer whose scores cannot be compared across sites."""
     axes: tuple[RecipeAxis, ...] = ("qk", "v", "ffn")
     """What may be cut to meet the budget."""
-    rules: dict[RecipeAxis, _OneOrMany] = {}
+    rules: dict[RecipeAxis, OneOrMany] = {}
     """Axis -> one rule, or a list of rules in which later ones override earlier ones."""
     compensate: Compensation = Compensation()
     """What is done around the cut so that less is lost."""
@@ -291,6 +110,12 @@ class Recipe(Part):
     """Written by plan. Remove it to plan again."""
     target: Target | None = None
     """The EfficientViT that emit makes of what pruning shows."""
+
+    @model_validator(mode="after")
+    def _fit_allocation(self) -> Self:
+        if "allocation" not in self.model_fields_set and self.scorer not in COMPARABLE_SCORERS:
+            self.__dict__["allocation"] = "per-axis"  # still counts as not given
+        return self
 
     def rules_of(self, axis: str) -> list[Rule]:
         """The rules of one axis, in the order of the document."""
@@ -327,7 +152,8 @@ class Recipe(Part):
         if any(rule.fixes_width for axis in self.rules for rule in self.rules_of(axis)):
             return
         if self.budget is None:
-            message = "is missing, and no rule has keep or width; set one of them, such as budget: {keep_macs: 0.5}"
+            example = f"budget: {{keep_{DEFAULT_KIND}: 0.5}}"
+            message = f"is missing, and no rule has keep or width; set one of them, such as {example}"
             yield Conflict(("budget",), message, about=("budget", "rules", "plan", "target"))
         elif not self.axes:
             message = f"is empty, so the budget has nothing to cut; name some of {', '.join(get_args(RecipeAxis))}"
@@ -359,7 +185,7 @@ class Recipe(Part):
             message = f"is {self.plan.kind}, the budget counts {self.budget.kind}; remove plan, and plan again"
             yield Conflict(("plan", "kind"), message, about=("budget", "plan"))
             return
-        limit = self.budget.limit(self.plan.source, self.plan.source)
+        limit = self.budget.limit(self.plan.source)
         if self.plan.requested is not None and self.plan.requested != limit:
             message = f"is {self.plan.requested}, the budget now asks for {limit}; remove plan, and plan again"
             yield Conflict(("plan", "requested"), message, about=("budget", "plan"))

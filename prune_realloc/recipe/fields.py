@@ -11,7 +11,17 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 Location = tuple[str | int, ...]
@@ -64,6 +74,16 @@ Size = Annotated[
     BeforeValidator(size),
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": f"^{_SIZE.pattern}$"}]}),
 ]
+
+
+def _one_or_pair(value: Any) -> str:
+    return "[pair]" if isinstance(value, list | tuple) else "[one]"
+
+
+ImageSize = Annotated[
+    Annotated[Count, Tag("[one]")] | Annotated[tuple[Count, Count], Tag("[pair]")], Discriminator(_one_or_pair)
+]
+"""Pixels of an image: one number, or (height, width)."""
 PlainDict = Annotated[dict[str, Any], BeforeValidator(plain)]
 
 

@@ -6,8 +6,11 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from prune_realloc.recipe.document import Budget, Compensation, Data, Plan, Recipe, Rule, SitePlan, Source
+from prune_realloc.recipe.budget import Budget
+from prune_realloc.recipe.document import Compensation, Data, Recipe, Source
 from prune_realloc.recipe.fields import Location, Part, shown, unknown
+from prune_realloc.recipe.plan import Plan, SitePlan
+from prune_realloc.recipe.rules import Rule
 from prune_realloc.recipe.target import Network, Target, TargetRule
 
 
@@ -27,7 +30,7 @@ class Problem:
 
 def untagged_location(loc: Location) -> Location:
     """Without what pydantic adds that is not in the document."""
-    return tuple(part for part in loc if part not in ("[one]", "[many]", "[key]"))
+    return tuple(part for part in loc if part not in ("[one]", "[many]", "[pair]", "[key]"))
 
 
 def dotted_location(loc: Location) -> str:
@@ -56,6 +59,7 @@ _MUST_BE = {
     "bool_type": "true or false",
     "tuple_type": "a list, such as [qk, ffn]",
     "dict_type": "a mapping, such as {{key: value}}",
+    "too_long": "at most {max_length} items long",
     "model_type": "a mapping, such as {{key: value}}",
     "greater_than": "above {gt:g}",
     "greater_than_equal": "at least {ge:g}",

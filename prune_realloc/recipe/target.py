@@ -10,8 +10,21 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, StrictBool, StrictStr, WithJsonSchema
 
+from prune_realloc.core.cost import KINDS, CostKind
 from prune_realloc.models.efficientvit_config import SIZES
-from prune_realloc.recipe.fields import Conflict, Count, Natural, Number, Part, PlainDict, Size, shown, unknown
+from prune_realloc.recipe.cost_fields import CostPart, KindName, amount_type, per_kind, size_help
+from prune_realloc.recipe.fields import (
+    Conflict,
+    Count,
+    ImageSize,
+    Natural,
+    Number,
+    Part,
+    PlainDict,
+    Size,
+    shown,
+    unknown,
+)
 
 Component = Literal["embed", "qk", "v", "ffn"]
 COMPONENTS: tuple[Component, ...] = get_args(Component)
@@ -105,21 +118,28 @@ class NetworkWidth(Part):
     """How the width follows."""
 
 
-class Network(Part):
-    """What emit decided."""
+def _cost_of_network(kind: CostKind) -> tuple[Any, Any]:
+    return amount_type(kind), Field(description=f"{kind.noun.capitalize()} of the network{kind.scope}.")
 
-    kind: Literal["macs", "params"]
+
+def _cost_of_control(kind: CostKind) -> tuple[Any, Any]:
+    return amount_type(kind), Field(description=f"{kind.noun.capitalize()} of the uniform control.")
+
+
+@per_kind("control_{}", _cost_of_control)
+@per_kind("{}", _cost_of_network)
+class _NetworkCosts(CostPart):
+    """What an emitted network and its control cost."""
+
+    kind: KindName
     """What requested counts."""
     requested: Count
     """The budget."""
-    macs: Natural
-    """Multiply-adds of the network for one image."""
-    params: Count
-    """Parameters of the network."""
-    control_macs: Natural
-    """Multiply-adds of the uniform control."""
-    control_params: Count
-    """Parameters of the uniform control."""
+
+
+class Network(_NetworkCosts):
+    """What emit decided."""
+
     widths: dict[StrictStr, NetworkWidth]
     """Place -> decision: stages.0.embed, stages.0.qk, or blocks.3.qk where blocks differ."""
     args: PlainDict
@@ -128,25 +148,32 @@ class Network(Part):
     """The same for the control."""
 
 
-class Target(Part):
-    """The EfficientViT that is wanted."""
+def _budget_of_target(kind: CostKind) -> tuple[Any, Any]:
+    others = ", ".join(name for name in KINDS if name != kind.name)
+    return Size | None, Field(None, description=f"{size_help(kind, kind.emitted_example)} Excludes {others}.")
+
+
+@per_kind("{}", _budget_of_target)
+class _TargetBudget(CostPart):
+    """What the wanted EfficientViT is like, and what it may cost."""
 
     like: _Like = "efficientvit_m0"
     """Gives depth, heads and kernels; and the budget, where none is set."""
-    macs: Size | None = None
-    """Multiply-adds for one image: 80M, 1.2G or a whole number. Excludes params."""
-    params: Size | None = None
-    """Parameters: 2.3M or a whole number. Excludes macs."""
-    img_size: Count | None = None
-    """Pixels. Default: the source's."""
+
+
+class Target(_TargetBudget):
+    """The EfficientViT that is wanted."""
+
+    img_size: ImageSize | None = None
+    """Pixels of an image, one number or [height, width]. Default: the source's."""
     in_chans: Count | None = None
     """Channels of an image. Default: the source's."""
     num_classes: Natural | None = None
-    """Default: the source's."""
+    """Classes, 0 for no classifier. Default: the source's."""
     stem_strides: tuple[Count, ...] | None = None
-    """Of the stem's convolutions, 1 or 2 each. Default: so that the first stage has about 14 x 14 tokens."""
+    """Strides of the stem's convolutions, 1 or 2 each. Default: so that the first stage has about 14 x 14 tokens."""
     growth: _Growth = 2.0
-    """Of the uniform network's channels from stage to stage; like: in the proportions of like."""
+    """Factor between the uniform network's channels from stage to stage; like: in the proportions of like."""
     per: Literal["stage", "block"] = "stage"
     """stage: the blocks of a stage are alike; block: each has widths of its own."""
     rules: dict[Component, TargetRule] = {}
@@ -154,13 +181,19 @@ class Target(Part):
     network: Network | None = None
     """Written by emit, which decides anew each time."""
 
+    @property
+    def kind(self) -> str | None:
+        """The kind of cost that the budget counts; None where none is set."""
+        return next((kind for kind in KINDS if getattr(self, kind) is not None), None)
+
     def rule(self, component: str) -> TargetRule:
         """The recipe's rule, or the default."""
         return {**DEFAULT_RULES, **self.rules}[component]  # type: ignore[index]
 
     def _conflicts(self) -> Iterator[Conflict]:
-        if self.macs is not None and self.params is not None:
-            yield Conflict(("params",), f"excludes macs {self.macs}; keep one of the two")
+        first, *more = [kind for kind in KINDS if getattr(self, kind) is not None] or [""]
+        for second in more:
+            yield Conflict((second,), f"excludes {first} {getattr(self, first)}; keep one of the two")
         embed = self.rules.get("embed")
         for field in ("width", "ratio", "floor_ratio", "ceiling_ratio"):
             if embed is not None and getattr(embed, field) is not None:

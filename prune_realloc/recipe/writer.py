@@ -8,8 +8,10 @@ from typing import Any, get_args
 
 import yaml
 
-from prune_realloc.recipe.document import Recipe, RecipeAxis, SitePlan
+from prune_realloc.core.cost import KINDS
+from prune_realloc.recipe.document import Recipe, RecipeAxis
 from prune_realloc.recipe.fields import size_text
+from prune_realloc.recipe.plan import SitePlan
 from prune_realloc.recipe.target import Target
 
 SCHEMA_FILE = "recipe.schema.json"
@@ -42,7 +44,7 @@ def dump_recipe(recipe: Recipe, command: str, *, schema: str = SCHEMA_FILE) -> s
         lines.append(f"scorer: {recipe.scorer}")
     if recipe.budget is not None:
         budget = recipe.budget.model_dump(exclude_none=True)
-        budget |= {key: size_text(budget[key]) for key in ("macs", "params") if key in budget}
+        budget |= {key: size_text(budget[key]) for key in KINDS if key in budget}
         lines.append(f"budget: {_flow(budget)}")
     lines += [f"allocation: {recipe.allocation}", f"axes: {_flow(list(recipe.axes))}"]
     lines += _rule_lines(recipe)
@@ -88,7 +90,7 @@ def _rule_lines(recipe: Recipe) -> list[str]:
 
 def _target_lines(target: Target) -> list[str]:
     plain_fields = target.model_dump(exclude_defaults=True, exclude={"rules", "network"})
-    plain_fields |= {key: size_text(plain_fields[key]) for key in ("macs", "params") if key in plain_fields}
+    plain_fields |= {key: size_text(plain_fields[key]) for key in KINDS if key in plain_fields}
     lines = ["target:", f"  like: {target.like}"]
     lines += [
         f"  {key}: {_flow(list(value) if isinstance(value, tuple) else value)}"

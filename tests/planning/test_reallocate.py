@@ -13,7 +13,7 @@ from prune_realloc.models.efficientvit_config import SIZES, EfficientVitConfig
 from prune_realloc.planning.reallocate import reallocate
 from prune_realloc.planning.retention import retention
 from prune_realloc.planning.shapes import stem_strides, window
-from prune_realloc.recipe.document import SitePlan
+from prune_realloc.recipe.plan import SitePlan
 from prune_realloc.recipe.target import Target, TargetRule
 
 

@@ -1,0 +1,70 @@
+"""What a plan chooses together: the attention of a block, or its FFN, with every way to build them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
+
+from prune_realloc.core.cost import Widths
+from prune_realloc.core.structure import site_name, site_place
+from prune_realloc.planning.choices import PlanningProblem
+
+
+class Part:
+    """Sites that are chosen together (the attention of a block, or its FFN), and every way to build them."""
+
+    def __init__(self, problem: PlanningProblem, names: Sequence[str]) -> None:
+        self.names = names
+        grid = np.meshgrid(*(problem.choices[name] for name in names), indexing="ij")
+        self.widths = {name: axis.ravel() for name, axis in zip(names, grid, strict=True)}
+        """Site name -> its width in each of the ways."""
+        self.damage = sum(np.asarray(problem.curves[name])[width] for name, width in self.widths.items())
+        """Damage of each of the ways."""
+        self.terms = [
+            (
+                [n for n in sites if n not in names],
+                each * np.prod([self.widths[n] for n in sites if n in names], axis=0),
+            )
+            for sites, each in problem.terms
+            if set(sites) & set(names)
+        ]
+        """Terms of the cost: other sites, and what each combination of their units costs in each of the ways."""
+
+    def cost(self, stream: Widths) -> np.ndarray:
+        """Cost of each of the ways where the streams are so wide."""
+        return sum(prod(stream.get(name, 1) for name in others) * units for others, units in self.terms)
+
+
+class Block:
+    """Parts that are chosen one by one, or go together."""
+
+    def __init__(self, problem: PlanningProblem, block: int | None, parts: Sequence[Part]) -> None:
+        self.site, self.parts = site_name("block", block), parts
+        may_go = len(problem.choices.get(self.site, ())) > 1
+        self.gone = float(problem.curves[self.site][0]) if may_go else np.inf
+        """Damage without the block; infinite where it must stay."""
+        self._terms = [
+            ([n for n in sites if n != self.site], each) for sites, each in problem.terms if self.site in sites
+        ]
+
+    def costs(self, stream: Widths) -> list[np.ndarray]:
+        """Of each choice of each part; what the block costs whatever its widths is counted with the first part."""
+        costs = [part.cost(stream) for part in self.parts]
+        costs[0] = costs[0] + sum(each * prod(stream[n] for n in others) for others, each in self._terms)
+        return costs
+
+    def streams(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Those of the streams `names` that its cost depends on."""
+        terms = [*self._terms, *(term for part in self.parts for term in part.terms)]
+        met = {name for others, _ in terms for name in others}
+        return tuple(name for name in names if name in met)
+
+
+def blocks_of(problem: PlanningProblem) -> list[Block]:
+    """All that is chosen apart from the streams, block by block."""
+    parts: dict[int | None, list[Part]] = {}
+    for names in problem.components():
+        parts.setdefault(site_place(names[0])[1], []).append(Part(problem, names))
+    return [Block(problem, block, own) for block, own in parts.items()]

@@ -1,0 +1,69 @@
+"""What a plan says: the decision about each site, and what all of them cost together. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import Field, StrictStr
+
+from prune_realloc.core.cost import CostKind
+from prune_realloc.recipe.cost_fields import CostPart, KindName, amount_type, per_kind
+from prune_realloc.recipe.fields import Conflict, Count, Natural, Number, Part
+
+
+class SitePlan(Part):
+    """The decision about one site."""
+
+    width: Natural
+    """Units that stay; for qk and v in each head. For a whole block 1 or 0."""
+    of: Count
+    """Units of the source."""
+    groups: Count | None = None
+    """How many heads or FFNs have so many each; set where no site of heads tells it."""
+    reason: StrictStr
+    """Why this many."""
+
+    def _conflicts(self) -> Iterator[Conflict]:
+        if self.width > self.of:
+            yield Conflict(("width",), f"{self.width} is more than the source has; at most {self.of}")
+
+
+def _cost_of_plan(kind: CostKind) -> tuple[Any, Any]:
+    return amount_type(kind), Field(description=f"{kind.noun.capitalize()} of the planned network{kind.scope}.")
+
+
+@per_kind("{}", _cost_of_plan)
+class _PlanCosts(CostPart):
+    """What a planned network costs."""
+
+    kind: KindName
+    """What requested, achieved and source count."""
+    requested: Count | None = None
+    """The budget in numbers; not set where rules alone decided."""
+    achieved: Count
+    """What the planned network has."""
+    source: Count
+    """What the source has."""
+
+
+class Plan(_PlanCosts):
+    """What the planner decided; written by plan, carried out by apply."""
+
+    damage: Number | None = None
+    """Predicted loss that the cut adds, in nats per image."""
+    bound: Number | None = None
+    """No plan at this budget has less predicted damage than this, in nats per image."""
+    sites: dict[StrictStr, SitePlan]
+    """Site name -> decision: embed, blocks.0.qk, or blocks.3 for a whole block."""
+
+    def _conflicts(self) -> Iterator[Conflict]:
+        for name, site in self.sites.items():
+            whole = ".".join(name.split(".")[:2])
+            if name == whole and "." in name:
+                continue
+            block_goes = whole in self.sites and "." in name and not self.sites[whole].width
+            if not site.width and not block_goes:
+                yield Conflict(("sites", name, "width"), "is 0, but its block stays; keep at least 1")
+            if site.width and block_goes:
+                yield Conflict(("sites", name, "width"), f"is {site.width}, but its block {whole} goes; it must be 0")
