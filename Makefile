@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint bench
+.PHONY: setup demo test test-oldest lint house bench
 
 # the stamp is younger than pyproject.toml as long as nothing needs to be installed again
 setup: .venv/installed
@@ -17,12 +17,21 @@ demo: setup
 test: setup
 	$(BIN)/pytest -n 2 --dist loadfile
 
+# the quick tests on the lowest versions that pyproject.toml allows, in an environment of their own
+test-oldest: setup
+	$(BIN)/python benchmarks/oldest.py
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+
+# how the package is built, before and after it was moved into rooms
+house: setup
+	$(BIN)/python benchmarks/house.py --before 05d4a8d --out docs/house.json
+	$(BIN)/python benchmarks/tables.py
 
 bench: setup
 	$(BIN)/python benchmarks/analyze_speed.py --out docs/analyze_speed.json

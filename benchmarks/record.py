@@ -7,13 +7,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 
 def origin(
     threads: int, packages: tuple[str, ...] = ("torch", "timm", "torch-pruning"), device: str = "cpu"
 ) -> dict[str, Any]:
     """Machine, versions and date of a measurement."""
+    import torch  # it takes seconds, and what counts lines of code needs none
+
     gpu = f", {torch.cuda.get_device_name()}" if device == "cuda" else ""
     return {
         "machine": f"{platform.machine()}, {threads} threads{gpu}",

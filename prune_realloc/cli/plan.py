@@ -51,7 +51,9 @@ def plan(
     from prune_realloc.recipe.writer import dump_recipe
 
     found = Analysis.load(analysis)
-    base = {} if recipe is None else load_recipe(recipe).model_dump(exclude_unset=True, include=_TAKEN)
+    base: dict[str, Any] = {}
+    if recipe is not None:
+        base = load_recipe(recipe).model_dump(exclude_unset=True, exclude_none=True, include=_TAKEN)
     changes: dict[str, Any] = {"budget": budget} if budget else {}
     changes |= {"allocation": allocation} if allocation is not None else {}
     changes |= {"axes": [axis.strip() for axis in axes.split(",")]} if axes is not None else {}

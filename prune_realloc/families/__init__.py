@@ -26,7 +26,7 @@ def family_of(model: nn.Module) -> Family:
     for family in FAMILIES.values():
         if family.owns(model):
             return family
-    if any(family.adopt(model) is not model for family in FAMILIES.values()):
+    if any(_architecture(model) in family.ALIASES for family in FAMILIES.values()):
         raise InputError(
             f"model {_called(model)} has fixed widths; open it with load_model, which builds it with free ones"
         )
@@ -62,9 +62,13 @@ def cuttable_family_of_architecture(name: str) -> CuttableFamily:
     raise InputError(f"model {name!r} is of no family whose networks can be cut")
 
 
-def _called(model: nn.Module) -> str:
-    """A network's name as timm knows it, and its class, of which timm has several of one name."""
-    kind = f"{type(model).__name__} in {type(model).__module__}"
+def _architecture(model: nn.Module) -> str | None:
+    """A network's name as timm knows it, where timm built it."""
     config = getattr(model, "pretrained_cfg", None)
-    architecture = config.get("architecture") if isinstance(config, Mapping) else None
-    return f"{architecture} ({kind})" if architecture else kind
+    return config.get("architecture") if isinstance(config, Mapping) else None
+
+
+def _called(model: nn.Module) -> str:
+    """A network's name, and its class, of which timm has several of one name."""
+    kind, name = f"{type(model).__name__} in {type(model).__module__}", _architecture(model)
+    return f"{name} ({kind})" if name else kind

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import lcm
 
 from prune_realloc.core.cost import Cost
@@ -30,46 +31,59 @@ def uniform_control(target: Target, cost: Cost, kind: str) -> EfficientVitConfig
         InputError: no such network comes within 1 %.
     """
     goal = cost.of(kind)
-    places = places_of(target.model_copy(update={"per": "stage"}))
-    heads = heads_per_stage(base_config(target))
-    steps = [lcm(8, count) for count in heads]
+    best: tuple[float, float, Shape] | None = None
+    for ratio, found in _candidates(_UniformShapes(target), kind, goal):
+        off = abs(found.cost(kind) - goal) / goal
+        key = (max(off - TOLERANCE / 2, 0.0), abs(ratio - UNIFORM_FFN), found)
+        best = key if best is None or key[:2] < best[:2] else best
+    if best is None or best[0] > TOLERANCE / 2:
+        raise InputError(f"{kind}: no uniform network comes within {TOLERANCE:.0%} of {goal:,}; choose another budget")
+    return best[2].config()
 
-    def shape(first: float, ratio: float) -> Shape:
-        embed = [
-            max(step, round(first * uniform_growth(target, stage) / step) * step) for stage, step in enumerate(steps)
-        ]
+
+class _UniformShapes:
+    """The uniform networks of a target, by the channels of their first stage and their FFN ratio."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.places = places_of(target.model_copy(update={"per": "stage"}))
+        self.heads = heads_per_stage(base_config(target))
+        self.steps = [lcm(8, count) for count in self.heads]
+
+    def channels(self, first: float) -> list[int]:
+        """Channels of each stage, where the first has about `first`."""
+        growths = [uniform_growth(self.target, stage) for stage in range(len(self.steps))]
+        wanted = zip(self.steps, growths, strict=True)
+        return [max(step, round(first * growth / step) * step) for step, growth in wanted]
+
+    def shape(self, embed: list[int], ratio: float) -> Shape:
+        """The network with these channels and this FFN ratio."""
         inner: dict[tuple[str, Place], int] = {}
-        for place in places:
-            part = embed[place.stage] // heads[place.stage]
+        for place in self.places:
+            part = embed[place.stage] // self.heads[place.stage]
             inner |= {
                 ("qk", place): part,
                 ("v", place): part,
                 ("ffn", place): max(8, round(ratio * embed[place.stage] / 8) * 8),
             }
-        return Shape(target, places, embed, inner)
+        return Shape(self.target, self.places, embed, inner)
 
-    # every set of channels in the neighbourhood, each with the ratio that meets the goal
-    best: tuple[float, float, EfficientVitConfig] | None = None
+
+def _candidates(shapes: _UniformShapes, kind: str, goal: int) -> Iterator[tuple[float, Shape]]:
+    """Every set of channels in the neighbourhood, with the FFN ratios on either side of the one that meets the goal."""
     seen = set()
     for tenth in range(40, 20_000):
-        first = tenth / 10
-        plain = shape(first, UNIFORM_FFN)
-        if plain.embed in seen:
+        embed = shapes.channels(tenth / 10)
+        if tuple(embed) in seen:
             continue
-        seen.add(plain.embed)
-        if shape(first, UNIFORM_FFN / 2).cost(kind) > goal:
-            break
-        if shape(first, 2 * UNIFORM_FFN).cost(kind) < goal:
+        seen.add(tuple(embed))
+        if shapes.shape(embed, UNIFORM_FFN / 2).cost(kind) > goal:
+            return
+        if shapes.shape(embed, 2 * UNIFORM_FFN).cost(kind) < goal:
             continue
         low, high = UNIFORM_FFN / 2, 2.0 * UNIFORM_FFN
         for _ in range(24):
             middle = (low + high) / 2
-            low, high = (middle, high) if shape(first, middle).cost(kind) <= goal else (low, middle)
+            low, high = (middle, high) if shapes.shape(embed, middle).cost(kind) <= goal else (low, middle)
         for ratio in (low, high):
-            found = shape(first, ratio)
-            off = abs(found.cost(kind) - goal) / goal
-            key = (max(off - TOLERANCE / 2, 0.0), abs(ratio - UNIFORM_FFN), found.config())
-            best = key if best is None or key[:2] < best[:2] else best
-    if best is None or best[0] > TOLERANCE / 2:
-        raise InputError(f"{kind}: no uniform network comes within {TOLERANCE:.0%} of {goal:,}; choose another budget")
-    return best[2]
+            yield ratio, shapes.shape(embed, ratio)

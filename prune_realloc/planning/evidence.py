@@ -113,10 +113,9 @@ def _planned_at(keep: float, analysis: Analysis, axes: Sequence[str], own: Mappi
     touching = [term.cost(analysis.widths) for term in analysis.terms if set(term.sites) & inside]
     movable = sum(cost.of(DEFAULT_KIND) for cost in touching)
     share = round(1 - (1 - keep) * movable / analysis.cost().of(DEFAULT_KIND), 4)
-    values: dict[str, Any] = {} if analysis.unit == "nats" else {"allocation": "per-axis"}
-    values |= {"budget": {f"keep_{DEFAULT_KIND}": share}}
-    values |= {"axes": axes, "rules": {axis: {"round_to": 1} for axis in axes}}
-    done = build_recipe(analysis.as_recipe() | values | dict(own))
+    asked: dict[str, Any] = {"budget": {f"keep_{DEFAULT_KIND}": share}, "axes": axes}
+    asked |= {"rules": {axis: {"round_to": 1} for axis in axes}}
+    done = build_recipe(analysis.as_recipe() | asked | dict(own))
     return done.model_copy(update={"plan": plan(analysis, done)})
 
 

@@ -16,6 +16,8 @@ from prune_realloc.planning.control import uniform_control
 from prune_realloc.planning.retention import retention
 from prune_realloc.planning.shapes import base_config
 from prune_realloc.planning.sizing import Sizing
+from prune_realloc.planning.spending import at_budget
+from prune_realloc.planning.width_reasons import Explained
 from prune_realloc.recipe.plan import SitePlan
 from prune_realloc.recipe.target import Network, Target
 
@@ -24,8 +26,7 @@ def reallocate(sites: Mapping[str, SitePlan], target: Target) -> Network:
     """Widths of the target at its budget, each with its reason, and the uniform control.
 
     Args:
-        sites: what pruning kept, site name -> width and width of the source, as `planner.plan` or a planned recipe has
-            it.
+        sites: what pruning kept, site name -> width and width of the source, as `plan` or a planned recipe has it.
 
     Raises:
         InputError: the budget cannot be met under the rules, or the sites lack what reallocation reads.
@@ -34,7 +35,7 @@ def reallocate(sites: Mapping[str, SitePlan], target: Target) -> Network:
     kind = target.kind or DEFAULT_KIND
     limit: int = getattr(target, kind) or base.cost.of(kind)
     sizing = Sizing(target, base, kept)
-    shape, multiplier = sizing.at_budget(kind, limit)
+    shape, multiplier = at_budget(sizing, kind, limit)
     config = shape.config()
     control = uniform_control(target, config.cost, kind)
     return Network(
@@ -42,7 +43,7 @@ def reallocate(sites: Mapping[str, SitePlan], target: Target) -> Network:
         requested=limit,
         **{kind: config.cost.of(kind) for kind in KINDS},
         **{f"control_{kind}": control.cost.of(kind) for kind in KINDS},
-        widths=dict(sizing.explained(shape, multiplier, control)),
+        widths=Explained(sizing, shape, multiplier).widths(control),
         args=config.args(),
         control_args=control.args(),
     )

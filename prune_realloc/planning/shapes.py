@@ -41,7 +41,7 @@ def base_config(target: Target) -> EfficientVitConfig:
 
 
 def heads_per_stage(base: EfficientVitConfig) -> list[int]:
-    """Of each stage; the paper's sizes have one number for all its blocks."""
+    """Heads of each stage; the paper's sizes have one number for all its blocks."""
     return [next(block.heads for block in base.blocks if block.stage == stage) for stage in range(len(base.depth))]
 
 
@@ -64,6 +64,7 @@ def stem_strides(img_size: float) -> tuple[int, ...]:
 
 
 def places_of(target: Target) -> list[Place]:
+    """The runs of blocks that share their widths: stages, or single blocks."""
     depths = base_config(target).depth
     firsts = [sum(depths[:stage]) for stage in range(len(depths))]
     if target.per == "stage":
@@ -110,13 +111,16 @@ class Shape:
         return EfficientVitConfig(**self.args())
 
     def cost(self, kind: str) -> int:
+        """What the network costs, of one kind of cost."""
         return self.config().cost.of(kind)
 
-    def raised(self, what: tuple[str, Any], by: int) -> Shape:
-        if what[0] == "embed":
-            embed = [width + by * (stage == what[1]) for stage, width in enumerate(self.embed)]
+    def raised(self, component: str, where: Place | int, by: int) -> Shape:
+        """With one width moved by `by` units; `where` is the stage for `embed`, else the place."""
+        if isinstance(where, int):
+            embed = [width + by * (stage == where) for stage, width in enumerate(self.embed)]
             return Shape(self.target, self.places, embed, self.inner)
-        return Shape(self.target, self.places, self.embed, self.inner | {what: self.inner[what] + by})
+        width = self.inner[component, where] + by
+        return Shape(self.target, self.places, self.embed, self.inner | {(component, where): width})
 
 
 def stage_growth(target: Target, stage: int) -> float:
@@ -128,4 +132,5 @@ def stage_growth(target: Target, stage: int) -> float:
 
 
 def uniform_growth(target: Target, stage: int) -> float:
+    """The same of the uniform control, whose channels grow by one factor."""
     return float(2 if target.growth == "like" else target.growth) ** stage

@@ -21,7 +21,8 @@ from prune_realloc.core.errors import InputError
 from prune_realloc.core.structure import site_name
 from prune_realloc.families.efficientvit_msra import blocks, ffn_names
 from prune_realloc.models.efficientvit import EfficientVit
-from prune_realloc.models.efficientvit_layers import ConvNorm
+from prune_realloc.models.efficientvit_config import EfficientVitConfig
+from prune_realloc.models.efficientvit_layers import ConvNorm, NormLinear
 
 Scores = Mapping[str, np.ndarray]
 Map = np.ndarray
@@ -39,6 +40,28 @@ def inherit(source: EfficientVit, target: EfficientVit, scores: Scores) -> None:
         InputError: depth, heads, kernels or stem differ, so that there is nothing to carry over.
     """
     old, new = source.config, target.config
+    _check_alike(old, new)
+    heads = _heads_of_stages(old)
+    streams = [
+        _by_part(scores[site_name("embed", None, stage)], heads[stage], new.embed_dim[stage])
+        for stage in range(len(old.depth))
+    ]
+    _stem(source, target, streams[0])
+    for number, ((name, block), (_, fresh)) in enumerate(zip(blocks(source), blocks(target), strict=True)):
+        stream = streams[old.blocks[number].stage]
+        _ffns(name, block, fresh, stream, scores[site_name("ffn", number)], new.blocks[number].ffn)
+        attention, other = (each.get_submodule("mixer.m.attn") for each in (block, fresh))
+        qk, v = (scores[site_name(axis, number)].reshape(old.blocks[number].heads, -1) for axis in ("qk", "v"))
+        _attention(attention, other, stream, qk, v)
+    for stage, (before, after) in enumerate(pairwise(streams), start=1):
+        down = f"stages.{stage}.downsample"
+        _downsample(source.get_submodule(down), target.get_submodule(down), before, after)
+    if old.num_classes == new.num_classes:
+        _classifiers(source, target, streams[-1])
+
+
+def _check_alike(old: EfficientVitConfig, new: EfficientVitConfig) -> None:
+    """Raises an InputError where one network has what the other has not."""
     for field, have, want in (
         ("depth", old.depth, new.depth),
         ("num_heads", [b.heads for b in old.blocks], [b.heads for b in new.blocks]),
@@ -49,42 +72,20 @@ def inherit(source: EfficientVit, target: EfficientVit, scores: Scores) -> None:
     ):
         if have != want:
             raise InputError(f"inherit: the source has {field} {have}, the new network {want}; they must be the same")
-    for stage in range(len(old.depth)):
-        own = {b.heads for b in old.blocks if b.stage == stage}
-        if len(own) > 1:
+
+
+def _heads_of_stages(config: EfficientVitConfig) -> list[int]:
+    """Into how many parts the blocks of each stage divide its channels."""
+    found: list[int] = []
+    for stage in range(len(config.depth)):
+        heads = {block.heads for block in config.blocks if block.stage == stage}
+        if len(heads) > 1:
             raise InputError(
-                f"inherit: stage {stage} has blocks of {sorted(own)} heads, which divide its channels "
+                f"inherit: stage {stage} has blocks of {sorted(heads)} heads, which divide its channels "
                 "differently; they must be the same"
             )
-    heads = [next(b.heads for b in old.blocks if b.stage == s) for s in range(len(old.depth))]
-    streams = [
-        _by_part(scores[site_name("embed", None, stage)], heads[stage], new.embed_dim[stage])
-        for stage in range(len(old.depth))
-    ]
-    _stem(source, target, streams[0])
-    for number, ((name, block), (_, fresh)) in enumerate(zip(blocks(source), blocks(target), strict=True)):
-        stream = streams[old.blocks[number].stage]
-        ffn = scores[site_name("ffn", number)].reshape(max(1, 2 * old.blocks[number].num_ffns), -1)
-        for place, full in enumerate(ffn_names(name, block)):
-            path = full.removeprefix(f"{name}.").removesuffix(".ffn.m")
-            hidden = _best(ffn[place], new.blocks[number].ffn)
-            _token_ffn(block.get_submodule(path), fresh.get_submodule(path), stream, hidden)
-        attention: Any = block.get_submodule("mixer.m.attn")
-        _attention(
-            attention,
-            fresh.get_submodule("mixer.m.attn"),
-            stream,
-            scores[site_name("qk", number)].reshape(attention.num_heads, -1),
-            scores[site_name("v", number)].reshape(attention.num_heads, -1),
-        )
-    for stage, (before, after) in enumerate(pairwise(streams), start=1):
-        _downsample(source.stages[stage].downsample, target.stages[stage].downsample, before, after)
-    for exit_ in ("head", "head_dist"):
-        theirs, mine = getattr(source, exit_), getattr(target, exit_)
-        if theirs is not None and mine is not None and old.num_classes == new.num_classes and new.num_classes:
-            _batch_norm(theirs.bn, mine.bn, streams[-1])
-            _carry(theirs.linear.weight, mine.linear.weight, None, streams[-1])
-            mine.linear.bias.copy_(theirs.linear.bias)
+        found += heads
+    return found
 
 
 def _best(scores: np.ndarray, width: int) -> Map:
@@ -130,10 +131,18 @@ def _batch_norm(old: Any, new: Any, channels: Map) -> None:
     new.num_batches_tracked.copy_(old.num_batches_tracked)
 
 
-def _conv(old: Any, new: Any, outputs: Map, inputs: Map | None) -> None:
-    assert isinstance(old, ConvNorm)
+def _conv(old: ConvNorm, new: ConvNorm, outputs: Map, inputs: Map | None) -> None:
+    """A convolution with its batch norm."""
     _carry(old.conv.weight, new.conv.weight, outputs, inputs)
     _batch_norm(old.bn, new.bn, outputs)
+
+
+def _ffns(name: str, old: nn.Module, new: nn.Module, stream: Map, scores: np.ndarray, width: int) -> None:
+    """All FFNs of a block, each with the units that are best in it."""
+    names = ffn_names(name, old)
+    for full, own in zip(names, scores.reshape(len(names), -1), strict=True):
+        path = full.removeprefix(f"{name}.").removesuffix(".ffn.m")
+        _token_ffn(old.get_submodule(path), new.get_submodule(path), stream, _best(own, width))
 
 
 def _token_ffn(old: Any, new: Any, stream: Map, hidden: Map) -> None:
@@ -143,64 +152,84 @@ def _token_ffn(old: Any, new: Any, stream: Map, hidden: Map) -> None:
 
 
 def _attention(old: Any, new: Any, stream: Map, qk_scores: np.ndarray, v_scores: np.ndarray) -> None:
-    H, part = old.num_heads, len(stream) // old.num_heads
-    was = old.qkvs[0].conv.in_channels
+    """One cascade; `qk_scores` and `v_scores` have one row for each head."""
+    H, K, V = old.num_heads, old.qk_dim, old.v_dim
+    parts = _head_parts(stream, H, old.qkvs[0].conv.in_channels)
     columns = []
-    for head in range(H):
-        own = stream[head * part : (head + 1) * part]
-        local = np.where(own < 0, -1, own - head * was)
+    for head, (part, following) in enumerate(zip(parts, [*parts[1:], None], strict=True)):
         qk = _best(qk_scores[head], new.qk_dim)
-        following = stream[(head + 1) * part : (head + 2) * part]
-        meets = np.where(following < 0, -1, following - (head + 1) * was) if head + 1 < H else None
-        v = _values(v_scores[head], meets, new.v_dim)
-        K = old.qk_dim
-        rows = np.concatenate([qk, np.where(qk < 0, -1, qk + K), np.where(v < 0, -1, v + 2 * K)])
-        _conv(old.qkvs[head], new.qkvs[head], rows, local)
+        v = _values(v_scores[head], following, new.v_dim)
+        rows = np.concatenate([qk, _shifted(qk, K), _shifted(v, 2 * K)])
+        _conv(old.qkvs[head], new.qkvs[head], rows, part)
         _conv(old.dws[head], new.dws[head], qk, None)
         # logits keep their size: the new network divides by the root of its own width
         for tensor in (new.dws[head].bn.weight, new.dws[head].bn.bias):
             tensor.mul_((new.qk_dim / K) ** 0.5)
-        columns.append(np.where(v < 0, -1, v + head * old.v_dim))
+        columns.append(_shifted(v, head * V))
     _conv(old.proj, new.proj, stream, np.concatenate(columns))
     biases = resize_rel_pos_bias_table_levit(old.attention_biases.T, (new.window**2, H))
     new.attention_biases.copy_(biases.T)
 
 
+def _head_parts(stream: Map, heads: int, width: int) -> list[Map]:
+    """The channels that each head reads, counted from the first of its `width` channels in the source."""
+    return [_shifted(part, -head * width) for head, part in enumerate(stream.reshape(heads, -1))]
+
+
+def _shifted(units: Map, by: int) -> Map:
+    """The same units elsewhere in the source; fresh ones stay fresh."""
+    return np.where(units < 0, -1, units + by)
+
+
 def _downsample(old: Any, new: Any, before: Map, after: Map) -> None:
+    """The patch merging between two streams, with the FFNs before and after it."""
     for side, stream in (("before", before), ("after", after)):
         theirs, mine = getattr(old, side), getattr(new, side)
         hidden = _best(_strength(theirs.ffn.m.up, theirs.ffn.m.down), mine.ffn.m.up.conv.out_channels)
         _token_ffn(theirs, mine, stream, hidden)
-    hidden = _best(_strength(old.merge.expand, old.merge.reduce), new.merge.expand.conv.out_channels)
-    _conv(old.merge.expand, new.merge.expand, hidden, before)
-    _conv(old.merge.dw, new.merge.dw, hidden, None)
-    _conv(old.merge.reduce, new.merge.reduce, after, hidden)
-    squeeze = _best(old.merge.se.fc1.weight.flatten(1).norm(dim=1).numpy(), new.merge.se.fc1.out_channels)
-    _carry(old.merge.se.fc1.weight, new.merge.se.fc1.weight, squeeze, hidden)
-    _carry(old.merge.se.fc1.bias, new.merge.se.fc1.bias, squeeze)
-    _carry(old.merge.se.fc2.weight, new.merge.se.fc2.weight, hidden, squeeze)
-    _carry(old.merge.se.fc2.bias, new.merge.se.fc2.bias, hidden)
+    _patch_merging(old.merge, new.merge, before, after)
 
 
-def _strength(into: Any, out: Any) -> np.ndarray:
-    """Of hidden units that no site scores: the size of what goes in times that of what comes out."""
+def _patch_merging(old: Any, new: Any, before: Map, after: Map) -> None:
+    hidden = _best(_strength(old.expand, old.reduce), new.expand.conv.out_channels)
+    _conv(old.expand, new.expand, hidden, before)
+    _conv(old.dw, new.dw, hidden, None)
+    _conv(old.reduce, new.reduce, after, hidden)
+    squeeze = _best(old.se.fc1.weight.flatten(1).norm(dim=1).numpy(), new.se.fc1.out_channels)
+    for theirs, mine, outputs, inputs in (
+        (old.se.fc1, new.se.fc1, squeeze, hidden),
+        (old.se.fc2, new.se.fc2, hidden, squeeze),
+    ):
+        _carry(theirs.weight, mine.weight, outputs, inputs)
+        _carry(theirs.bias, mine.bias, outputs)
+
+
+def _classifiers(source: EfficientVit, target: EfficientVit, stream: Map) -> None:
+    """Those that both networks have, of the same classes."""
+    for name in ("head", "head_dist"):
+        old, new = getattr(source, name), getattr(target, name)
+        if isinstance(old, NormLinear) and isinstance(new, NormLinear):
+            _batch_norm(old.bn, new.bn, stream)
+            _carry(old.linear.weight, new.linear.weight, None, stream)
+            new.linear.bias.copy_(old.linear.bias)
+
+
+def _strength(into: ConvNorm, out: ConvNorm) -> np.ndarray:
+    """What stands in for a score of hidden units that no site has: the size of what goes in times what comes out."""
     return (into.conv.weight.flatten(1).norm(dim=1) * out.conv.weight.flatten(1).norm(dim=0)).numpy()
 
 
-def _stem(source: Any, target: Any, stream: Map) -> None:
-    inputs: Map | None = None
+def _stem(source: EfficientVit, target: EfficientVit, stream: Map) -> None:
+    """The convolutions before the first stage, whose channels the last of them writes."""
     layers = [
-        (old, new)
-        for old, new in zip(source.patch_embed, target.patch_embed, strict=True)
-        if not isinstance(old, nn.ReLU)
+        (old, new) for old, new in zip(source.patch_embed, target.patch_embed, strict=True) if isinstance(old, ConvNorm)
     ]
+    inputs: Map | None = None
     for (old, new), following in zip(layers, [*layers[1:], None], strict=True):
-        if following is None:
-            outputs = stream
-        else:
-            size = old.conv.weight.flatten(1).norm(dim=1) * following[0].conv.weight.transpose(0, 1).flatten(1).norm(
-                dim=1
-            )
-            outputs = _best(size.numpy(), new.conv.out_channels)
+        outputs = stream
+        if following is not None:
+            into = old.conv.weight.flatten(1).norm(dim=1)
+            out = following[0].conv.weight.transpose(0, 1).flatten(1).norm(dim=1)
+            outputs = _best((into * out).numpy(), new.conv.out_channels)
         _conv(old, new, outputs, inputs)
         inputs = outputs

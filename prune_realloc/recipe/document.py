@@ -44,7 +44,7 @@ class Source(Part):
     """The network that is cut. What is not set comes from the command line."""
 
     model: StrictStr | None = None
-    """timm name, where the checkpoint does not tell it; or hf-hub:NAME."""
+    """Name of the model in timm, where the checkpoint does not tell it; or hf-hub:NAME."""
     ckpt: StrictStr | None = None
     """Checkpoint file, or folder with config.json."""
     pretrained: StrictBool = False
@@ -71,17 +71,17 @@ class Data(Part):
     name: StrictStr | None = None
     """Folder of images, 'demo', or a timm data set (torch/..., hfds/..., wds/...)."""
     split: StrictStr = "train"
-    """Part of the data set."""
+    """Part of the data set that the images are taken from."""
     data_dir: StrictStr | None = None
-    """Where a named data set lies."""
+    """Folder where a named data set lies."""
     samples: Count = 1024
-    """How many images."""
+    """Number of images."""
     seed: Natural = 0
-    """Chooses the images and every draw."""
+    """Seed that chooses the images and decides every draw."""
     labels: StrictBool = True
     """Use the data's labels, or do without them."""
     preprocess: Annotated[dict[str, Any] | None, BeforeValidator(_preprocess)] = None
-    """Overrides of the model's own: mean, std, interpolation, crop_pct, crop_mode."""
+    """Overrides of the model's own preprocessing: mean, std, interpolation, crop_pct, crop_mode."""
 
 
 class Recipe(Part):

@@ -38,13 +38,13 @@ class _PlanCosts(CostPart):
     """What a planned network costs."""
 
     kind: KindName
-    """What requested, achieved and source count."""
+    """Kind of cost that requested, achieved and source count."""
     requested: Count | None = None
     """The budget in numbers; not set where rules alone decided."""
     achieved: Count
-    """What the planned network has."""
+    """What the planned network costs."""
     source: Count
-    """What the source has."""
+    """What the source costs."""
 
 
 class Plan(_PlanCosts):

@@ -132,9 +132,9 @@ class _NetworkCosts(CostPart):
     """What an emitted network and its control cost."""
 
     kind: KindName
-    """What requested counts."""
+    """Kind of cost that requested counts."""
     requested: Count
-    """The budget."""
+    """The budget in numbers."""
 
 
 class Network(_NetworkCosts):
@@ -158,7 +158,7 @@ class _TargetBudget(CostPart):
     """What the wanted EfficientViT is like, and what it may cost."""
 
     like: _Like = "efficientvit_m0"
-    """Gives depth, heads and kernels; and the budget, where none is set."""
+    """Network of the paper that gives depth, heads and kernels; and the budget, where none is set."""
 
 
 class Target(_TargetBudget):

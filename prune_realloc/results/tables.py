@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from prune_realloc.core.structure import site_name, site_place
+from prune_realloc.planning.site_reasons import allocation_note
 from prune_realloc.recipe.document import Recipe
 from prune_realloc.results.model_card import component_rows, width_rows
 
@@ -126,6 +127,8 @@ def plan_facts(recipe: Recipe) -> list[str]:
     if plan.damage is not None:
         bound = "" if plan.bound is None else f"; no plan has less than {plan.bound:.3g}"
         lines.append(f"predicted damage: {plan.damage:.3g} nats per image{bound}")
+    if note := allocation_note(recipe):
+        lines.append(note)
     return lines
 
 

@@ -23,7 +23,7 @@ from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3, dispatch_clip_grad
 from torch import Tensor, nn
 
-from prune_realloc.checkpoints.save import weights_file
+from prune_realloc.checkpoints.save import network_files, weights_file
 from prune_realloc.core.errors import InputError, NotFinite, WorkFailed
 from prune_realloc.core.files import make_folder, write_file, write_files
 from prune_realloc.core.names import STATE_FILE
@@ -297,7 +297,7 @@ class Run:
 
     def _write_network(self, net: nn.Module, name: str) -> None:
         make_folder(self.folder / name)
-        write_files(self.folder / name, {"model.safetensors": weights_file(net), "config.json": self.description})
+        write_files(self.folder / name, network_files(self.description, weights_file(net)))
 
     def save(self) -> None:
         """Everything that the run goes on from, in one file that is there whole or not at all."""

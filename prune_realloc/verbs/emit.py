@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from prune_realloc.checkpoints.load import load_model
-from prune_realloc.checkpoints.save import config_file, weights_file
+from prune_realloc.checkpoints.save import config_file, network_files, weights_file
 from prune_realloc.core.analysis import META_FILE, Analysis
 from prune_realloc.core.cost import KINDS
 from prune_realloc.core.errors import InputError
@@ -149,8 +149,10 @@ def _latency(variant: Variant) -> Bench:
 def _write(
     variant: Variant, folder: Path, facts: Mapping[str, Any], weights: Mapping[str, bytes], inherited: str | None
 ) -> None:
+    """The folders of both networks, as one set of files."""
     recipe = dump_recipe(variant.recipe, f"prune-realloc emit {RECIPE_FILE} -o variants")
     source = facts.get("architecture")
+    files: dict[str, bytes] = {}
     for name, config in variant.configs().items():
         make_folder(folder / name)
         if name not in weights and (folder / name / "model.safetensors").exists():
@@ -167,13 +169,8 @@ def _write(
             pretrained_cfg=preprocessing_facts(facts),
             more={"stock": {"architecture": "EfficientVitMsra", "model_args": stock, "not_expressed": lost}},
         )
-        files = {"model.safetensors": weights[name]} if name in weights else {}
-        write_files(
-            folder / name,
-            files
-            | {
-                RECIPE_FILE: recipe.encode(),
-                "model_card.md": model_card(variant, name, str(folder / name), source, inherited).encode(),
-                "config.json": described,
-            },
-        )
+        card = model_card(variant, name, str(folder / name), source, inherited)
+        beside = {RECIPE_FILE: recipe.encode(), "model_card.md": card.encode()}
+        own = network_files(described, weights.get(name), beside)
+        files |= {f"{name}/{file}": content for file, content in own.items()}
+    write_files(folder, files)

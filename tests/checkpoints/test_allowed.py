@@ -192,3 +192,11 @@ def test_what_lies_on_the_hub_is_a_file_too(monkeypatch, architecture, args, com
     monkeypatch.setattr(create, "load_model_config_from_hf", lambda name: ({}, architecture, args))
     with pytest.raises(InputError, match=complaint):
         load_model("hf-hub:some/net")
+
+
+def test_what_no_file_may_hold_is_not_written(tmp_path):
+    net = build()
+    net.origin = {"source": "vit_tiny_patch16_224", "source_args": {"norm_layer": torch.nn.LayerNorm}}
+    with pytest.raises(InputError, match=r"model_args\.norm_layer is refused: a type is no plain value"):
+        save_pruned(net, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

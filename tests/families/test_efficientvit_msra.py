@@ -1,18 +1,15 @@
 """EfficientViT as a source: its checkpoints, what its sites score, and what it hands on."""
 
-import json
 from contextlib import ExitStack
 
 import numpy as np
 import pytest
-import safetensors.torch
 import timm
 import torch
 import torch.nn.functional as F
-from support.efficientvit import SMALL, as_original, images, randomise_
+from support.efficientvit import as_original, flex, images, randomise_
 
-from prune_realloc import Analysis, InputError, emit, load_model
-from prune_realloc.checkpoints.load import DEMO
+from prune_realloc import InputError, load_model
 from prune_realloc.core.cost import total_cost
 from prune_realloc.data.batches import Batch
 from prune_realloc.families import efficientvit_msra as family
@@ -20,18 +17,9 @@ from prune_realloc.models.efficientvit import EfficientVit
 from prune_realloc.models.efficientvit_config import SIZES, EfficientVitConfig
 from prune_realloc.pruning.cut import cut
 from prune_realloc.pruning.gates import gate_moments
-from prune_realloc.pruning.hooks import masked
-from prune_realloc.pruning.inherit import inherit
 from prune_realloc.pruning.sites import find_sites, widths
 from prune_realloc.runtime.networks import measured_macs
 from prune_realloc.verbs.analyze import analyze
-
-ARGS = SMALL | {"in_chans": 1, "num_classes": 10, "embed_dim": (16, 24, 32), "v_dim": [12, 12, 8]}
-
-
-def flex(**args):
-    torch.manual_seed(0)
-    return randomise_(timm.create_model("efficientvit_flex", **(ARGS | args)))
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -165,145 +153,3 @@ def test_magnitudes_rank_the_rows_of_a_unit():
     parts += [getattr(attn.dws[1].bn, name)[1] for name in ("weight", "bias")]
     assert found[unit] == pytest.approx(sum(float(p.square().sum()) for p in parts) ** 0.5)
     assert site.width == 4
-
-
-def ones(net):
-    return {site.name: np.ones(site.units) for site in find_sites(net)}
-
-
-def test_the_same_widths_inherit_the_same_network():
-    net = flex()
-    fresh = EfficientVit(net.config)
-    inherit(net, fresh, ones(net))
-    x = images(2, 28, 1)
-    with torch.no_grad():
-        torch.testing.assert_close(fresh.eval()(x), net(x))
-
-
-@pytest.mark.parametrize("axis", ["qk", "v", "ffn", "embed"])
-def test_without_units_that_are_masked_the_function_stays(axis):
-    """Units that do nothing in the source are left behind; the smaller network computes what the source computes."""
-    net = flex(v_dim=None)
-    scores = {name: s + np.arange(len(s)) / 100 for name, s in ones(net).items()}
-    x = images(2, 28, 1)
-    config = net.config
-    smaller = {
-        "qk": {"qk_dim": 3},
-        "v": {"v_dim": [8, 12, 12]},
-        "ffn": {"ffn_dim": [30, 44, 60]},
-        "embed": {
-            "embed_dim": [16, 24, 28],
-            "v_dim": [8, 12, 14],
-            "ffn_dim": [32, 48, 64],
-            "merge_dim": [64, 96],
-            "merge_ffn_dim": [[32, 48], [48, 64]],
-        },
-    }[axis]
-    gone = {"qk": [0, 4], "v": [12, 13, 14, 15, 28, 29, 30, 31], "ffn": [0, 1], "embed": [0, 1, 16, 17]}[axis]
-    lost = []
-    for site in find_sites(net):
-        if axis == "embed" and site.name == "stages.2.embed":
-            scores[site.name][gone] = -1.0
-            lost.append((site, gone))
-            with torch.no_grad():  # a batch norm makes something of a channel that is zero
-                net.head.linear.weight[:, gone] = 0
-        elif axis == "embed" and site.axis == "v" and site.block >= 2:
-            # values that are added to channels which go, and as many of the last head's
-            scores[site.name][gone] = -1.0
-            lost.append((site, gone))
-        elif axis == site.axis == "qk":
-            units = [h * site.width for h in range(site.groups)]
-            scores[site.name][units] = -1.0
-            lost.append((site, units))
-        elif axis == site.axis == "ffn":
-            drop = site.width - {0: 30, 1: 44, 2: 60, 3: 60}[site.block]
-            units = [g * site.width + i for g in range(2) for i in range(drop)]
-            scores[site.name][units] = -1.0
-            lost.append((site, units))
-        elif axis == site.axis == "v" and site.block >= 2:
-            units = [h * 16 + i for h in range(2) for i in range(12, 16)]
-            lost.append((site, units))
-            scores[site.name][units] = -1.0
-    fresh = EfficientVit(EfficientVitConfig(**(config.args() | smaller)))
-    inherit(net, fresh, scores)
-    with torch.no_grad(), ExitStack() as stack:
-        for site, units in lost:
-            stack.enter_context(masked(net, site, units))
-        expected = net(x)
-    with torch.no_grad():
-        torch.testing.assert_close(fresh.eval()(x), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_wider_networks_keep_what_is_new():
-    net = flex(v_dim=None)
-    args = net.config.args() | {"embed_dim": [24, 32, 40], "qk_dim": 8, "v_dim": [20, 20, 20], "ffn_dim": [40, 60, 80]}
-    torch.manual_seed(1)
-    fresh = EfficientVit(EfficientVitConfig(**args))
-    inherit(net, fresh, ones(net))
-    assert torch.equal(
-        fresh.stages[0].blocks[0].before[0].ffn.m.up.conv.weight[:32, :8],
-        net.stages[0].blocks[0].before[0].ffn.m.up.conv.weight[:, :8],
-    )
-    assert torch.isfinite(fresh.eval()(images(2, 28, 1))).all()
-
-
-def test_only_the_analysed_efficientvit_hands_on_its_weights(tmp_path):
-    folder = saved(flex(), tmp_path / "net")
-    found = analyze(ckpt=folder, data="demo", samples=32)
-    target = {"like": "efficientvit_m0", "macs": 20_000_000}
-    assert all(width.kept is not None for width in emit(found, target=target, timed=False)[0].network.widths.values())
-    with pytest.raises(InputError, match="inherit: the source has depth"):
-        emit(found, target=target, timed=False, inherit=folder)
-    other = flex()
-    with torch.no_grad():
-        other.head.linear.bias.add_(1)
-    with pytest.raises(InputError, match="is not the network of the analysis"):
-        emit(found, target=target, timed=False, inherit=saved(other, tmp_path / "other"))
-    with pytest.raises(InputError, match="is a VisionTransformer; only an EfficientViT"):
-        emit(found, target=target, timed=False, inherit=DEMO)
-
-
-def saved(net, folder):
-    """As timm writes it."""
-    folder.mkdir()
-    config = {"input_size": [1, *net.config.img_size], "mean": [0.5], "std": [0.5]}
-    content = {"architecture": "efficientvit_flex", "num_classes": 10, "model_args": net.config.args()}
-    (folder / "config.json").write_text(json.dumps(content | {"pretrained_cfg": config}))
-    safetensors.torch.save_file(net.state_dict(), folder / "model.safetensors")
-    return folder
-
-
-def test_inheritance_opens_the_network_as_the_analysis_did(tmp_path):
-    net = flex(depth=(1, 2, 3), num_heads=4, embed_dim=(32, 48, 64), stem_strides=(2, 1), kernels=(5, 5, 5, 5))
-    torch.save(net.state_dict(), tmp_path / "net.pth")
-    opened = {"img_size": 28, "model_args": {"stem_strides": [2, 1]}}
-    found = analyze(ckpt=tmp_path / "net.pth", scorer="magnitude", **opened)
-    found = Analysis(**(vars(found) | {"unit": "nats"}))
-    target = {"like": "efficientvit_m0", "macs": 12_000_000}
-    emit(found, target=target, inherit=tmp_path / "net.pth", out=tmp_path / "v", timed=False)
-    with pytest.raises(InputError, match="holds the weights of another network"):
-        emit(found, target=target, out=tmp_path / "v", timed=False)
-
-
-def test_windows_of_another_size_inherit_resized_biases():
-    net = flex(img_size=56)  # windows of 7, 7 and 4
-    fresh = EfficientVit(EfficientVitConfig(**(net.config.args() | {"window_size": [5, 7, 4]})))
-    inherit(net, fresh, ones(net))
-    biases = fresh.stages[0].blocks[0].mixer.m.attn.attention_biases
-    assert biases.shape == (2, 25)
-    assert biases.abs().sum() > 0
-
-
-def test_inherited_folders_load_with_their_weights(tmp_path):
-    net = flex(depth=(1, 2, 3), num_heads=4, embed_dim=(32, 48, 64), stem_strides=(2, 1), kernels=(5, 5, 5, 5))
-    ckpt = saved(net, tmp_path / "net")
-    found = analyze(ckpt=ckpt, data="demo", samples=32)
-    emit(found, target={"like": "efficientvit_m0", "macs": 12_000_000}, inherit=ckpt, out=tmp_path / "v", timed=False)
-    for name in ("realloc", "control"):
-        again = load_model(ckpt=tmp_path / "v" / name)
-        assert again(images(2, 28, 1)).shape == (2, 10)
-        assert torch.equal(
-            timm.create_model(f"local-dir:{tmp_path / 'v' / name}", pretrained=True).head.linear.bias,
-            again.head.linear.bias,
-        )
-    assert torch.equal(again.head.linear.bias, net.head.linear.bias)

@@ -26,7 +26,7 @@ from prune_realloc.data.preprocessing import preprocessing
 from prune_realloc.families import family_of
 from prune_realloc.pruning.cut import cut
 from prune_realloc.pruning.damage import damage_curves, kept_units, score_curve
-from prune_realloc.pruning.elimination import Curve, ridged
+from prune_realloc.pruning.elimination import Curve
 from prune_realloc.pruning.hooks import hooked
 from prune_realloc.pruning.moments import LogitMoments, Regression
 from prune_realloc.pruning.refit import fit_
@@ -191,16 +191,6 @@ def test_score_curve_and_kept_units_by_hand():
     assert {name: units.tolist() for name, units in kept.items()} == {"blocks.0.v": [1, 2, 3, 5], "blocks.0": [0]}
     kept = kept_units(curves, {site.name: 0, block.name: 0}, [block, site])
     assert {name: units.tolist() for name, units in kept.items()} == {"blocks.0": []}
-
-
-def test_ridge_by_hand():
-    covariance = torch.tensor([[3.0, 1.0], [1.0, 1.0]], dtype=torch.float64)
-    mean = torch.tensor([1.0, 0.0], dtype=torch.float64)
-    torch.testing.assert_close(ridged(covariance, mean, 0.5), torch.tensor([[4.0, 1.0], [1.0, 2.0]]).double())
-    # inputs that never change, and what rounding makes of that
-    for noise in (0.0, 1e-16, -1e-16):
-        assert torch.linalg.eigvalsh(ridged(torch.full((2, 2), noise).double(), 30 * mean)).min() > 1e-11
-    assert torch.linalg.inv(ridged(torch.zeros(2, 2).double(), 0 * mean)).isfinite().all()
 
 
 @pytest.mark.parametrize("part", DEAD)

@@ -9,7 +9,6 @@ from support.moments import LAYOUTS, batches_of, built, case_of, draws_of, folde
 
 from prune_realloc.families import cuttable_family_of
 from prune_realloc.pruning.gates import random_direction
-from prune_realloc.pruning.hooks import hooked
 from prune_realloc.pruning.moments import GradientWatch, Regression, layer_moments
 
 
@@ -123,31 +122,6 @@ def test_behind_the_last_attention_only_the_class_token_counts():
     assert (weights["blocks.1.attn.qkv"][1:] > 0.15).any()
 
 
-def hooks_of(model):
-    return [m for m in model.modules() if m._forward_hooks or m._forward_pre_hooks]
-
-
-def test_hooks_are_gone_afterwards_also_after_an_error(tiny_vit, images_BCHW):
-    structure = cuttable_family_of(tiny_vit).describe(tiny_vit)
-    watch = GradientWatch(tiny_vit, structure)
-    with watch.attached(()):
-        assert len(hooks_of(tiny_vit)) == 9  # qkv, proj, fc1, fc2 of two blocks, head
-    with pytest.raises(RuntimeError, match="channels"), watch.attached(()):
-        tiny_vit(torch.zeros(2, 5, 32, 32))
-    assert not hooks_of(tiny_vit)
-    with pytest.raises(AttributeError), hooked(tiny_vit, [("head", "input", print), ("nowhere", "input", print)]):
-        pass
-    assert not hooks_of(tiny_vit)
-    measured(tiny_vit, batches_of(images_BCHW))
-    assert not hooks_of(tiny_vit)
-    with watch.attached(batches_of(images_BCHW)) as watched:
-        for batch in watched:
-            tiny_vit(batch.images).sum().backward()
-    with pytest.raises(RuntimeError, match="channels"):
-        layer_moments(tiny_vit, structure, watch, batches_of(torch.zeros(2, 5, 32, 32)))
-    assert not hooks_of(tiny_vit)
-
-
 def test_where_no_gradient_arrives_tokens_count_alike(tiny_vit):
     with torch.no_grad():
         tiny_vit.head.weight.zero_()
@@ -157,30 +131,6 @@ def test_where_no_gradient_arrives_tokens_count_alike(tiny_vit):
             assert torch.equal(weight, torch.ones(17, dtype=torch.float64))
     assert all(torch.as_tensor(value).isfinite().all() for value in everything(case.moments).values())
     assert not any(read.gradient.any() for read in case.moments.writers.values())
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_branches_add_up_to_the_forward_pass(layout):
-    model, images = built(layout).double(), images_of(6)
-    family = cuttable_family_of(model)
-    with torch.no_grad():
-        x = family.stream_input(model, "embed", images)
-        for branch in family.describe(model).branches:
-            x = x + family.branch_output(model, branch, x)
-        torch.testing.assert_close(family.head_output(model, x), model(images), rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_folding_layer_scale_leaves_the_function(layout):
-    model, images = built(layout).double(), images_of(6)
-    whole = folded(copy.deepcopy(model))
-    scaled = layout in ("layer_scale_no_embed_class", "registers", "swiglu")
-    changed = {name for name, p in whole.named_parameters() if not torch.equal(p, model.get_parameter(name))}
-    layers = ("attn.proj.weight", "attn.proj.bias", "ls1.gamma", "mlp.fc2.weight", "mlp.fc2.bias", "ls2.gamma")
-    assert changed == ({f"blocks.{i}.{layer}" for i in (0, 1) for layer in layers} if scaled else set())
-    assert all((p == 1).all() for name, p in whole.named_parameters() if name.endswith("gamma"))
-    with torch.no_grad():
-        torch.testing.assert_close(whole(images), model(images), rtol=1e-12, atol=1e-12)
 
 
 def test_autocast_moves_the_gradients_moments_little(tiny_vit, images_BCHW):

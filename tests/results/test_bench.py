@@ -1,12 +1,10 @@
 import json
 
-import numpy as np
 import pytest
 import torch
 from support.networks import build
 
 from prune_realloc.core.errors import InputError
-from prune_realloc.core.intervals import median_interval
 from prune_realloc.results.backends import BACKENDS
 from prune_realloc.results.bench import bench, interleave, timings_of, torch_threads
 
@@ -71,13 +69,6 @@ def test_speedup_is_the_median_of_pairs():
     # pairs 1/3, 2, 3/2: their median is 3/2, the ratio of the medians would be 1
     second = timings_of({"a": [1.0, 2.0, 3.0], "b": [3.0, 1.0, 2.0]}, "eager", 1)[1]
     assert (second.speedup, second.speedup_interval) == (1.5, (1 / 3, 2.0))
-
-
-def test_median_interval_against_the_binomial():
-    values = np.arange(100.0)
-    # ranks 40 and 61 of 100 (from 1): Conover's table
-    assert median_interval(values) == (39.0, 60.0)
-    assert median_interval(values[:1]) == (0.0, 0.0)
 
 
 def test_structure_and_modes():

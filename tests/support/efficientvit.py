@@ -2,8 +2,13 @@
 
 import re
 
+import timm
 import torch
 from torch import nn
+
+from prune_realloc.models.efficientvit import EfficientVit
+from prune_realloc.models.efficientvit_config import SIZES, EfficientVitConfig
+from prune_realloc.models.efficientvit_keys import to_flex_keys
 
 SMALL = {
     "img_size": 28,
@@ -62,3 +67,26 @@ def as_original(state, distilled=True):
         if distilled and key.startswith("head."):
             found[key.replace("head.", "head_dist.", 1)] = tensor + 1 if tensor.is_floating_point() else tensor
     return found
+
+
+FLEX_ARGS = SMALL | {"in_chans": 1, "num_classes": 10, "embed_dim": (16, 24, 32), "v_dim": [12, 12, 8]}
+
+
+def flex(**args):
+    """A small network of three stages, its values wider than embed / heads."""
+    torch.manual_seed(0)
+    return randomise_(timm.create_model("efficientvit_flex", **(FLEX_ARGS | args)))
+
+
+def small(**args) -> EfficientVit:
+    """The network of `SMALL`, with `args` over it."""
+    torch.manual_seed(0)
+    return randomise_(EfficientVit(EfficientVitConfig(**(SMALL | args))))
+
+
+def stock_and_ours(name: str) -> tuple[nn.Module, EfficientVit]:
+    """timm's network of one of the paper's sizes, and ours with the same weights."""
+    stock = randomise_(timm.create_model(name))
+    ours = EfficientVit(EfficientVitConfig(**SIZES[name]))
+    ours.load_state_dict(to_flex_keys(stock.state_dict()))
+    return stock, ours.eval()

@@ -13,8 +13,12 @@ from torch import Tensor, nn
 from prune_realloc.core.structure import Site, Structure
 from prune_realloc.data.batches import Batch
 from prune_realloc.families import cuttable_family_of
+from prune_realloc.pruning.cut import Keep, cut
+from prune_realloc.pruning.damage import damage_curves
+from prune_realloc.pruning.elimination import Curve
 from prune_realloc.pruning.gates import gate_moments
 from prune_realloc.pruning.moments import GradientWatch, LayerMoments, layer_moments
+from prune_realloc.pruning.refit import refit_
 from prune_realloc.pruning.rotate import rotated
 from prune_realloc.pruning.sites import find_sites
 from support.networks import VARIANTS, build, randomise_
@@ -121,3 +125,22 @@ def kill_(block, part):
         else:
             for p in block.parameters():
                 p.zero_()
+
+
+@cache
+def rotated_case(layout: str, count: int = 24) -> tuple[Case, dict[str, Curve]]:
+    """A network in the basis to be cut in, and its curves."""
+    case = case_of(layout, count).rotated()
+    scores = {site.name: np.arange(site.units) for site in case.sites}
+    return case, damage_curves(case.model, case.sites, case.structure, case.moments, scores)
+
+
+def refitted(
+    case: Case, keep: Keep, *, images: int = 24, size: int = 8, ridge: bool = True, weights: bool = True
+) -> Any:
+    """The case's network, cut to `keep` and fitted on so many images."""
+    pruned = cut(case.model, case.sites, keep)
+    dtype = case.model.pos_embed.dtype
+    batches = batches_of(images_of(images, dtype=dtype), size)
+    refit_(pruned, case.model, case.sites, keep, case.token_weights if weights else {}, batches, ridge=ridge)
+    return pruned

@@ -1,0 +1,152 @@
+"""A budget spent: the multiplier that meets it, and what rounding left over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from math import inf, log
+
+from prune_realloc.core.errors import InputError
+from prune_realloc.planning.shapes import TOLERANCE, Place, Shape
+from prune_realloc.planning.sizing import Sizing
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One width of a shape and its way to the next multiple."""
+
+    component: str
+    where: Place | int
+    """The place; for `embed` the stage."""
+    by: int
+
+    def up(self, shape: Shape) -> Shape:
+        return shape.raised(self.component, self.where, self.by)
+
+
+def at_budget(sizing: Sizing, kind: str, limit: int) -> tuple[Shape, float]:
+    """The widest shape within `limit`, spent to at least 99 %, and its multiplier.
+
+    Raises:
+        InputError: the rules leave no such shape.
+    """
+    multiplier = _multiplier(sizing, kind, limit)
+    shape = _Spending(sizing, kind, limit, multiplier).spent(sizing.shape(multiplier))
+    if shape.cost(kind) < (1 - TOLERANCE) * limit:
+        raise InputError(
+            f"{kind}: {limit:,} asked for, {shape.cost(kind):,} is the nearest below that the "
+            "multiples allow; lower a rule's round_to"
+        )
+    return shape, multiplier
+
+
+def _multiplier(sizing: Sizing, kind: str, limit: int) -> float:
+    """The largest one whose shape is within `limit`."""
+    cost = cache(lambda multiplier: sizing.shape(multiplier).cost(kind))
+    low, high = 1.0, 2.0
+    if cost(low) > limit:
+        raise InputError(
+            f"{kind}: the budget of {limit:,} is below the least that the rules allow, {cost(low):,} "
+            f"(embed {list(sizing.shape(low).embed)}); raise it, or lower floors"
+        )
+    while cost(high) <= limit:
+        low, high = high, 2 * high
+        if high > 1e6:
+            raise InputError(
+                f"{kind}: the rules leave at most {cost(low):,}, below the budget of {limit:,}; "
+                "lower it, or loosen ceilings"
+            )
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if cost(middle) <= limit else (low, middle)
+    return low
+
+
+class _Spending:
+    """What rounding left of a budget, and the widths that it goes to."""
+
+    def __init__(self, sizing: Sizing, kind: str, limit: int, multiplier: float) -> None:
+        self.sizing, self.kind, self.limit, self.multiplier = sizing, kind, limit, multiplier
+
+    def spent(self, shape: Shape) -> Shape:
+        """What rounding left over goes, step by step, to the width that fell shortest and still fits."""
+        while shape.cost(self.kind) < (1 - TOLERANCE / 4) * self.limit:
+            wider = (self.sizing.completed(step.up(shape)) for step in self._steps(shape))
+            fitting = next((found for found in wider if found.cost(self.kind) <= self.limit), None)
+            if fitting is None:
+                return shape if self._is_enough(shape) else self._exchanged(shape) or self._with_other_channels(shape)
+            shape = fitting
+        return shape
+
+    def _is_enough(self, shape: Shape) -> bool:
+        return shape.cost(self.kind) >= (1 - TOLERANCE) * self.limit
+
+    def _meets_budget(self, shape: Shape) -> bool:
+        return (1 - TOLERANCE) * self.limit <= shape.cost(self.kind) <= self.limit
+
+    def _exchanged(self, shape: Shape) -> Shape | None:
+        """Where every step is too long: one width a step up and another a step down, if that spends enough."""
+        steps = self._steps(shape)
+        for up in steps:
+            wider = self.sizing.completed(up.up(shape))
+            for down in reversed(steps):  # the one that is the widest for what is wanted
+                narrower = wider.raised(down.component, down.where, -self._whole_step(down))
+                same = (down.component, down.where) == (up.component, up.where)
+                if same or not self.sizing.allows(narrower, down.component, down.where):
+                    continue
+                found = self.sizing.completed(narrower)
+                if self._meets_budget(found):
+                    return found
+        return None
+
+    def _with_other_channels(self, shape: Shape) -> Shape:
+        """Where rules leave little else to move: the channels within two steps that spend enough, nearest to wanted."""
+        best, nearest = shape, inf
+        low, high = self.sizing.embed_bounds()
+        wanted = [self.sizing.wanted_embed(stage, self.multiplier) for stage in range(len(shape.embed))]
+        for embed in self._channels_around(shape):
+            if min(embed) < low or max(embed) > high:
+                continue
+            off = sum(abs(log(width / want)) for width, want in zip(embed, wanted, strict=True))
+            found = self.sizing.completed(Shape(shape.target, shape.places, embed, shape.inner))
+            if off < nearest and self._meets_budget(found):
+                best, nearest = found, off
+        return best
+
+    def _channels_around(self, shape: Shape) -> Iterator[list[int]]:
+        for steps in product(range(-2, 3), repeat=len(shape.embed)):
+            moved = zip(shape.embed, steps, strict=True)
+            yield [width + by * self.sizing.embed_step(stage) for stage, (width, by) in enumerate(moved)]
+
+    def _whole_step(self, step: _Step) -> int:
+        """The multiple that a width moves by."""
+        if isinstance(step.where, int):
+            return self.sizing.embed_step(step.where)
+        return self.sizing.target.rule(step.component).round_to
+
+    def _steps(self, shape: Shape) -> list[_Step]:
+        """A step up of every width that may grow, the one first that fell shortest of what is wanted.
+
+        Half a step past what is wanted is as good as half a step short of it.
+        """
+        found = [*self._embed_steps(shape), *self._inner_steps(shape)]
+        return [step for _, step in sorted(found, key=lambda item: -item[0])]
+
+    def _embed_steps(self, shape: Shape) -> Iterator[tuple[float, _Step]]:
+        for stage, width in enumerate(shape.embed):
+            by, (_, most) = self.sizing.embed_step(stage), self.sizing.embed_bounds()
+            short = self.sizing.wanted_embed(stage, self.multiplier) / width
+            if width + by <= most:
+                yield short / (1 + by / width) ** 0.5, _Step("embed", stage, by)
+
+    def _inner_steps(self, shape: Shape) -> Iterator[tuple[float, _Step]]:
+        for (component, place), width in shape.inner.items():
+            rule, embed = self.sizing.target.rule(component), shape.embed[place.stage]
+            by = rule.round_to - width % rule.round_to
+            low, high = self.sizing.bounds(component, place, embed)
+            if rule.fixed or not rule.move or width + by > high:
+                continue
+            wanted = max(low, self.sizing.wanted(component, place, self.multiplier, embed))
+            yield wanted / width / (1 + by / width) ** 0.5, _Step(component, place, by)

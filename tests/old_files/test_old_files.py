@@ -1,0 +1,133 @@
+"""What an older version wrote (README.md) is read and used by this one."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+
+from prune_realloc import Analysis, apply, load_model, load_pruned, load_recipe, plan, train
+from prune_realloc.checkpoints.load import new_model
+from prune_realloc.training.config import train_config
+
+DATA = Path(__file__).parent / "data"
+LOGITS = json.loads((DATA / "logits.json").read_text())
+ROUNDING = {"rtol": 1e-3, "atol": 1e-4}  # other processors round otherwise
+
+
+@pytest.fixture
+def old(tmp_path, monkeypatch):
+    """The old files in a folder of their own, in which the process stands: their paths are relative to it."""
+    shutil.copytree(DATA, tmp_path / "old")
+    monkeypatch.chdir(tmp_path / "old")
+
+
+def logits_of(net):
+    images = torch.linspace(-1, 1, 2 * 16 * 16).reshape(2, 1, 16, 16).sin()
+    with torch.no_grad():
+        return net.eval()(images)
+
+
+def assert_computes(net, name):
+    torch.testing.assert_close(logits_of(net), torch.tensor(LOGITS[name]), **ROUNDING)
+
+
+@pytest.mark.parametrize("name", LOGITS)
+def test_networks_compute_what_they_did(name):
+    assert_computes(load_model(ckpt=DATA / name), name)
+
+
+def test_a_pruned_network_loads_in_every_way():
+    assert_computes(load_pruned(DATA / "pruned"), "pruned")
+    assert_computes(timm.create_model(f"local-dir:{DATA / 'pruned'}", pretrained=True), "pruned")
+
+
+def test_eval_finds_the_numbers_of_the_result(old, run_cli):
+    code, out, err = run_cli(
+        *("eval", "pruned", "--source", "source", "--data", "images", "--split", "test", "--device", "cpu", "--json")
+    )
+    assert code == 0, err
+    found, then = json.loads(out), json.loads(Path("pruned/result.json").read_text())
+    assert (found["top1"], found["source_top1"]) == (then["top1"]["achieved"], then["top1"]["source"])
+    assert (found["agreement"], found["samples"]) == (then["agreement"], then["samples"])
+
+
+@pytest.mark.parametrize("name", ["planned.yaml", "uniform.yaml"])
+def test_an_analysis_plans_what_it_did(name):
+    analysis, recipe = Analysis.load(DATA / "analysis"), load_recipe(DATA / name)
+    again = plan(analysis, recipe.model_copy(update={"plan": None}))
+    assert {place: site.width for place, site in again.sites.items()} == {
+        place: site.width for place, site in recipe.plan.sites.items()
+    }
+    assert (again.macs, again.params) == (recipe.plan.macs, recipe.plan.params)
+    assert math.isclose(again.damage, recipe.plan.damage, rel_tol=1e-3)
+
+
+def test_a_planned_recipe_applies(old):
+    done = apply(load_recipe("planned.yaml"), device="cpu", eval_split="test", timed=False)
+    assert_computes(done.network, "pruned")
+    then = json.loads(Path("pruned/result.json").read_text())
+    assert (done.cost.macs, done.cost.params) == (then["macs"]["achieved"], then["params"]["achieved"])
+
+
+def test_the_recipe_beside_a_pruned_network_applies(old, run_cli):
+    code, _, err = run_cli("apply", "pruned/recipe.yaml", "--device", "cpu", "--no-bench", "-o", "again")
+    assert code == 0, err
+    assert_computes(load_pruned("again"), "pruned")
+
+
+def test_recipes_are_valid(run_cli):
+    names = sorted(DATA.rglob("*.yaml"))
+    assert len(names) == 5
+    code, _, err = run_cli("validate", *names)
+    assert code == 0, err
+
+
+@pytest.mark.parametrize("name", ["realloc", "control"])
+def test_an_emitted_network_is_built(name):
+    network = load_recipe(DATA / "variants" / name / "recipe.yaml").target.network
+    params = network.params if name == "realloc" else network.control_params
+    assert sum(p.numel() for p in new_model(DATA / "variants" / name).parameters()) == params
+
+
+@pytest.mark.parametrize("source", ["analysis", "variants/realloc/recipe.yaml"])
+def test_emit_finds_the_same_network(source, old, run_cli):
+    wanted = ("--img-size", "32", "--macs", "4M") if source == "analysis" else ()
+    code, _, err = run_cli("emit", source, *wanted, "--no-bench", "-o", "again")
+    assert code == 0, err
+    for name in ("realloc", "control"):
+        then, now = (json.loads((Path(place) / name / "config.json").read_text()) for place in ("variants", "again"))
+        assert now["model_args"] == then["model_args"]
+
+
+def trained(out):
+    settings = train_config(epochs=2, batch_size=4, warmup_epochs=0, lr=2e-3)
+    return train("pruned", settings, data="images", eval_split="test", device="cpu", out=out)
+
+
+def test_a_run_that_died_ends_as_the_one_that_did_not(old):
+    assert not Path("interrupted/last").exists()
+    done = trained("interrupted")
+    assert math.isclose(done.loss, json.loads(Path("finished/result.json").read_text())["loss"], rel_tol=1e-3)
+    now, then = (load_file(f"{name}/last/model.safetensors") for name in ("interrupted", "finished"))
+    assert now.keys() == then.keys()
+    for name, tensor in then.items():
+        torch.testing.assert_close(now[name], tensor, **ROUNDING)
+
+
+def test_a_finished_run_returns_its_result(old):
+    state = Path("finished/state.safetensors").read_bytes()
+    then = json.loads(Path("finished/result.json").read_text())
+    done = trained("finished")
+    assert (done.epochs, done.top1, done.loss) == (then["epochs"], then["top1"], then["loss"])
+    assert Path("finished/state.safetensors").read_bytes() == state
+
+
+def test_a_finished_run_is_compared(old, run_cli):
+    code, out, err = run_cli("compare", "finished", "--json")
+    assert code == 0, err
+    assert "finished" in out
