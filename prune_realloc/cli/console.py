@@ -140,5 +140,10 @@ def quiet_libraries() -> Iterator[None]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        logging.getLogger("timm").setLevel(logging.ERROR)
-        yield
+        logger = logging.getLogger("timm")
+        before = logger.level
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(before)

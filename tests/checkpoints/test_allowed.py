@@ -161,7 +161,7 @@ def test_timm_itself_opens_no_door_of_a_pruned_network(closed, pruned, pretraine
         ({"source_args": source_args | {"pretrained_cfg_overlay": {"file": str(closed)}}}, "overlay is refused"),
         ({"source": "hf-hub:evil/net"}, "source 'hf-hub:evil/net' is no architecture"),
         ({"source": "local-dir:/tmp"}, "source 'local-dir:/tmp' is no architecture"),
-        ({"source": "prune_realloc"}, "of no supported family"),
+        ({"source": "prune_realloc"}, "of no family whose networks can be cut"),
     ):
         rewrite(pruned, **args)
         with pytest.raises(InputError, match=complaint):
