@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import pickle
 import re
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from prune_realloc.checkpoints.allowed import descriptive, require_architecture_args, require_architecture_name
 from prune_realloc.core.errors import InputError, first_line
+from prune_realloc.core.files import CHECKSUMS, checksums
 from prune_realloc.core.names import PREPROCESSING, WEIGHTS_FILES
 
 _PREFIXES = ("module.", "_orig_mod.", "model.")
@@ -28,6 +30,7 @@ _EMA_KEYS = ("state_dict_ema", "model_ema", "ema")
 """Where a training checkpoint has its averaged weights."""
 FORMAT_VERSION = 1
 """Of the `config.json` that this package writes."""
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass
@@ -42,6 +45,8 @@ class Checkpoint:
     """The arguments for `timm.create_model` that the file states."""
     pretrained_cfg: dict[str, Any] = field(default_factory=dict)
     """The fields of timm's `pretrained_cfg` that the file states, as far as they describe the network."""
+    files_sha256: dict[str, str] = field(default_factory=dict)
+    """The files that a `config.json` was written with: name -> SHA-256. Empty where it names none, as timm's do not."""
 
 
 def read_checkpoint(path: Path, ema: bool) -> Checkpoint:
@@ -93,7 +98,17 @@ def _read_folder(path: Path) -> Checkpoint:
             "not trained yet"
         )
     found.state = without_prefixes(_select_weights(_read_tensors(weights), weights, ema=False))
+    _note_replaced(weights, found.files_sha256)
     return found
+
+
+def _note_replaced(weights: Path, named: Mapping[str, str]) -> None:
+    """Says where weights are not those that their `config.json` names: perhaps of another run, so it is said.
+
+    It is no reason to refuse them: they may have been trained further with other tools.
+    """
+    if weights.name in named and checksums({weights.name: weights.read_bytes()}) != {weights.name: named[weights.name]}:
+        _LOG.warning("note: %s is another file than the config.json beside it was written with", weights)
 
 
 def read_config(path: Path) -> Checkpoint:
@@ -113,13 +128,14 @@ def read_config(path: Path) -> Checkpoint:
         if "num_classes" in content:
             model_args.setdefault("num_classes", int(content["num_classes"]))
         version = content.get("format_version", FORMAT_VERSION)  # timm writes none
+        files_sha256 = dict(content.get(CHECKSUMS) or {})
     except (KeyError, TypeError, ValueError, RecursionError) as error:  # of bytes and of JSON too
         raise InputError(f"{config} is not a model configuration as timm writes it ({error!r})") from error
     if version != FORMAT_VERSION:
         raise InputError(f"{config}: format_version {version!r}, this program reads {FORMAT_VERSION}")
     require_architecture_name(name, f"{config}: architecture")
     require_architecture_args(model_args, f"{config}: model_args")
-    return Checkpoint({}, name, model_args, descriptive(pretrained_cfg))
+    return Checkpoint({}, name, model_args, descriptive(pretrained_cfg), files_sha256)
 
 
 def _read_tensors(path: Path) -> Any:

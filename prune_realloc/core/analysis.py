@@ -11,15 +11,18 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load, save
 
 from prune_realloc.core.cost import Cost, Term, Widths, component_costs, total_cost
 from prune_realloc.core.errors import InputError
-from prune_realloc.core.files import make_folder, write_files
+from prune_realloc.core.files import CHECKSUMS, checksums, make_folder, write_files
 
 FORMAT_VERSION = 2
 SCORES_FILE, META_FILE = "analysis.safetensors", "analysis.json"
 _ARRAYS = ("scores", "damage")
+"""The fields that are arrays for each site: they lie in the first file, all others in the second."""
+_DAMAGE = (json.JSONDecodeError, UnicodeDecodeError, SafetensorError, KeyError, TypeError, AttributeError)
+"""What reading raises where the content is not what `save` writes."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,7 +43,7 @@ class Analysis:
     """The cost model: params and MACs as a formula of the widths."""
     scorer: str
     unit: str
-    """Of the scores: `nats` where sites can be compared, else the scorer's own."""
+    """What the scores are in: `nats` where those of two sites can be compared, else the scorer's own measure."""
     samples: int
     seed: int
     model: Mapping[str, Any]
@@ -85,7 +88,7 @@ class Analysis:
         return {"source": source, "data": images, "scorer": self.scorer}
 
     def save(self, folder: str | Path) -> None:
-        """Write `analysis.safetensors` and `analysis.json`, each whole or not at all."""
+        """Write `analysis.safetensors` and `analysis.json` as one set; the second names the checksum of the first."""
         folder = Path(folder)
         make_folder(folder)
         meta = {"format_version": FORMAT_VERSION} | {
@@ -99,36 +102,36 @@ class Analysis:
             for kind in _ARRAYS
             for name, values in getattr(self, kind).items()
         }
+        scores = save(arrays)
+        meta[CHECKSUMS] = checksums({SCORES_FILE: scores})
         text = json.dumps(meta, indent=1, allow_nan=False) + "\n"
-        write_files(folder, {SCORES_FILE: save(arrays), META_FILE: text.encode()})
+        write_files(folder, {SCORES_FILE: scores, META_FILE: text.encode()})
 
     @classmethod
     def load(cls, folder: str | Path) -> Analysis:
         """Read what `save` wrote.
 
         Raises:
-            InputError: a file is missing, damaged, or of another format version.
+            InputError: a file is missing, damaged, of another format version, or of another run than the other.
         """
         folder = Path(folder)
+        missing = [name for name in (META_FILE, SCORES_FILE) if not (folder / name).exists()]
+        if missing:
+            why = f" beside {SCORES_FILE}, writing it was interrupted" if missing == [META_FILE] else ""
+            raise InputError(f"{folder} has no {missing[0]}{why}; run `analyze -o {folder}`")
         try:
             meta = json.loads((folder / META_FILE).read_text())
             version = meta.pop("format_version", None)
             if version != FORMAT_VERSION:
                 raise InputError(f"{folder}: format_version {version!r}, this program reads {FORMAT_VERSION}")
-            arrays = load_file(folder / SCORES_FILE)
+            content = (folder / SCORES_FILE).read_bytes()
+            arrays = load(content)
+            named = meta.pop(CHECKSUMS, None)  # older files name none
+            if named is not None and named != checksums({SCORES_FILE: content}):
+                raise InputError(f"{folder}: scores and facts are of two runs; run `analyze` again")
             meta["terms"] = tuple(Term(**(term | {"sites": tuple(term["sites"])})) for term in meta["terms"])
             meta["notes"] = tuple(meta["notes"])
             scores, damage = ({name: arrays[f"{kind}/{name}"] for name in meta["widths"]} for kind in _ARRAYS)
             return cls(scores=scores, damage=damage, **meta)
-        except FileNotFoundError as error:
-            missing = META_FILE if not (folder / META_FILE).exists() else SCORES_FILE
-            raise InputError(f"{folder} has no {missing}; run `analyze -o {folder}`") from error
-        except (
-            json.JSONDecodeError,
-            UnicodeDecodeError,
-            SafetensorError,
-            KeyError,
-            TypeError,
-            AttributeError,
-        ) as error:
+        except _DAMAGE as error:
             raise InputError(f"{folder}: the analysis is damaged ({error}); run `analyze` again") from error

@@ -1,14 +1,18 @@
-"""Files that are there whole or not at all: written under a temporary name, then renamed."""
+"""Sets of files that are there whole or not at all, and checksums by which the files of a set know each other."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from prune_realloc.core.errors import InputError
 
+CHECKSUMS = "files_sha256"
+"""The key under which the last file of a set names those before it: file name -> SHA-256 of its content."""
 _PARTIAL = ".partial"
 """How the name of a file ends that is still being written."""
 
@@ -28,12 +32,12 @@ def make_folder(folder: Path) -> None:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """`write_files` for one file."""
+    """`write_files` for one file: at every moment the old one or the new one is there."""
     write_files(path.parent, {path.name: content})
 
 
 def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Write all under temporary names, then rename all, so that nobody ever sees half a file or half a set.
+    """Write a set of files, as `put_in_place` does; names may lie in folders below, which exist.
 
     Raises:
         InputError: the folder is read-only or full.
@@ -41,21 +45,73 @@ def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
     partial: dict[str, Path] = {}
     try:
         for name, content in contents.items():
-            handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.", suffix=_PARTIAL)
-            partial[name] = Path(temporary)
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            partial[name].chmod(0o644)
-        for name, written in partial.items():
-            written.replace(folder / name)
-    except OSError as error:
-        raise InputError(f"output {str(folder / name)!r} cannot be written: {error.strerror}") from error
+            place = folder / name
+            with _named(place):
+                handle, temporary = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.", suffix=_PARTIAL)
+                partial[name] = Path(temporary)
+                with os.fdopen(handle, "wb") as file:
+                    file.write(content)
+                partial[name].chmod(0o644)
+        put_in_place(folder, partial)
     finally:
         for written in partial.values():
             written.unlink(missing_ok=True)
+
+
+def put_in_place(folder: Path, written: Mapping[str, Path]) -> None:
+    """Give finished files on the same disk their names in `folder`, so that files of two sets never lie together.
+
+    What is there of an older set goes first, its last file before the others; then the new ones come in order. So
+    whenever this is interrupted, files may be missing but none is of another run, and where the last file of the set
+    is, there is all of it. Content reaches the disk before its name does.
+
+    Raises:
+        InputError: a name is taken by a folder, or the disk is read-only or full.
+    """
+    places = {folder / name: path for name, path in written.items()}
+    for place, path in places.items():
+        with _named(place):
+            _sync(path)
+    for place in [*reversed(places)][:-1]:
+        with _named(place):
+            place.unlink(missing_ok=True)
+    _sync_folders(places)
+    for place, path in places.items():
+        with _named(place):
+            path.replace(place)
+    _sync_folders(places)
+
+
+def checksums(contents: Mapping[str, bytes]) -> dict[str, str]:
+    """What the last file of a set says of the others, under `CHECKSUMS`."""
+    return {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
 
 
 def clear_half_written(folder: Path) -> None:
     """Remove what `write_files` left under its temporary names when it was killed, as large as the whole files."""
     for path in folder.glob(f".*{_PARTIAL}"):
         path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _named(place: Path) -> Iterator[None]:
+    """Turns what a full or read-only disk raises into an InputError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"output {str(place)!r} cannot be written: {error.strerror}") from error
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sync_folders(places: Iterable[Path]) -> None:
+    """Makes the names in the files' folders last; some file systems know no such thing for a folder."""
+    for folder in {place.parent for place in places}:
+        with suppress(OSError):
+            _sync(folder)

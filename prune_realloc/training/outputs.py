@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from prune_realloc.checkpoints.save import weights_file
+from prune_realloc.checkpoints.save import network_files, weights_file
 from prune_realloc.core.files import make_folder, write_file, write_files
 from prune_realloc.training.config import TrainConfig
 
@@ -80,7 +80,7 @@ def rows_as_csv(rows: Sequence[Row]) -> str:
 def write_network(folder: Path, net: nn.Module, description: bytes) -> None:
     """A folder that timm's `local-dir:` loads."""
     make_folder(folder)
-    write_files(folder, {"model.safetensors": weights_file(net), "config.json": description})
+    write_files(folder, network_files(description, weights_file(net)))
 
 
 def write_tensorboard(folder: Path, row: Row) -> None:

@@ -321,7 +321,7 @@ print(type(timm.create_model("local-dir:{folder}", pretrained=True)).__name__)
         ({"rules": {axis: {"freeze": True} for axis in ("qk", "v", "ffn")}}, "may not change"),
         ({"rules": {"ffn": {"width": 512}}}, "more than the 256"),
         ({"rules": {"ffn": {"freeze": True, "blocks": "12-15"}}}, "0-11"),
-        ({"scorer": "magnitude"}, "uniform or per-axis"),
+        ({"scorer": "magnitude", "allocation": "damage"}, "uniform or per-axis"),
         ({"source": {"model": "deit_small_patch16_224"}}, "--ckpt"),
         ({"data": FAST | {"name": "/no/such/folder"}}, "does not exist"),
     ],
