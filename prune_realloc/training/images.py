@@ -84,6 +84,11 @@ class TrainingImages:
                     f"data {where.name!r} has {where.num_classes} classes, the network {classes}; give "
                     "images of its classes"
                 )
+            if where.least_classes > classes:
+                raise InputError(
+                    f"data {where.name!r} has labels up to {where.least_classes - 1}, the network {classes} classes; "
+                    "give images of its classes"
+                )
         both = self.source.class_names, self.validation.class_names
         if all(both) and both[0] != both[1]:
             one, other = next(pair for pair in zip(*both, strict=True) if pair[0] != pair[1])

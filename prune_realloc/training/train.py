@@ -74,7 +74,8 @@ def train(
     with random_state_kept(where), own_accelerate_state():
         accelerator = _accelerator(config, where)
         images = TrainingImages(data, data_dir, split, eval_split, samples)
-        net = _student(source, config, images.source.num_classes, model_args or {})
+        classes = images.source.num_classes or max(images.source.least_classes, images.validation.least_classes)
+        net = _student(source, config, classes, model_args or {})
         setup = set_up(
             accelerator,
             config,
@@ -137,7 +138,7 @@ def _accelerator(config: TrainConfig, device: torch.device) -> Accelerator:
     return found
 
 
-def _student(source: str | Path, config: TrainConfig, classes: int | None, model_args: Mapping[str, Any]) -> nn.Module:
+def _student(source: str | Path, config: TrainConfig, classes: int, model_args: Mapping[str, Any]) -> nn.Module:
     """The network at `source`; without weights of its own it starts from `seed`. One of timm's gets `classes`."""
     torch.manual_seed(config.seed)
     more = dict(model_args) if config.drop_rate is None else {"drop_rate": config.drop_rate} | dict(model_args)

@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 import pytest
+from support.data import write_idx
+from support.networks import build
 from support.training import (
     folder_of_images,
     run_on,
@@ -75,3 +77,12 @@ def test_labels_that_are_none_of_the_networks_classes_are_refused(variant, tmp_p
     for wrong in ("train", "test"):
         with pytest.raises(WorkFailed, match="has the label -1, the model 10 classes"):
             run_on("demo", variant, tmp_path / wrong, eval_split="test", samples=64, workers=1)
+
+
+def test_labels_beyond_the_networks_classes_are_refused_before_the_work(tmp_path):
+    write_idx(tmp_path, "train", [0, 1, 2])
+    write_idx(tmp_path, "t10k", [0, 4])
+    images = TrainingImages(str(tmp_path), None, "train", "test", None)
+    assert images.fit(build(num_classes=5))
+    with pytest.raises(InputError, match="has labels up to 4, the network 4 classes"):
+        images.fit(build(num_classes=4))
