@@ -17,7 +17,7 @@ from prune_realloc.recipe.reader import parse_value, read_text
 
 if TYPE_CHECKING:
     from prune_realloc.training.config import TrainConfig
-    from prune_realloc.training.state import Trained
+    from prune_realloc.training.outputs import Trained
 
 
 def train(
@@ -136,7 +136,7 @@ def _trained(network: str, settings: TrainConfig, folder: Path, speaks: bool, mo
 
 
 def _show_trained(done: Trained, out: Path, as_json: bool) -> None:
-    from prune_realloc.training.state import BEST, LAST
+    from prune_realloc.training.outputs import BEST, LAST
 
     if done.unreadable:
         say_notes([f"{done.unreadable} images of the last epoch cannot be read; others stood in for them"])
@@ -156,7 +156,7 @@ def _say_timm_command(
     settings: TrainConfig, source: str, data: str, out: Path, parts: dict[str, Any], without: list[str]
 ) -> None:
     """How timm's script trains the same network; `without` are the flags that it has nothing for."""
-    from prune_realloc.training.state import LAST
+    from prune_realloc.training.outputs import LAST
     from prune_realloc.training.timm_command import timm_command
 
     network = json.loads((out / LAST / "config.json").read_text())
