@@ -49,7 +49,7 @@ def test_a_killed_save_leaves_the_old_network_the_new_one_or_none(tmp_path, chan
         with killed_after(changes if net is new else 99):
             save_pruned(net, tmp_path, {"recipe.yaml": content, "result.json": content})
     if 0 < changes < 7:  # three removals and four renames
-        with pytest.raises(InputError, match="without config.json"):
+        with pytest.raises(InputError, match=r"without config\.json"):
             load_pruned(tmp_path)
     else:
         name, same = (b"old", old) if changes == 0 else (b"new", new)
