@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from support.training import (
+    Relabelled,
     folder_of_images,
     run_on,
 )
@@ -69,7 +70,7 @@ def test_labels_that_are_none_of_the_networks_classes_are_refused(variant, tmp_p
     def unknown(*args, **more):
         source = opened(*args, **more)
         shift = 0 if more["split"] == wrong else 1
-        return replace(source, num_classes=None, load=lambda i: (source.load(i)[0], source.load(i)[1] - 1 + shift))
+        return replace(source, num_classes=None, load=Relabelled(source.load, shift - 1))
 
     monkeypatch.setattr(training_images, "open_images", unknown)
     for wrong in ("train", "test"):
