@@ -13,6 +13,7 @@ from accelerate import PartialState
 from torch import Tensor
 
 from prune_realloc.core.errors import InputError, WorkFailed, first_line
+from prune_realloc.runtime.global_state import own_accelerate_state
 
 Item = TypeVar("Item")
 
@@ -26,6 +27,8 @@ _REMEDY = "start them with `accelerate launch` or `torchrun`, or unset WORLD_SIZ
 def process_group(device: torch.device) -> Iterator[bool]:
     """Inside the block the processes that `accelerate launch` or `torchrun` has started are joined.
 
+    They part at its end, unless the caller had joined them. torch cannot be relied on to join them once more.
+
     Yields whether this process speaks and writes for all; the only one always does, whatever RANK says.
 
     Raises:
@@ -35,15 +38,18 @@ def process_group(device: torch.device) -> Iterator[bool]:
     if _launched_processes() == 1:
         yield True
         return
-    try:
-        state = PartialState(cpu=device.type == "cpu")
-    except (RuntimeError, ValueError) as error:
-        raise WorkFailed(f"the processes cannot be joined ({first_line(error)}); {_REMEDY}") from error
-    try:
-        yield place()[0] == 0
-        state.wait_for_everyone()
-    finally:
-        state.destroy_process_group()
+    joined = dist.is_initialized()
+    with own_accelerate_state():
+        try:
+            state = PartialState(cpu=device.type == "cpu")
+        except (RuntimeError, ValueError) as error:
+            raise WorkFailed(f"the processes cannot be joined ({first_line(error)}); {_REMEDY}") from error
+        try:
+            yield place()[0] == 0
+            state.wait_for_everyone()
+        finally:
+            if not joined:
+                state.destroy_process_group()
 
 
 def _launched_processes() -> int:

@@ -56,22 +56,17 @@ def own_accelerate_state() -> Iterator[None]:
     """Inside the block accelerate begins anew, so that an Accelerator may have any device and precision.
 
     All Accelerators of a process share one state; the caller's work after the block as they did before it. A group of
-    processes that the caller has joined is used; one that is joined inside the block is left at its end. Joining sets
-    the number of threads and the environment's names of the processes, which are put back too.
+    processes that the caller has joined is used; one that is joined inside stays joined, because torch cannot be relied
+    on to join it once more. Joining sets the number of threads and names in the environment, which are put back.
     """
     shared = [kind._shared_state for kind in (AcceleratorState, PartialState, GradientState)]
     before = [dict(state) for state in shared]
     threads, environment = torch.get_num_threads(), dict(os.environ)
-    joined = dist.is_initialized()
-    AcceleratorState._reset_state(reset_partial_state=not joined)
+    AcceleratorState._reset_state(reset_partial_state=not dist.is_initialized())
     GradientState._reset_state()
     try:
         yield
-        if dist.is_initialized() and not joined:
-            PartialState().wait_for_everyone()
     finally:
-        if dist.is_initialized() and not joined:
-            dist.destroy_process_group()
         for state, content in zip(shared, before, strict=True):
             state.clear()
             state.update(content)

@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
@@ -86,3 +87,25 @@ def test_threads_and_environment_are_put_back():
         torch.set_num_threads(threads + 1)
         os.environ |= {"MASTER_PORT": "29500", "PATH": "elsewhere"}
     assert (torch.get_num_threads(), dict(os.environ)) == (threads, environment)
+
+
+@pytest.mark.parametrize("joined", [False, True], ids=["inside", "before"])
+def test_a_group_of_processes_can_be_used_again(joined, no_accelerate_state):
+    """Also where the caller's accelerate knows nothing of it."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+    def join():
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+
+    if joined:
+        join()
+    try:
+        for _ in range(2):
+            with own_accelerate_state():
+                if not dist.is_initialized():
+                    join()
+                assert PartialState(cpu=True).is_main_process
+            assert dist.is_initialized()
+            assert PartialState._shared_state == {}
+    finally:
+        dist.destroy_process_group()

@@ -3,6 +3,8 @@
 import json
 import multiprocessing
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import safetensors.torch
@@ -105,6 +107,18 @@ def finished_run(folder, seed, top1, epochs=1, teacher=None, **args):
     content |= {"teacher": teacher, "model_args": {}}
     (folder / "result.json").write_text(json.dumps(content))
     return folder
+
+
+@dataclass(frozen=True)
+class Relabelled:
+    """Loads what another does, with every label moved by so much; it can be sent to another process."""
+
+    load: Callable[[int], tuple[Image.Image, int]]
+    by: int
+
+    def __call__(self, position):
+        image, label = self.load(position)
+        return image, label + self.by
 
 
 class Killed(Exception):

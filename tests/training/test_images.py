@@ -6,6 +6,7 @@ import pytest
 from support.data import write_idx
 from support.networks import build
 from support.training import (
+    Relabelled,
     folder_of_images,
     run_on,
 )
@@ -71,7 +72,7 @@ def test_labels_that_are_none_of_the_networks_classes_are_refused(variant, tmp_p
     def unknown(*args, **more):
         source = opened(*args, **more)
         shift = 0 if more["split"] == wrong else 1
-        return replace(source, num_classes=None, load=lambda i: (source.load(i)[0], source.load(i)[1] - 1 + shift))
+        return replace(source, num_classes=None, load=Relabelled(source.load, shift - 1))
 
     monkeypatch.setattr(training_images, "open_images", unknown)
     for wrong in ("train", "test"):
