@@ -23,7 +23,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
 VENV = ROOT / ".venv-oldest"
-TOOLS = ("pytest", "pytest-xdist", "hypothesis")
+TOOLS = ("pytest", "pytest-xdist", "hypothesis", "jsonschema")
 PYTEST = ("-m", "not slow", "-n", "2", "--dist", "loadfile")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,21 @@ from torch import Tensor, nn
 from prune_realloc.checkpoints.create import create_skeleton
 from prune_realloc.checkpoints.read import Checkpoint
 from prune_realloc.core.errors import InputError
+from prune_realloc.families.base import Family
 
 
 def create_unlisted(found: Checkpoint, path: Path, name: str | None, args: dict[str, Any]) -> nn.Module:
-    """A network of no family of ours: named by the user or the file, or MIT's EfficientViT."""
+    """The network of a checkpoint that no family recognises, as the user or the file names it.
+
+    Raises:
+        InputError: nobody names it; the message says so of MIT's EfficientViT, which is easily taken for MSRA's.
+    """
     if name is not None:
         return create_skeleton(name, args, path)
     for candidate in timm.list_models("efficientvit_[bl]*"):
         with torch.device("meta"):
             net = timm.create_model(candidate)
-        if {k: v.shape for k, v in net.state_dict().items()} == {k: v.shape for k, v in found.state.items()}:
+        if _shapes(net.state_dict()) == _shapes(found.state):
             raise InputError(
                 f"ckpt {str(path)!r} is {candidate} (MIT's EfficientViT), whose sites are not supported yet"
             )
@@ -30,19 +36,14 @@ def create_unlisted(found: Checkpoint, path: Path, name: str | None, args: dict[
     raise InputError(f"ckpt {str(path)!r}: tensors {first}, ... are of no known layout; name it with --model")
 
 
-def infer_name(family: Any, state: dict[str, Tensor], args: dict[str, Any], path: Path) -> str:
-    """The one timm name that fits the tensors, with the file's name as tie-breaker."""
-    fitting: list[str] = []
+def infer_name(family: Family, state: dict[str, Tensor], args: dict[str, Any], path: Path) -> str:
+    """The one timm name that fits the tensors, with the file's name as tie-breaker.
+
+    Raises:
+        InputError: none fits, or several do and the file's name does not decide.
+    """
     native = family.candidates(state)
-    for name in native:
-        with torch.device("meta"):
-            net = create_skeleton(name, args, path)
-        try:
-            renamed = family.to_timm_keys(dict(state), net)
-        except RuntimeError:
-            continue  # its token layout is another, so the position embedding cannot be read
-        if {k: v.shape for k, v in net.state_dict().items()} == {k: v.shape for k, v in renamed.items()}:
-            fitting.append(name)
+    fitting = [name for name in native if _fits(family, name, state, args, path)]
     if not fitting:
         first, tensor = next(iter(state.items()))
         raise InputError(
@@ -60,3 +61,17 @@ def infer_name(family: Any, state: dict[str, Tensor], args: dict[str, Any], path
     if len(kin) == 1:
         return kin[0]
     raise InputError(f"ckpt {str(path)!r} fits {len(kin)} timm models: {', '.join(kin)}; choose one with --model")
+
+
+def _fits(family: Family, name: str, state: dict[str, Tensor], args: dict[str, Any], path: Path) -> bool:
+    with torch.device("meta"):
+        net = create_skeleton(name, args, path)
+    try:
+        renamed = family.to_timm_keys(dict(state), net)
+    except RuntimeError:
+        return False  # its token layout is another, so the position embedding cannot be read
+    return _shapes(net.state_dict()) == _shapes(renamed)
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in state.items()}

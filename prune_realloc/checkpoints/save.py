@@ -12,6 +12,7 @@ import timm
 import torch
 from torch import nn
 
+from prune_realloc.checkpoints.allowed import require_architecture_args
 from prune_realloc.checkpoints.pruned import build_pruned
 from prune_realloc.checkpoints.read import FORMAT_VERSION
 from prune_realloc.core.errors import InputError, first_line
@@ -24,7 +25,7 @@ from prune_realloc.pruning.sites import find_sites, widths
 _SHAPE_CONFIG = (*PREPROCESSING, "fixed_input_size", "pool_size", "first_conv", "classifier")
 """What of timm's pretrained_cfg is true of any weights of the network."""
 _KEPT_CONFIG = (*_SHAPE_CONFIG, "license", "label_names", "label_descriptions", "tag")
-"""And of those that were made of the source's: cut, or trained further."""
+"""What of timm's pretrained_cfg stays true of weights that were made of the source's: cut, or trained further."""
 
 
 def save_pruned(net: Any, folder: str | Path, more: Mapping[str, bytes] | None = None) -> None:
@@ -67,8 +68,10 @@ def describe(
     """The `config.json` of a network, from what builds it.
 
     Args:
-        own_weights: they are not made of those that `pretrained_cfg` speaks of.
-        class_names: in the order of the labels, where they are known.
+        net: the network, for its sizes and its preprocessing.
+        architecture, model_args: timm's name of the network, and the arguments that build it.
+        own_weights: the weights are not made of those that `pretrained_cfg` speaks of.
+        class_names: names of the classes in the order of the labels, where they are known.
     """
     config = getattr(net, "pretrained_cfg", None) or {}
     kept = {key: config[key] for key in (_SHAPE_CONFIG if own_weights else _KEPT_CONFIG) if config.get(key) is not None}
@@ -125,7 +128,7 @@ def check_rebuild(net: Any) -> dict[str, Any]:
     """The arguments from which `build_pruned` builds a network of these shapes.
 
     Raises:
-        InputError: it cannot; the network was made by hand.
+        InputError: it cannot; the network was made by hand, or with arguments that no file may hold.
     """
     state, family = net.state_dict(), family_of(net)
     if not family.describe(net).branches:
@@ -144,6 +147,7 @@ def check_rebuild(net: Any) -> dict[str, Any]:
         "source_args": origin["source_args"] | family.inferred_args(state, size) | {"img_size": list(size)},
         "widths": widths(find_sites(net)),
     }
+    require_architecture_args(args["source_args"], "model_args")
     _check_builds(net, args["source"], args["source_args"], lambda: build_pruned(**args))
     return args
 
@@ -152,11 +156,12 @@ def builder(net: Any) -> tuple[str, dict[str, Any]]:
     """timm's name and the arguments that build a network of the shapes of `net`, which `load_model` made.
 
     Raises:
-        InputError: none do.
+        InputError: none do, or only arguments that no file may hold.
     """
     if net.pretrained_cfg.get("architecture") == PRUNED:
         return PRUNED, check_rebuild(net)
     name, args = net.origin["source"], net.origin["source_args"]
+    require_architecture_args(args, "model_args")
     _check_builds(net, name, args, lambda: timm.create_model(name, pretrained=False, **args))
     return name, args
 

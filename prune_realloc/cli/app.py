@@ -17,6 +17,7 @@ from prune_realloc.cli.demo import demo
 from prune_realloc.cli.emit import emit
 from prune_realloc.cli.evaluate import evaluate
 from prune_realloc.cli.export import export
+from prune_realloc.cli.flags import with_flags
 from prune_realloc.cli.plan import plan
 from prune_realloc.cli.train import train
 from prune_realloc.cli.validate import validate
@@ -45,7 +46,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for name, verb in VERBS.items():
-    app.command(name)(verb)
+    app.command(name)(with_flags(verb))
 
 
 @app.callback()

@@ -2,69 +2,53 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
-from prune_realloc.cli.console import image_progress, quiet_libraries
+from prune_realloc.cli.console import (
+    image_progress,
+    quiet_libraries,
+    say,
+    say_notes,
+    show_json,
+    show_lines,
+    show_tables,
+)
 from prune_realloc.cli.options import (
+    ALL_DATA,
+    ALL_SOURCE,
     DATA,
     RUN,
     Amp,
     BatchSize,
-    Ckpt,
-    CropPct,
-    Data,
-    DataDir,
     Device,
-    Ema,
-    ImgSize,
-    Interpolation,
     Json,
-    Mean,
-    Model,
-    ModelArg,
-    Pretrained,
-    Std,
     Workers,
+    data_flags,
     option,
-    parse_pairs,
-    preprocess_overrides,
     require_writable,
+    source_flags,
 )
+from prune_realloc.cli.plan import show_plan
 
 if TYPE_CHECKING:
-    from prune_realloc.verbs.apply import Applied
+    from prune_realloc.verbs.applied import Applied
+
+_IMAGES_HELP = {"split": "Part that layers are refitted on.", "samples": "How many images to refit on."}
 
 
 def apply(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, planned or not.")],
-    ckpt: Ckpt = None,
-    model: Model = None,
-    pretrained: Pretrained = False,
-    ema: Ema = False,
-    img_size: ImgSize = None,
-    model_arg: ModelArg = None,
-    data: Data = None,
-    split: Annotated[str | None, option(DATA, "--split", help="Part that layers are refitted on.")] = None,
-    data_dir: DataDir = None,
-    labels: Annotated[bool | None, option(DATA, "--labels/--no-labels", help="Use the data's labels or not.")] = None,
-    mean: Mean = None,
-    std: Std = None,
-    interpolation: Interpolation = None,
-    crop_pct: CropPct = None,
+    source: Annotated[dict[str, Any], source_flags(*ALL_SOURCE, optional=True)],
+    data: Annotated[dict[str, Any], data_flags(*ALL_DATA, optional=True, help=_IMAGES_HELP)],
     eval_split: Annotated[str, option(DATA, "--eval-split", help="Part that is measured on.")] = "validation",
     eval_samples: Annotated[int, option(DATA, "--eval-samples", help="How many images of it.")] = 5000,
-    samples: Annotated[int | None, option(RUN, "--samples", help="How many images to refit on.")] = None,
     batch_size: BatchSize = 32,
     workers: Workers = 0,
     device: Device = "auto",
     amp: Amp = False,
-    seed: Annotated[int | None, option(RUN, "--seed", help="Chooses the images and every draw.")] = None,
     timed: Annotated[bool, option(RUN, "--bench/--no-bench", help="Measure latency before and after.")] = True,
     out: Annotated[Path | None, option(RUN, "-o", "--out", help="Folder for the pruned network.")] = None,
     as_json: Json = False,
@@ -74,41 +58,16 @@ def apply(
     Without --ckpt: the recipe's own source. What is given here overrides the recipe.
     """
     with quiet_libraries():
-        from prune_realloc.recipe.reader import build_recipe, load_recipe
+        from prune_realloc.recipe.options import with_overrides
+        from prune_realloc.recipe.reader import load_recipe
         from prune_realloc.verbs.apply import apply as run
 
-        values = load_recipe(recipe).model_dump(exclude_none=True)
-        source = {
-            "ckpt": ckpt,
-            "model": model,
-            "pretrained": pretrained or None,
-            "ema": ema or None,
-            "img_size": img_size,
-            "model_args": parse_pairs(model_arg) or None,
-        }
-        images = {
-            "name": data,
-            "split": split,
-            "data_dir": data_dir,
-            "labels": labels,
-            "samples": samples,
-            "seed": seed,
-            "preprocess": preprocess_overrides(mean, std, interpolation, crop_pct) or None,
-        }
-        # another checkpoint, other images: what the recipe says of its own no longer holds
-        for section, own, new in (
-            ("source", ("pretrained", "ema"), ckpt),
-            ("data", ("data_dir", "labels", "preprocess"), data),
-        ):
-            for key in own if new is not None else ():
-                values[section].pop(key, None)
-        for section, given in (("source", source), ("data", images)):
-            values[section] |= {key: value for key, value in given.items() if value is not None}
+        wanted = with_overrides(load_recipe(recipe), source, data)
         if out is not None:
             require_writable(out)
         with image_progress("images") as progress:
             done = run(
-                build_recipe(values),
+                wanted,
                 out=out,
                 eval_split=eval_split,
                 eval_samples=eval_samples,
@@ -123,26 +82,20 @@ def apply(
 
 
 def show_outcome(done: Applied, out: Path | None, as_json: bool) -> None:
-    from prune_realloc.results.tables import outcome_facts, outcome_table, plan_facts, plan_table
+    """Print what became of a network, before and after."""
+    from prune_realloc.results.tables import outcome_facts, outcome_table
 
     numbers = done.summary()
     if as_json:
-        print(json.dumps(numbers, indent=1))
+        show_json(numbers)
     else:
-        console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
-        console.print(plan_table(done.recipe))
-        for line in plan_facts(done.recipe):
-            console.print(line, soft_wrap=True, markup=False)
-        console.print()
-        console.print(outcome_table(numbers))
-        for line in outcome_facts(numbers):
-            console.print(line, soft_wrap=True, markup=False)
-    messages = Console(stderr=True, highlight=False, soft_wrap=True)
-    for note in done.notes:
-        messages.print(f"note: {note}", markup=False)
+        show_plan(done.recipe)
+        show_lines("")
+        show_tables(outcome_table(numbers))
+        show_lines(*outcome_facts(numbers))
+    say_notes(done.notes)
     if out is not None:
-        messages.print(
+        say(
             f"wrote {out}; once prune_realloc is imported, timm.create_model('local-dir:{out}', "
-            "pretrained=True) loads it",
-            markup=False,
+            "pretrained=True) loads it"
         )

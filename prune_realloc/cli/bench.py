@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from prune_realloc.cli.console import print_table, quiet_libraries
-from prune_realloc.cli.options import (
-    RUN,
-    CheckpointPath,
-    Device,
-    Ema,
-    ImgSize,
-    Json,
-    Model,
-    ModelArg,
-    Seed,
-    Source,
-    option,
-    parse_pairs,
-)
+from prune_realloc.cli.console import print_table, quiet_libraries, say, say_notes, show_lines
+from prune_realloc.cli.options import RUN, CompareWith, Device, Json, Seed, option, source_flags
+from prune_realloc.recipe.document import Source
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from prune_realloc.results.bench import Timing
+
+_COLUMNS = ("backend", "batch", "model", "median ms", "iqr ms", "min ms", "images/s", "speed-up", "95 %")
 
 
 def bench(
-    ckpt: CheckpointPath = None,
-    model: Model = None,
-    ema: Ema = False,
-    img_size: ImgSize = None,
-    model_arg: ModelArg = None,
-    source: Source = None,
+    network: Annotated[Source, source_flags("model", "ema", "img_size", "model_args", path=True)],
+    source: CompareWith = None,
     batch_size: Annotated[
         list[int] | None, option(RUN, "--batch-size", help="May be repeated. Default: 1 and 32.")
     ] = None,
@@ -43,22 +33,15 @@ def bench(
 ) -> None:
     """Latency and throughput; with --source both networks in turns, and whether the model is faster at all."""
     with quiet_libraries():
-        from prune_realloc.checkpoints.create import create_fresh
-        from prune_realloc.checkpoints.load import load_model
         from prune_realloc.families.inputs import input_shape
         from prune_realloc.results.bench import bench as run
         from prune_realloc.results.evaluate import load_source, require_same_input
         from prune_realloc.results.export import deployed
 
-        args = parse_pairs(model_arg)
-        if model is None or ckpt is not None or ":" in model:
-            net = load_model(model, ckpt=ckpt, ema=ema, img_size=img_size, model_args=args)
-        else:
-            print(f"note: {model} has new weights, times do not depend on them", file=sys.stderr)
-            net = create_fresh(model, img_size=img_size, model_args=args)
+        net = _opened(network)
         models = {"model": deployed(net)}
         if source is not None:
-            before = load_source(source, img_size=img_size)
+            before = load_source(source, img_size=network.img_size)
             require_same_input(net, before)
             models = {"source": deployed(before)} | models
         found = run(
@@ -70,26 +53,35 @@ def bench(
             device=device,
             seconds=seconds,
             seed=seed,
-            progress=lambda what: print(f"timing {what}", file=sys.stderr),
-        )
-    columns = ("backend", "batch", "model", "median ms", "iqr ms", "min ms", "images/s", "speed-up", "95 %")
-    rows = []
-    for t in found.timings:
-        low, high = t.speedup_interval
-        ratio = ("", "") if t.model == found.reference else (f"{t.speedup:.2f}", f"{low:.2f}-{high:.2f}")
-        rows.append(
-            (
-                t.backend,
-                str(t.batch_size),
-                t.model,
-                f"{t.median_ms:.2f}",
-                f"{t.iqr_ms:.2f}",
-                f"{t.min_ms:.2f}",
-                f"{t.images_per_second:.1f}",
-                *ratio,
-            )
+            progress=lambda what: say(f"timing {what}"),
         )
     where = f"{found.device_name} ({found.device}), {found.threads} threads, images {found.input_shape}"
-    print_table(found, as_json, where, columns, rows)
-    for line in [] if as_json else found.verdicts():
-        print(line)
+    print_table(found, as_json, where, _COLUMNS, [_row(timing, found.reference) for timing in found.timings])
+    if not as_json:
+        show_lines(*found.verdicts())
+
+
+def _opened(network: Source) -> nn.Module:
+    """The network; a name of timm's alone is enough here."""
+    from prune_realloc.checkpoints.create import create_fresh
+    from prune_realloc.results.opening import open_network
+
+    if network.model is None or network.ckpt is not None or ":" in network.model:
+        return open_network(network)
+    say_notes([f"{network.model} has new weights, times do not depend on them"])
+    return create_fresh(network.model, img_size=network.img_size, model_args=network.model_args)
+
+
+def _row(timing: Timing, reference: str) -> tuple[str, ...]:
+    low, high = timing.speedup_interval
+    ratio = ("", "") if timing.model == reference else (f"{timing.speedup:.2f}", f"{low:.2f}-{high:.2f}")
+    return (
+        timing.backend,
+        str(timing.batch_size),
+        timing.model,
+        f"{timing.median_ms:.2f}",
+        f"{timing.iqr_ms:.2f}",
+        f"{timing.min_ms:.2f}",
+        f"{timing.images_per_second:.1f}",
+        *ratio,
+    )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prune_realloc.cli.console import print_table, quiet_libraries
+from prune_realloc.cli.console import print_table, quiet_libraries, show_json
+
+if TYPE_CHECKING:
+    from prune_realloc.training.group import Group
 
 
 def compare(
@@ -36,8 +40,17 @@ def compare(
         groups = with_latency(groups) if timed else groups
     if plot is not None:
         write_plot(groups, plot)
+    if as_json:
+        show_json([dataclasses.asdict(group) for group in groups])
+        return
     several = len({group.control for group in groups if group.control}) > 1
-    columns = [
+    rows = [_row(group, several, timed) for group in groups]
+    print_table(None, False, f"runs: {len(runs)}", _columns(several, timed), rows, _notes(groups))
+
+
+def _columns(several: bool, timed: bool) -> list[str]:
+    """Headings; with several controls one of them says which."""
+    return [
         "",
         "seeds",
         "top-1 %",
@@ -49,39 +62,36 @@ def compare(
         "params",
         *(["ms, batch 1"] if timed else []),
     ]
-    rows = []
-    for g in groups:
-        difference = "" if g.difference is None else f"{100 * g.difference:+.2f}"
-        rows.append(
-            (
-                g.name,
-                str(len(g.seeds)),
-                f"{100 * g.mean:.2f}",
-                _half(g.half_width),
-                difference,
-                _half(g.difference_half_width),
-                *([g.control or ""] if several else []),
-                f"{g.macs:,}",
-                f"{g.params:,}",
-                *([f"{g.latency_ms:.2f}"] if timed else []),
-            )
-        )
-    if as_json:
-        import dataclasses
 
-        print(json.dumps([dataclasses.asdict(group) for group in groups], indent=1))
-        return
-    notes = tuple(
+
+def _row(group: Group, several: bool, timed: bool) -> tuple[str, ...]:
+    return (
+        group.name,
+        str(len(group.seeds)),
+        f"{100 * group.mean:.2f}",
+        _half(group.half_width),
+        "" if group.difference is None else f"{100 * group.difference:+.2f}",
+        _half(group.difference_half_width),
+        *([group.control or ""] if several else []),
+        f"{group.macs:,}",
+        f"{group.params:,}",
+        *([f"{group.latency_ms:.2f}"] if timed else []),
+    )
+
+
+def _notes(groups: Sequence[Group]) -> tuple[str, ...]:
+    """Why a difference is missing, or is not the networks' alone."""
+    unpaired = tuple(
         f"{g.name} and {g.control} have no seed in common, so there is no difference"
         for g in groups
         if g.control is not None and g.difference is None
     )
-    notes += tuple(
+    unlike = tuple(
         f"{g.name} and {g.control} were trained otherwise ({g.differs}), so their difference is not the networks' alone"
         for g in groups
         if g.differs is not None
     )
-    print_table(None, False, f"runs: {len(runs)}", columns, rows, notes)
+    return unpaired + unlike
 
 
 def _half(width: float | None) -> str:

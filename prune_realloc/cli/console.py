@@ -1,34 +1,112 @@
-"""Tables, progress bars and messages of the command line."""
+"""Tables, lines, progress bars and notes of the command line; whatever they hold is shown as it is written."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+def _console(*, stderr: bool, width: int | None = None) -> Console:
+    """Square brackets and colons in paths, class names and notes are the user's, never markup or emoji."""
+    return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
+
+
+def _stdout(width: int) -> Console:
+    return _console(stderr=False, width=None if sys.stdout.isatty() else width)
+
+
+def show_tables(*tables: Table, width: int = 100) -> None:
+    """Tables on stdout, a line between them; `width` where stdout is no terminal."""
+    console = _stdout(width)
+    for number, table in enumerate(tables):
+        if number:
+            console.print()
+        console.print(table)
+
+
+def show_lines(*lines: str) -> None:
+    """Lines on stdout, which a terminal may fold and nobody cuts."""
+    for line in lines:
+        _stdout(100).print(line, soft_wrap=True)
+
+
+def show_json(values: Any) -> None:
+    """Numbers on stdout, for machines."""
+    print(json.dumps(values, indent=1, default=lambda part: part.model_dump()))
+
+
+def say(line: str) -> None:
+    """A line on stderr."""
+    _console(stderr=True).print(line, soft_wrap=True)
+
+
+def say_notes(notes: Iterable[str]) -> None:
+    """What must be known of a result, on stderr."""
+    for note in notes:
+        say(f"note: {note}")
+
+
+def print_table(
+    found: Any,
+    as_json: bool,
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[tuple[str, ...]],
+    notes: tuple[str, ...] = (),
+) -> None:
+    """The dataclass `found` as JSON, or the title and `rows` as a table, on stdout; the notes on stderr."""
+    if as_json:
+        show_json(dataclasses.asdict(found))
+    else:
+        table = Table(*columns, show_header=any(columns), box=None)
+        for row in rows:
+            table.add_row(*row)
+        show_lines(title)
+        show_tables(table)
+    say_notes(notes)
 
 
 @contextmanager
-def training_progress(epochs: int) -> Iterator[Any]:
-    """A bar for the run with the time that is left, from its first word on, and a line for each epoch that is done."""
+def image_progress(what: str, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
+    """A bar of images done, on stderr; `shown` is false in all but one of several processes."""
     columns = (
-        TextColumn("epoch {task.fields[epoch]} of {task.total}"),
+        _text("{task.description}"),
         BarColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}"),
+        MofNCompleteColumn(),
+        _text("images"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    console = Console(stderr=True, highlight=False)
+    console = _console(stderr=True)
+    with Progress(*columns, console=console, transient=sys.stderr.isatty(), disable=not shown) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def training_progress(epochs: int, shown: bool = True) -> Iterator[Callable[[dict[str, float]], None]]:
+    """A bar for the run with the time that is left, from its first word on, and a line for each epoch that is done."""
+    columns = (
+        _text("epoch {task.fields[epoch]} of {task.total}"),
+        BarColumn(),
+        _text("loss {task.fields[loss]:.4f}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    console = _console(stderr=True)
     bar = Progress(
         *columns,
         console=console,
         transient=sys.stderr.isatty(),
-        disable=not is_main_process(),
+        disable=not shown,
         speed_estimate_period=600,
     )
 
@@ -50,52 +128,8 @@ def training_progress(epochs: int) -> Iterator[Any]:
         bar.stop()
 
 
-def print_table(
-    found: Any,
-    as_json: bool,
-    title: str,
-    columns: Sequence[str],
-    rows: Sequence[tuple[str, ...]],
-    notes: tuple[str, ...] = (),
-) -> None:
-    """The dataclass `found` as JSON, or the title and `rows` as a table, on stdout; the notes on stderr."""
-    import dataclasses
-
-    from rich.table import Table
-
-    if as_json:
-        print(json.dumps(dataclasses.asdict(found), indent=1, default=lambda part: part.model_dump()))
-    else:
-        console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
-        table = Table(*columns, show_header=any(columns), box=None)
-        for row in rows:
-            table.add_row(*row)
-        console.print(title, soft_wrap=True, markup=False)
-        console.print(table)
-    for note in notes:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"note: {note}", markup=False)
-
-
-def is_main_process() -> bool:
-    """Whether this process speaks and writes for all that share its job."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-@contextmanager
-def image_progress(what: str) -> Iterator[Any]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("images"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(
-        *columns, console=Console(stderr=True), transient=sys.stderr.isatty(), disable=not is_main_process()
-    ) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+def _text(form: str) -> TextColumn:
+    return TextColumn(form, markup=False)
 
 
 @contextmanager
@@ -106,5 +140,10 @@ def quiet_libraries() -> Iterator[None]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        logging.getLogger("timm").setLevel(logging.ERROR)
-        yield
+        logger = logging.getLogger("timm")
+        before = logger.level
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(before)

@@ -2,44 +2,36 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
-from prune_realloc.cli.console import quiet_libraries
-from prune_realloc.cli.options import MODEL, PLAN, RUN, Json, option, require_writable
+from prune_realloc.cli.console import quiet_libraries, say, show_json, show_lines, show_tables
+from prune_realloc.cli.options import MODEL, PLAN, RUN, Json, option, require_writable, target_flags
+from prune_realloc.core.cost import KINDS
 
 if TYPE_CHECKING:
     from prune_realloc.results.variant import Variant
+
+_LIKE_HELP = "efficientvit_m0 to m5: depth, heads and kernels; its cost is the budget."
+_PER_HELP = "stage (default) or block: what shares its widths."
 
 
 def emit(
     source: Annotated[
         Path, typer.Argument(metavar="SOURCE", help="Folder of an analysis or a pruned network, or a planned recipe.")
     ],
+    *,
     recipe: Annotated[
         Path | None, option(PLAN, "--recipe", help="Recipe whose target says what is wanted and what may move.")
     ] = None,
-    like: Annotated[
-        str | None,
-        option(PLAN, "--like", help="efficientvit_m0 to m5: depth, heads and kernels; its cost is the budget."),
-    ] = None,
-    macs: Annotated[str | None, option(PLAN, "--macs", help="Multiply-adds, such as 80M.")] = None,
-    params: Annotated[str | None, option(PLAN, "--params", help="Parameters, such as 2.3M.")] = None,
+    wanted: Annotated[
+        dict[str, Any], target_flags(PLAN, "like", *KINDS, "per", help={"like": _LIKE_HELP, "per": _PER_HELP})
+    ],
     grid: Annotated[bool, option(PLAN, "--grid", help="One variant for each of M0 to M5.")] = False,
-    per: Annotated[str | None, option(PLAN, "--per", help="stage (default) or block: what shares its widths.")] = None,
-    img_size: Annotated[int | None, option(MODEL, "--img-size", help="Pixels. Default: the source's.")] = None,
-    in_chans: Annotated[int | None, option(MODEL, "--in-chans", help="Channels. Default: the source's.")] = None,
-    num_classes: Annotated[int | None, option(MODEL, "--num-classes", help="Default: the source's.")] = None,
-    stem_strides: Annotated[
-        str | None,
-        option(MODEL, "--stem-strides", help="Such as 2,2. Default: about 14 x 14 tokens in the first stage."),
-    ] = None,
+    shape: Annotated[dict[str, Any], target_flags(MODEL, "img_size", "in_chans", "num_classes", "stem_strides")],
     inherit: Annotated[
         Path | None,
         option(MODEL, "--inherit", help="The analysed EfficientViT's checkpoint: start with what survives of it."),
@@ -53,59 +45,41 @@ def emit(
         from prune_realloc.recipe.reader import load_recipe
         from prune_realloc.verbs.emit import emit as run
 
-        given: dict[str, Any] = {
-            "like": like,
-            "macs": macs,
-            "params": params,
-            "per": per,
-            "img_size": img_size,
-            "in_chans": in_chans,
-            "num_classes": num_classes,
-        }
-        if stem_strides is not None:
-            given["stem_strides"] = [int(n) if n.strip().isdecimal() else n for n in stem_strides.split(",")]
         if out is not None:
             require_writable(out)
         found = run(
             source,
             recipe=None if recipe is None else load_recipe(recipe),
-            target={key: value for key, value in given.items() if value is not None},
+            target=wanted | shape,
             grid=grid,
             inherit=inherit,
             out=out,
             timed=timed,
-            progress=lambda what: print(what, file=sys.stderr),
+            progress=say,
         )
     show_variants(found, out, as_json)
 
 
 def show_variants(found: Sequence[Variant], out: Path | None, as_json: bool) -> None:
-    import dataclasses
-
+    """Print what was emitted: each network beside its control."""
     from prune_realloc.results.tables import variant_facts, variant_tables
 
     if as_json:
-        print(
-            json.dumps(
-                [
-                    {
-                        "name": v.name,
-                        "network": v.network.model_dump(exclude_none=True),
-                        "latency": None if v.latency is None else dataclasses.asdict(v.latency),
-                    }
-                    for v in found
-                ],
-                indent=1,
-            )
-        )
+        show_json([_numbers(variant) for variant in found])
     else:
-        console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
         for variant in found:
-            for table in variant_tables(variant):
-                console.print(table)
-                console.print()
-            for line in variant_facts(variant):
-                console.print(line, soft_wrap=True, markup=False)
+            show_tables(*variant_tables(variant), width=120)
+            show_lines("", *variant_facts(variant))
     if out is not None:
         for variant in found:
-            print(f"wrote {out / variant.name / 'realloc'} and {out / variant.name / 'control'}", file=sys.stderr)
+            say(f"wrote {out / variant.name / 'realloc'} and {out / variant.name / 'control'}")
+
+
+def _numbers(variant: Variant) -> dict[str, Any]:
+    import dataclasses
+
+    return {
+        "name": variant.name,
+        "network": variant.network.model_dump(exclude_none=True),
+        "latency": None if variant.latency is None else dataclasses.asdict(variant.latency),
+    }

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
-from prune_realloc.cli.options import PLAN, RUN, Json, option, parse_pairs, per_axis
+from prune_realloc.cli.console import say, show_json, show_lines, show_tables
+from prune_realloc.cli.options import BUDGET, PLAN, RUN, Json, option, per_axis
+from prune_realloc.cli.values import parse_pairs
 
 if TYPE_CHECKING:
-    pass
+    from prune_realloc.recipe.document import Recipe
+
+_TAKEN = {"budget", "allocation", "axes", "rules", "compensate"}
+"""What --recipe gives; the rest is the analysis's."""
 
 
 def plan(
     analysis: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `analyze -o` wrote.")],
-    keep_macs: Annotated[float | None, option(PLAN, "--keep-macs", help="Share of the multiply-adds.")] = None,
-    keep_params: Annotated[float | None, option(PLAN, "--keep-params", help="Share of the parameters.")] = None,
-    macs: Annotated[str | None, option(PLAN, "--macs", help="Multiply-adds, such as 600M.")] = None,
-    params: Annotated[str | None, option(PLAN, "--params", help="Parameters, such as 10M.")] = None,
+    budget: Annotated[dict[str, Any], BUDGET],
     recipe: Annotated[
         Path | None,
         option(PLAN, "--recipe", help="Recipe to start from: its budget, allocation, axes, rules, compensation."),
@@ -50,35 +49,43 @@ def plan(
     from prune_realloc.planning.plan import plan as run
     from prune_realloc.recipe.reader import build_recipe, load_recipe
     from prune_realloc.recipe.writer import dump_recipe
-    from prune_realloc.results.tables import plan_facts, plan_table
 
     found = Analysis.load(analysis)
-    taken = {"budget", "allocation", "axes", "rules", "compensate"}
-    base = (
-        {} if recipe is None else load_recipe(recipe).model_dump(exclude_unset=True, exclude_none=True, include=taken)
-    )
-    given = {"keep_macs": keep_macs, "keep_params": keep_params, "macs": macs, "params": params}
-    budget = {key: value for key, value in given.items() if value is not None}
+    base: dict[str, Any] = {}
+    if recipe is not None:
+        base = load_recipe(recipe).model_dump(exclude_unset=True, exclude_none=True, include=_TAKEN)
     changes: dict[str, Any] = {"budget": budget} if budget else {}
     changes |= {"allocation": allocation} if allocation is not None else {}
     changes |= {"axes": [axis.strip() for axis in axes.split(",")]} if axes is not None else {}
-    rules = {axis: list(rs) if isinstance(rs, list) else [rs] for axis, rs in base.get("rules", {}).items()}
-    for field, items in (("round_to", round_to), ("floor", floor), ("ceiling", ceiling)):
-        for axis, value in parse_pairs(items, field, "ffn=32").items():
-            rules.setdefault(axis, []).append({field: value})
-    for item in freeze or []:
-        axis, _, blocks = item.partition("=")
-        rules.setdefault(axis, []).append({"freeze": True} | ({"blocks": blocks} if blocks else {}))
+    bounds = {"round_to": round_to, "floor": floor, "ceiling": ceiling}
+    rules = _rules(base.get("rules", {}), bounds, freeze or [])
     done = build_recipe(found.as_recipe() | base | changes | ({"rules": rules} if rules else {}))
     done = done.model_copy(update={"plan": run(found, done)})
     if out is not None:
         write_file(out, dump_recipe(done, f"prune-realloc apply {out.name} -o pruned").encode())
+    show_plan(done, as_json)
+    if out is not None and not as_json:
+        say(f"wrote {out}")
+
+
+def _rules(base: dict[str, Any], bounds: dict[str, list[str] | None], freeze: list[str]) -> dict[str, list[Any]]:
+    """Axis -> the rules of a recipe, and after them, so that they win, those of the flags."""
+    rules = {axis: list(rs) if isinstance(rs, list) else [rs] for axis, rs in base.items()}
+    for field, items in bounds.items():
+        for axis, value in parse_pairs(items or [], field, "ffn=32").items():
+            rules.setdefault(axis, []).append({field: value})
+    for item in freeze:
+        axis, _, blocks = item.partition("=")
+        rules.setdefault(axis, []).append({"freeze": True} | ({"blocks": blocks} if blocks else {}))
+    return rules
+
+
+def show_plan(recipe: Recipe, as_json: bool = False) -> None:
+    """Print what a planned recipe keeps."""
+    from prune_realloc.results.tables import plan_facts, plan_table
+
     if as_json:
-        print(json.dumps(done.model_dump(exclude_none=True), indent=1))
+        show_json(recipe.model_dump(exclude_none=True))
         return
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
-    console.print(plan_table(done))
-    for line in plan_facts(done):
-        console.print(line, soft_wrap=True, markup=False)
-    if out is not None:
-        print(f"wrote {out}", file=sys.stderr)
+    show_tables(plan_table(recipe))
+    show_lines(*plan_facts(recipe))

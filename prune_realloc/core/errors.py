@@ -19,7 +19,7 @@ class WorkFailed(RuntimeError):
 
 
 def first_line(error: BaseException) -> str:
-    """Of another library's message, for one of ours; the exception's name where there is none."""
+    """The first line of another library's message, to quote in ours; the exception's name where it has none."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 

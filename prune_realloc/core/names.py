@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 RECIPE_FILE, RESULT_FILE = "recipe.yaml", "result.json"
+"""What was asked for, and the numbers that came of it, in the folder of a network."""
 PRUNED, EFFICIENTVIT = "prune_realloc", "efficientvit_flex"
+"""timm's names of our own architectures: any network that was cut, and the free EfficientViT."""
 WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
-"""Where a folder that timm writes has its weights."""
+"""The file of the weights in a folder that timm writes; the first that is there."""
+STATE_FILE = "state.safetensors"
+"""Where a training run has the state that it goes on from."""
 PREPROCESSING = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
+"""The fields of timm's `pretrained_cfg` that say how images are prepared."""
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
-STATE_FILE = "state.safetensors"

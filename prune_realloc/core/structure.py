@@ -78,7 +78,7 @@ class Site:
     groups: int = 1
     """The units lie in this many equal runs (heads); each must keep the same number."""
     note: str = ""
-    """What is special here, for the reader."""
+    """What the reader of an analysis should know of this site."""
     stage: int | None = None
     """The stage that a stream belongs to; None where one stream runs through the whole network, and inside blocks."""
     multiple: int = 1
@@ -121,11 +121,11 @@ class OpaqueModule:
     reads: tuple[tuple[str, int], ...]
     """(parameter, dim) pairs whose dimension runs over the channels of the module's input."""
     writes: tuple[tuple[str, int], ...]
-    """The same for its output; empty: the output's width is fixed."""
+    """(parameter, dim) pairs whose dimension runs over the channels of its output; empty: that width is fixed."""
     in_width: int
     out_width: int
     tokens_out: int | None = None
-    """Set when the module pools the tokens: how many come out."""
+    """How many tokens come out, where the module pools them; None: as many as went in."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,9 +134,9 @@ class Pair:
 
     site: str
     left: tuple[Slice, ...]
-    """Where the units' activations x come from: x -> A x leaves the function as it is, ..."""
+    """Where the units' activations x come from. x -> A x leaves the function as it is, if `right` goes r -> A^-T r."""
     right: tuple[Slice, ...]
-    """... if what reads them goes r -> A^-T r."""
+    """What reads the units: the weights r that meet x in a product."""
     groups: int
     """A is block-diagonal: one block for each of this many runs of units (heads)."""
 

@@ -20,7 +20,11 @@ MAX_UNREADABLE = 0.05
 
 @dataclass(frozen=True)
 class ImageSource:
-    """A data set before preprocessing."""
+    """A data set before preprocessing.
+
+    It goes to other processes, which read images: `load` and `describe` are functions of a module, with `partial` where
+    they need to know more, and no lambdas.
+    """
 
     name: str
     count: int
@@ -29,13 +33,20 @@ class ImageSource:
     describe: Callable[[int], str]
     """Where the image at a position lies, for messages."""
     num_classes: int | None
-    """None: not known without reading everything. 0: there are no labels."""
+    """How many classes the data set says that it has. None: it does not say. 0: there are no labels."""
     class_names: tuple[str, ...] = ()
     """In the order of the labels, where the data set tells them."""
     part: str = ""
     """Which part was opened, by one name for all words that mean it; empty: there are none, every split is all."""
     streams: bool = False
     """True: only so many of its images as were asked for are here, in the order of the stream."""
+    least_classes: int = 0
+    """One more than the largest label, where the labels are at hand and nothing else tells the number of classes."""
+
+
+def describe_place(name: str, place: int) -> str:
+    """Where an image lies that has no file of its own."""
+    return f"{name}[{place}]"
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import gzip
 import struct
 import zlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from prune_realloc.core.errors import InputError
-from prune_realloc.data.batches import ImageSource
+from prune_realloc.data.batches import ImageSource, describe_place
 
 _IDX_PREFIX = {"train": "train", "validation": "t10k", "val": "t10k", "test": "t10k"}
+"""Which part a word means -> how the names of its files begin."""
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -40,7 +42,14 @@ def read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(raw, np.uint8, offset=header_end).reshape(shape)
 
 
-def open_idx(folder: Path, split: str, name: str | None = None) -> ImageSource:
+def open_idx(folder: Path, split: str) -> ImageSource:
+    """One part of the IDX files in a folder.
+
+    Labels in IDX files are numbers, and nothing says how many classes there are: a part may lack the last one.
+
+    Raises:
+        InputError: there is no such part, or its files are damaged or do not belong together.
+    """
     if split not in _IDX_PREFIX:
         raise InputError(f"split {split!r} is unknown for IDX files; choose one of {sorted(_IDX_PREFIX)}")
     prefix = _IDX_PREFIX[split]
@@ -49,14 +58,19 @@ def open_idx(folder: Path, split: str, name: str | None = None) -> ImageSource:
         raise InputError(f"data {str(folder)!r} has no {prefix}-images-idx3-ubyte file for split {split!r}")
     images = read_idx(image_files[0])
     label_files = sorted(folder.glob(f"{prefix}*-idx1-ubyte*"))
-    labels = read_idx(label_files[0]).astype(int) if label_files else np.full(len(images), -1)
-    if len(labels) != len(images):
+    labels = read_idx(label_files[0]) if label_files else None
+    if labels is not None and len(labels) != len(images):
         raise InputError(f"{label_files[0]} has {len(labels)} labels for {len(images)} images")
     return ImageSource(
-        name=name or str(folder),
+        name=str(folder),
         count=len(images),
-        load=lambda i: (Image.fromarray(images[i]), int(labels[i])),
-        describe=lambda i: f"{image_files[0].name}[{i}]",
-        num_classes=int(labels.max()) + 1,
+        load=partial(_load, images, labels),
+        describe=partial(describe_place, image_files[0].name),
+        num_classes=0 if labels is None else None,
         part=prefix,
+        least_classes=0 if labels is None else int(labels.max(initial=0)) + 1,
     )
+
+
+def _load(images: np.ndarray, labels: np.ndarray | None, place: int) -> tuple[Image.Image, int]:
+    return Image.fromarray(images[place]), -1 if labels is None else int(labels[place])

@@ -32,6 +32,11 @@ def use_labels(net: nn.Module, source: ImageSource, wanted: bool) -> bool:
             f"data {source.name!r} has {source.num_classes} classes, the model {classes}; "
             "give the data it was trained on, or --no-labels to draw labels from its own prediction"
         )
+    if source.least_classes > classes:
+        raise InputError(
+            f"data {source.name!r} has labels up to {source.least_classes - 1}, the model {classes} classes; "
+            "give the data it was trained on, or --no-labels to draw labels from its own prediction"
+        )
     return True
 
 

@@ -2,7 +2,7 @@
 
 A family is one file of this folder, a module with the functions of `Family`, and one row in `FAMILIES`; mypy checks the
 one against the other. Where its networks can be cut, rotated and refitted it has the functions of `CuttableFamily` too.
-Nothing outside this folder knows the names of an architecture's modules.
+Elsewhere only `pruning/inherit.py`, which is about EfficientViT alone, knows names of an architecture's modules.
 
 An example. `Toy` is a convolution `stem`, a list of `blocks`, each adding fc2(relu(fc1(x))) to a stream of D channels,
 and a linear `head` on the mean of all tokens; D is `stem.weight.shape[0]`. All that the first of the two contracts asks

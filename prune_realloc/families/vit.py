@@ -174,6 +174,7 @@ def _stream(model: VisionTransformer) -> Stream:
 
 
 def _opaque_modules(model: Any) -> tuple[OpaqueModule, ...]:
+    """All attentions, and the attention pooling."""
     found = [opaque_attention(f"blocks.{i}.attn", block.attn) for i, block in enumerate(model.blocks)]
     pool = model.attn_pool
     if pool is not None:
@@ -183,6 +184,7 @@ def _opaque_modules(model: Any) -> tuple[OpaqueModule, ...]:
 
 
 def _fixed_parameters(model: VisionTransformer) -> dict[str, str]:
+    """Parameter -> why no site may narrow it."""
     fixed: dict[str, str] = {}
     if model.attn_pool is not None:
         fixed |= {f"attn_pool.{name}": "attention pooling" for name, _ in model.attn_pool.named_parameters()}

@@ -74,7 +74,7 @@ def block_terms(i: int, block: Any, tokens: int) -> list[Term]:
     ]
 
 
-def _layer_scale(block: Any, name: str) -> list[Tensor]:
+def _layer_scale(block: nn.Module, name: str) -> list[nn.Parameter]:
     module = getattr(block, name, None)  # a ResPostBlock has none
     return [] if module is None else list(module.parameters())
 

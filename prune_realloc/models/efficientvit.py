@@ -50,6 +50,7 @@ class EfficientVit(nn.Module):
         for stride in config.stem_strides:
             reduction *= stride
         self.feature_info: list[dict[str, Any]] = []
+        """Of each stage, as timm asks for it: channels, and pixels of the image for one of the feature map."""
         for index, embed in enumerate(config.embed_dim):
             merge = config.merges[index - 1] if index else None
             stages.append(Stage(merge, [shape for shape in config.blocks if shape.stage == index]))
@@ -59,10 +60,12 @@ class EfficientVit(nn.Module):
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
+        """timm's question: the parameters that no weight decay pulls towards zero."""
         return {name for name, _ in self.named_parameters() if name.endswith("attention_biases")}
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """timm's question: patterns that sort parameters by depth, for learning rates that fall with it."""
         blocks = (
             r"^stages\.(\d+)"
             if coarse
@@ -72,10 +75,12 @@ class EfficientVit(nn.Module):
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Compute activations again in the backward pass instead of keeping them."""
         self.grad_checkpointing = enable
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
+        """timm's question: the last linear layer."""
         return self.head.linear if isinstance(self.head, NormLinear) else self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
@@ -155,6 +160,7 @@ class EfficientVit(nn.Module):
         return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Any:
+        """The last stage's feature map -> logits; with `pre_logits` the pooled features."""
         x = self.global_pool(x)
         if pre_logits:
             return x

@@ -67,7 +67,7 @@ class Residual(nn.Module):
         super().__init__()
         self.m = m
         self.inplace = False
-        """Into what m returns, which is nobody else's; the deploy form does that."""
+        """Whether to add into the tensor that m returns, which nobody else holds; the deploy form does that."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.m(x).add_(x) if self.inplace else x + self.m(x)
@@ -106,7 +106,7 @@ class CascadedGroupAttention(nn.Module):
         self.dws = nn.ModuleList(ConvNorm(shape.qk, shape.qk, side, groups=shape.qk) for side in shape.kernels)
         self.proj = ConvNorm(shape.heads * shape.v, shape.embed, scale=0.0)
         self.attention_biases = nn.Parameter(torch.zeros(shape.heads, shape.window**2))
-        """One for each head and each distance (rows, columns) between two tokens of a window."""
+        """One bias for each head and each distance (rows, columns) between two tokens of a window."""
         self.offsets: Tensor
         self.register_buffer("offsets", _offsets(shape.window), persistent=False)
         self.register_buffer("fused_biases", None)
@@ -125,7 +125,7 @@ class CascadedGroupAttention(nn.Module):
         self.register_buffer("offsets", _offsets(window).to(resized.device), persistent=False)
 
     def biases(self) -> Tensor:
-        """Shape (heads, N, N)."""
+        """The bias of every pair of tokens of a window, shape (heads, N, N)."""
         # index_select: its gradient is much faster on a CPU than that of indexing with a tensor
         found = self.attention_biases.index_select(1, self.offsets.flatten())
         return found.view(self.num_heads, self.window**2, self.window**2)
@@ -204,6 +204,8 @@ class PatchMerging(nn.Sequential):
 
 
 class Stage(nn.Sequential):
+    """What leads to the stage's resolution and width, nothing in the first, and its blocks."""
+
     def __init__(self, merge: MergeShape | None, blocks: Sequence[BlockShape]) -> None:
         downsample = (
             nn.Sequential()

@@ -64,6 +64,7 @@ def cut_to_widths(model: nn.Module, widths: Mapping[str, int]) -> nn.Module:
 
 
 def _check(by_name: Mapping[str, Site], name: str, units: np.ndarray) -> None:
+    """Raises an InputError where there is no such site, or it cannot keep these units."""
     if name not in by_name:
         raise InputError(f"site {name!r} is not in this model; it has {', '.join(list(by_name)[:5])}, ...")
     site = by_name[name]
@@ -80,6 +81,7 @@ def _check(by_name: Mapping[str, Site], name: str, units: np.ndarray) -> None:
 
 
 def _check_groups(site: Site, units: np.ndarray, keep: Keep) -> None:
+    """Raises an InputError where the heads that stay differ in width."""
     heads = keep.get(f"blocks.{site.block}.heads", np.arange(site.groups))
     if site.groups == 1:
         return

@@ -135,6 +135,7 @@ def _folded(net: nn.Module, structure: Structure) -> nn.Module:
 
 
 def _by_activations(network: nn.Module, sites: tuple[Site, ...], images: ImageStream, amp: bool) -> _Found:
+    """From one pass without gradients."""
     by_half = activation_variances(network, sites, images, amp=amp)
     seen = [half for half in (0, 1) if any(np.isfinite(v[half]).any() for v in by_half.values())]
     halves = seen or [0, 1]  # one image leaves the half of the odd ones empty
@@ -193,6 +194,7 @@ def _versions() -> dict[str, str]:
 
 
 def _training_notes(scorer: str, moments: Moments, classes: int, labelled: bool) -> list[str]:
+    """What the predictions say of the network's training, and the labels of the scores."""
     notes = []
     if labelled and classes > 1 and moments.right is not None and moments.right < 1.5 / classes:
         notes.append(

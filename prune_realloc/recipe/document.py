@@ -44,15 +44,15 @@ class Source(Part):
     """The network that is cut. What is not set comes from the command line."""
 
     model: StrictStr | None = None
-    """Name of the model in timm, where the checkpoint does not tell it."""
+    """Name of the model in timm, where the checkpoint does not tell it; or hf-hub:NAME."""
     ckpt: StrictStr | None = None
     """Checkpoint file, or folder with config.json."""
     pretrained: StrictBool = False
-    """Fetch the published weights of model."""
+    """Fetch the published weights of the named model."""
     ema: StrictBool = False
     """Take the averaged weights of a training checkpoint."""
     img_size: ImageSize | None = None
-    """Run at another input size in pixels, one number or [height, width]."""
+    """Run at another input size in pixels: one number, or height and width."""
     model_args: PlainDict = {}
     """Arguments for timm.create_model that differ from the named model's."""
     architecture: StrictStr | None = None
@@ -69,7 +69,7 @@ class Data(Part):
     """The calibration images."""
 
     name: StrictStr | None = None
-    """What --data takes: a folder of images, demo, or a timm data set."""
+    """Folder of images, 'demo', or a timm data set (torch/..., hfds/..., wds/...)."""
     split: StrictStr = "train"
     """Part of the data set that the images are taken from."""
     data_dir: StrictStr | None = None
@@ -79,7 +79,7 @@ class Data(Part):
     seed: Natural = 0
     """Seed that chooses the images and decides every draw."""
     labels: StrictBool = True
-    """Use the data's labels; false: draw them from the model."""
+    """Use the data's labels, or do without them."""
     preprocess: Annotated[dict[str, Any] | None, BeforeValidator(_preprocess)] = None
     """Overrides of the model's own preprocessing: mean, std, interpolation, crop_pct, crop_mode."""
 

@@ -94,6 +94,25 @@ for _tag, _pattern, _first in (
         _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
 
 
+def parse_value(text: str, what: str) -> Any:
+    """One value, or a document of plain values, read as in recipes: `1e-3` is a number, `on` is text.
+
+    Args:
+        what: what the text is, for messages.
+
+    Raises:
+        InputError: it is not YAML, or has tags or aliases.
+    """
+    try:
+        if problems := list(_forbidden(text)):
+            raise InputError(f"{what}: {problems[0].message}")
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise InputError(f"{what} is not YAML: {str(error).splitlines()[0]}") from error
+    except RecursionError as error:
+        raise InputError(f"{what} is nested too deeply") from error
+
+
 def _read(text: str) -> tuple[Recipe | None, list[Problem]]:
     try:
         if problems := list(_forbidden(text)):

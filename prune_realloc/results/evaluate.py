@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,13 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prune_realloc.checkpoints.load import load_model
-from prune_realloc.core.errors import InputError, NotFinite, require_at_least
+from prune_realloc.core.errors import InputError, NotFinite
 from prune_realloc.core.names import Progress
-from prune_realloc.data.batches import Batch, ImageSource
-from prune_realloc.data.images import open_images
+from prune_realloc.data.batches import Batch
 from prune_realloc.data.preprocessing import preprocessing
-from prune_realloc.data.stream import ImageStream, use_labels
+from prune_realloc.data.stream import ImageStream
 from prune_realloc.families.inputs import input_shape
+from prune_realloc.recipe.document import Data, Source
+from prune_realloc.recipe.options import read_options
+from prune_realloc.results.opening import Reading, is_shipped, open_network, open_stream
 from prune_realloc.runtime.device import out_of_memory_named, pick_device
 from prune_realloc.runtime.networks import count_classes, evaluation_mode, model_identity
 
@@ -114,82 +115,75 @@ def _five_best(log_p: Tensor) -> Tensor:
 
 
 def evaluate(
-    model: nn.Module | str | None = None,
+    model: nn.Module | Source | str | None = None,
     *,
-    ckpt: str | Path | None = None,
-    pretrained: bool = False,
-    ema: bool = False,
-    img_size: int | tuple[int, int] | None = None,
-    model_args: Mapping[str, Any] | None = None,
     source: nn.Module | str | Path | None = None,
-    data: str | None = None,
-    split: str = "validation",
-    data_dir: str | None = None,
-    labels: bool = True,
-    preprocess: Mapping[str, Any] | None = None,
-    samples: int | None = None,
+    data: str | Path | Data | None = None,
     batch_size: int = 64,
     workers: int = 0,
     device: str = "auto",
-    seed: int = 0,
     progress: Progress | None = None,
+    **options: Any,
 ) -> Evaluation:
     """Top-1, top-5 and loss of a network on labelled images, and its distance to its source.
 
     Args:
-        model, ckpt, pretrained, ema, img_size, model_args: as in `load_model`; `model` may also be a network. With
-            neither `model` nor `ckpt`, the shipped network is evaluated on the shipped images.
+        model: a network, or timm's name of one. With neither `model` nor `ckpt`, the shipped network is evaluated on
+            the shipped images.
         source: the network that this one was made from, or its checkpoint, or `demo`: the shipped network. Sees the
             same images in the same preprocessing.
-        data, split, data_dir: as in `open_images`.
-        labels: False leaves the data's labels unread; then a source is needed.
-        preprocess: overrides of the model's own preprocessing: mean, std, interpolation, crop_pct, crop_mode.
-        samples: how many images, chosen by `seed`; None: all.
+        data: the images, as in `open_images`.
+        batch_size, workers: images at a time, and the processes that read them.
         device: `auto`, `cpu` or `cuda`.
+        progress: told how many images are done.
+        options: fields of `recipe.Source` and `recipe.Data` by name, with their meaning there: `ckpt`, `pretrained`,
+            `ema`, `img_size`, `model_args`; `split`, by default validation; `data_dir`, `seed`, `preprocess`;
+            `samples`, by default all; `labels`, without which a source is needed. Or `model` is a whole Source, `data`
+            a whole Data.
 
     Raises:
         InputError: the model, the source, the data or an option cannot be used; the message says what to change.
     """
-    for name, value, least in (("samples", samples, 1), ("batch_size", batch_size, 1), ("workers", workers, 0)):
-        require_at_least(name, value, least)
-    target = pick_device(device)
-    shipped = model is None and ckpt is None
-    net = (
-        model
-        if isinstance(model, nn.Module)
-        else load_model(model, ckpt=ckpt, pretrained=pretrained, ema=ema, img_size=img_size, model_args=model_args)
+    reading = Reading(batch_size=batch_size, workers=workers, progress=progress)
+    opened, images = read_options(
+        None if isinstance(model, nn.Module) else model, data, options, {"split": "validation"}
     )
-    origin = None if source is None else load_source(source, img_size=img_size)
+    target = pick_device(device)
+    net = model if isinstance(model, nn.Module) else open_network(opened)
+    origin = None if source is None else load_source(source, img_size=opened.img_size)
     if origin is not None:
         _check_comparable(net, origin)
-    images = _open(data, net, origin, shipped, split, data_dir, samples)
-    labelled = use_labels(net, images, labels)
-    if not labelled and origin is None:
-        raise InputError(f"data {images.name!r} gives no labels; give labelled images, or --source to compare with")
-    prepare = preprocessing(net, input_shape(net), preprocess or {})
-    stream = ImageStream(
-        images,
-        prepare,
-        classes=count_classes(net) if labelled else None,
-        samples=samples,
-        batch_size=batch_size,
-        seed=seed,
-        workers=workers,
-        progress=progress,
-    )
+    if images.name is None and not isinstance(model, nn.Module) and is_shipped(opened):
+        images = images.model_copy(update={"name": "demo"})
+    stream = _labelled_stream(net, origin, images, reading)
+    labelled = stream.classes is not None
     nets = (net,) if origin is None else (net, origin)
     with evaluation_mode(*nets, device=target), out_of_memory_named(batch_size):
         measured = measure(net, stream, labelled=labelled, source=origin)
     notes = stream.notes()
-    if origin is not None and preprocessing(origin, input_shape(origin), preprocess or {}) != prepare:
+    if origin is not None and preprocessing(origin, input_shape(origin), images.preprocess or {}) != stream.prepare:
         notes.append("the source's own preprocessing is another; both saw the images in the model's")
     return dataclasses.replace(
         measured,
-        model=model_identity(net) | {"ckpt": None if ckpt is None else str(ckpt)},
+        model=model_identity(net) | {"ckpt": opened.ckpt},
         source=None if origin is None else model_identity(origin),
-        data={"split": split} | stream.facts(),
+        data={"split": images.split} | stream.facts(),
         notes=tuple(notes),
     )
+
+
+def _labelled_stream(net: nn.Module, origin: nn.Module | None, data: Data, reading: Reading) -> ImageStream:
+    """The images that a classifier is evaluated on: labelled, or seen by its source too."""
+    if not count_classes(net):
+        raise InputError("the model has no classifier, so there is no prediction to evaluate")
+    if data.name is None:
+        raise InputError("data is missing; name images with --data")
+    stream = open_stream(net, data, reading, data.samples if "samples" in data.model_fields_set else None)
+    if stream.classes is None and origin is None:
+        raise InputError(
+            f"data {stream.images.name!r} gives no labels; give labelled images, or --source to compare with"
+        )
+    return stream
 
 
 def load_source(source: nn.Module | str | Path, img_size: int | tuple[int, int] | None = None) -> nn.Module:
@@ -214,19 +208,3 @@ def _check_comparable(net: nn.Module, source: nn.Module) -> None:
         raise InputError(
             f"source has {count_classes(source)} classes, the model {count_classes(net)}; give the model's own source"
         )
-
-
-def _open(
-    data: str | None,
-    net: nn.Module,
-    source: nn.Module | None,
-    shipped: bool,
-    split: str,
-    data_dir: str | None,
-    samples: int | None,
-) -> ImageSource:
-    if not count_classes(net):
-        raise InputError("the model has no classifier, so there is no prediction to evaluate")
-    if data is None and not shipped:
-        raise InputError("data is missing; name images with --data")
-    return open_images(data or "demo", split=split, data_dir=data_dir, samples=samples or sys.maxsize)

@@ -12,21 +12,57 @@ import torch.distributed as dist
 from accelerate import PartialState
 from torch import Tensor
 
+from prune_realloc.core.errors import InputError, WorkFailed, first_line
+
 Item = TypeVar("Item")
 
 
+_LAUNCHED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""What a launcher sets besides WORLD_SIZE."""
+_REMEDY = "start them with `accelerate launch` or `torchrun`, or unset WORLD_SIZE to work alone"
+
+
 @contextmanager
-def process_group(device: torch.device) -> Iterator[None]:
-    """Inside the block the processes that `accelerate launch` or `torchrun` has started are joined."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield
+def process_group(device: torch.device) -> Iterator[bool]:
+    """Inside the block the processes that `accelerate launch` or `torchrun` has started are joined.
+
+    Yields whether this process speaks and writes for all; the only one always does, whatever RANK says.
+
+    Raises:
+        InputError: the environment names other processes, but not how to reach them.
+        WorkFailed: they cannot be reached.
+    """
+    if _launched_processes() == 1:
+        yield True
         return
-    state = PartialState(cpu=device.type == "cpu")
     try:
-        yield
+        state = PartialState(cpu=device.type == "cpu")
+    except (RuntimeError, ValueError) as error:
+        raise WorkFailed(f"the processes cannot be joined ({first_line(error)}); {_REMEDY}") from error
+    try:
+        yield place()[0] == 0
         state.wait_for_everyone()
     finally:
         state.destroy_process_group()
+
+
+def _launched_processes() -> int:
+    """How many processes a launcher has started, this one among them."""
+    count = _whole_number("WORLD_SIZE", "1", 1)
+    if count > 1:
+        if missing := [name for name in _LAUNCHED if not os.environ.get(name)]:
+            raise InputError(f"WORLD_SIZE is {count}, but {', '.join(missing)} not set; {_REMEDY}")
+        rank = _whole_number("RANK", "0", 0)
+        if rank >= count:
+            raise InputError(f"RANK is {rank}, but WORLD_SIZE {count} counts from 0 to {count - 1}; {_REMEDY}")
+    return count
+
+
+def _whole_number(name: str, default: str, least: int) -> int:
+    text = os.environ.get(name) or default
+    if not text.strip().isdecimal() or int(text) < least:
+        raise InputError(f"{name} is {text!r}, it must be a whole number of at least {least}; {_REMEDY}")
+    return int(text)
 
 
 def place() -> tuple[int, int]:

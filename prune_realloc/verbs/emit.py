@@ -12,6 +12,7 @@ import torch
 from prune_realloc.checkpoints.load import load_model
 from prune_realloc.checkpoints.save import config_file, network_files, weights_file
 from prune_realloc.core.analysis import META_FILE, Analysis
+from prune_realloc.core.cost import KINDS
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.files import make_folder, write_files
 from prune_realloc.core.names import EFFICIENTVIT, RECIPE_FILE
@@ -31,6 +32,9 @@ from prune_realloc.results.model_card import model_card
 from prune_realloc.results.variant import REALLOCATED, Variant
 from prune_realloc.runtime.networks import model_identity
 
+_SHAPE = ("img_size", "in_chans", "num_classes")
+"""Fields of the target that a source usually tells."""
+
 
 def emit(
     source: str | Path | Analysis | Recipe,
@@ -49,7 +53,7 @@ def emit(
         source: what pruning shows: the folder of an analysis, a planned recipe, or the folder of a pruned network.
         recipe: its `target` is what is wanted (without it, that of a recipe as source); its budget is the share at
             which an analysis is read (without one, half of what Q/K, V and FFN cost, or less, as long as no more than
-            `_FELT` is lost), its axes and rules what may go.
+            0.01 nats per image are lost), its axes and rules what may go.
         target: fields of the recipe's target that override it, such as `{"like": "efficientvit_m2"}`.
         grid: one variant for each of M0 to M5, at its cost, in place of the recipe's budget.
         inherit: checkpoint of the EfficientViT that `source` is an analysis of; both networks start with what survives
@@ -61,31 +65,8 @@ def emit(
         InputError: the source does not show what is needed, or a budget cannot be met.
     """
     read, facts = read_evidence(source, recipe)
-    given = (recipe or read).target or Target()
-    wanted = given.model_dump(exclude_unset=True, exclude={"network"})
-    for field in ("like", "macs", "params"):
-        if grid and field in (target or {}):
-            raise InputError(f"grid: excludes {field}, which sets one budget; leave one of the two out")
-    outside = {key: facts[key] for key in ("img_size", "in_chans", "num_classes") if key in facts}
-    for field, other in (("macs", "params"), ("params", "macs")):
-        if field in (target or {}):
-            wanted.pop(other, None)
-    wanted = outside | {key: value for key, value in wanted.items() if value is not None} | dict(target or {})
-    if unknown := [field for field in ("img_size", "in_chans", "num_classes") if wanted.get(field) is None]:
-        flags = ", ".join(f"--{field.replace('_', '-')}" for field in unknown)
-        raise InputError(f"target: the source does not tell {', '.join(unknown)}; give {flags}")
-    if grid:
-        wanted = {key: value for key, value in wanted.items() if key not in ("macs", "params")}
-    found = []
-    for like in SIZES if grid else (None,):
-        values = read.model_dump(exclude_none=True, exclude={"target"})
-        values["data"] |= {"preprocess": prepare} if (prepare := preprocessing_facts(facts)) else {}
-        full = build_recipe(values | {"target": wanted | ({"like": like} if like else {})})
-        assert read.plan is not None
-        assert full.target is not None
-        network = reallocate(read.plan.sites, full.target)
-        done = full.model_copy(update={"target": full.target.model_copy(update={"network": network})})
-        found.append(Variant(name=like or "", recipe=done, latency=None))
+    wanted = _wanted((recipe or read).target or Target(), facts, target or {}, grid)
+    found = [_variant(read, facts, wanted, like) for like in (SIZES if grid else ("",))]
     weights: list[dict[str, bytes]] = [{} for _ in found]
     if inherit is not None:
         net, scores = _ancestor(source, inherit)
@@ -98,6 +79,34 @@ def emit(
         for variant, files in zip(found, weights, strict=True):
             _write(variant, Path(out) / variant.name, facts, files, None if inherit is None else str(inherit))
     return tuple(found)
+
+
+def _wanted(given: Target, facts: Mapping[str, Any], target: Mapping[str, Any], grid: bool) -> dict[str, Any]:
+    """Fields of the target: what the source tells, over it the recipe's, and over both those of `target`."""
+    wanted = {key: facts[key] for key in _SHAPE if key in facts}
+    wanted |= given.model_dump(exclude_unset=True, exclude_none=True, exclude={"network"})
+    if any(kind in target for kind in KINDS) or grid:
+        wanted = {key: value for key, value in wanted.items() if key not in KINDS}
+    for field in ("like", *KINDS):
+        if grid and field in target:
+            raise InputError(f"grid: excludes {field}, which sets one budget; leave one of the two out")
+    wanted |= target
+    if missing := [field for field in _SHAPE if wanted.get(field) is None]:
+        flags = ", ".join(f"--{field.replace('_', '-')}" for field in missing)
+        raise InputError(f"target: the source does not tell {', '.join(missing)}; give {flags}")
+    return wanted
+
+
+def _variant(read: Recipe, facts: Mapping[str, Any], wanted: Mapping[str, Any], like: str) -> Variant:
+    """The network of one budget: that of `like`, or where it is empty, the one of `wanted`."""
+    values = read.model_dump(exclude_none=True, exclude={"target"})
+    values["data"] |= {"preprocess": prepare} if (prepare := preprocessing_facts(facts)) else {}
+    full = build_recipe(values | {"target": dict(wanted) | ({"like": like} if like else {})})
+    assert read.plan is not None
+    assert full.target is not None
+    network = reallocate(read.plan.sites, full.target)
+    done = full.model_copy(update={"target": full.target.model_copy(update={"network": network})})
+    return Variant(name=like, recipe=done, latency=None)
 
 
 def _ancestor(source: str | Path | Analysis | Recipe, ckpt: str | Path) -> tuple[EfficientVit, Mapping[str, Any]]:
@@ -123,8 +132,9 @@ def _inherited(variant: Variant, net: EfficientVit, scores: Mapping[str, Any]) -
     """Network -> its weights as a file."""
     found = {}
     for name, config in variant.configs().items():
-        torch.manual_seed(0)
-        fresh = EfficientVit(config)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            fresh = EfficientVit(config)
         inherit_weights(net, fresh, scores)
         found[name] = weights_file(fresh)
     return found

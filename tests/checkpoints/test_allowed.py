@@ -161,7 +161,7 @@ def test_timm_itself_opens_no_door_of_a_pruned_network(closed, pruned, pretraine
         ({"source_args": source_args | {"pretrained_cfg_overlay": {"file": str(closed)}}}, "overlay is refused"),
         ({"source": "hf-hub:evil/net"}, "source 'hf-hub:evil/net' is no architecture"),
         ({"source": "local-dir:/tmp"}, "source 'local-dir:/tmp' is no architecture"),
-        ({"source": "prune_realloc"}, "of no supported family"),
+        ({"source": "prune_realloc"}, "of no family whose networks can be cut"),
     ):
         rewrite(pruned, **args)
         with pytest.raises(InputError, match=complaint):
@@ -192,3 +192,11 @@ def test_what_lies_on_the_hub_is_a_file_too(monkeypatch, architecture, args, com
     monkeypatch.setattr(create, "load_model_config_from_hf", lambda name: ({}, architecture, args))
     with pytest.raises(InputError, match=complaint):
         load_model("hf-hub:some/net")
+
+
+def test_what_no_file_may_hold_is_not_written(tmp_path):
+    net = build()
+    net.origin = {"source": "vit_tiny_patch16_224", "source_args": {"norm_layer": torch.nn.LayerNorm}}
+    with pytest.raises(InputError, match=r"model_args\.norm_layer is refused: a type is no plain value"):
+        save_pruned(net, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -7,6 +7,7 @@ from support.networks import build
 from torch import nn
 
 from prune_realloc import InputError, load_model
+from prune_realloc.checkpoints.create import create_fresh
 from prune_realloc.families import CUTTABLE, FAMILIES, cuttable_family_of, cuttable_family_of_architecture, family_of
 from prune_realloc.families.inputs import input_shape
 from prune_realloc.pruning.sites import find_sites
@@ -55,8 +56,8 @@ def test_networks_of_other_makers_are_refused_by_class():
         family_of(nn.Linear(2, 2))
 
 
-def test_what_is_refused_opens_with_load_model():
-    assert find_sites(load_model("efficientvit_m0"))
+def test_timms_own_class_is_adopted_where_it_is_made():
+    assert find_sites(create_fresh("efficientvit_m0"))
 
 
 def test_hybrids_take_images_and_not_feature_maps():
@@ -76,7 +77,7 @@ def test_families_that_cut_are_told_from_those_that_score(tiny_vit):
     assert set(CUTTABLE) < set(FAMILIES)
     assert cuttable_family_of(tiny_vit).describe(tiny_vit).branches
     with pytest.raises(InputError, match="EfficientVit cannot be cut"):
-        cuttable_family_of(load_model("efficientvit_m0"))
+        cuttable_family_of(create_fresh("efficientvit_m0"))
     assert cuttable_family_of_architecture("deit_tiny_patch16_224") is cuttable_family_of(tiny_vit)
     for name in ("efficientvit_m0", "swin_tiny_patch4_window7_224"):
         with pytest.raises(InputError, match="is of no family whose networks can be cut"):

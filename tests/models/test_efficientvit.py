@@ -3,12 +3,11 @@
 import copy
 
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.efficientvit import SMALL, as_original, images, randomise_
+from support.efficientvit import SMALL, images, small, stock_and_ours
 from torch import nn
 
 from prune_realloc.core.errors import InputError
@@ -16,18 +15,6 @@ from prune_realloc.models.efficientvit import EfficientVit
 from prune_realloc.models.efficientvit_config import SIZES, EfficientVitConfig
 from prune_realloc.models.efficientvit_keys import to_flex_keys, to_flex_weights
 from prune_realloc.runtime.networks import measured_macs
-
-
-def small(**args) -> EfficientVit:
-    torch.manual_seed(0)
-    return randomise_(EfficientVit(EfficientVitConfig(**(SMALL | args))))
-
-
-def stock_and_ours(name):
-    stock = randomise_(timm.create_model(name))
-    ours = EfficientVit(EfficientVitConfig(**SIZES[name]))
-    ours.load_state_dict(to_flex_keys(stock.state_dict()))
-    return stock, ours.eval()
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -60,21 +47,6 @@ def test_stock_sizes_train_as_timm_trains(name):
     for name, buffer in ours.named_buffers():
         if "running" in name:
             torch.testing.assert_close(buffer, statistics[name], rtol=1e-4, atol=1e-5)
-
-
-def test_the_originals_checkpoints_load_strictly_with_both_classifiers():
-    stock = randomise_(timm.create_model("efficientvit_m0"))
-    original = as_original(stock.state_dict())
-    assert any(name.endswith("attention_bias_idxs") for name in original)
-    assert original["blocks1.0.ffn0.m.pw1.c.weight"].ndim == 2
-    ours = EfficientVit(EfficientVitConfig(distillation=True)).eval()
-    ours.load_state_dict(to_flex_keys(original))
-    x = images(size=224)
-    with torch.no_grad():
-        torch.testing.assert_close(ours.head(ours.forward_head(ours.forward_features(x), pre_logits=True)), stock(x))
-        both = ours.train()(x)
-    assert isinstance(both, tuple)
-    assert [out.shape for out in both] == [(2, 1000), (2, 1000)]
 
 
 def test_with_distillation_evaluation_is_the_mean_of_both():
@@ -140,51 +112,6 @@ def test_random_networks_run_and_meet_their_formulas(args):
     assert EfficientVitConfig(**config.args()) == config
 
 
-def test_components_add_up_to_the_whole():
-    config = EfficientVitConfig(**SIZES["efficientvit_m2"])
-    costs = config.component_costs
-    assert sum(cost.params for cost in costs.values()) == config.cost.params
-    # by hand: a stage's q and k convolutions, their batch norms, and the depthwise kernels with theirs
-    qk = [
-        (2 * c * 16 + h * 2 * 2 * 16 + h * 2 * 16 + 16 * sum(k[:h])) * d
-        for c, h, d, k in zip((128, 192, 224), (4, 3, 2), (1, 2, 3), [(49, 25, 9, 9)] * 3, strict=True)
-    ]
-    assert costs["qk"].params == sum(qk)
-
-
-@pytest.mark.parametrize("v_dim", [3, 8, 13])  # narrower than, equal to and wider than 16 / 2
-def test_cascade_adds_the_overlap_to_the_next_heads_input(v_dim):
-    attn = small(v_dim=[v_dim, 12, 16]).stages[0].blocks[0].mixer.m.attn
-    seen = []
-    hooks = [qkv.register_forward_hook(lambda _m, inputs, out: seen.append((inputs[0], out))) for qkv in attn.qkvs]
-    x = images(3, 7, 16)
-    attn(x)
-    for hook in hooks:
-        hook.remove()
-    q, k, v = seen[0][1].split([4, 4, v_dim], dim=1)
-    q = attn.dws[0](q).flatten(2).transpose(1, 2) * 4**-0.5
-    rows = torch.arange(49)
-    place = (rows[:, None] // 7 - rows // 7).abs() * 7 + (rows[:, None] % 7 - rows % 7).abs()
-    out = (q @ k.flatten(2) + attn.attention_biases[0][place]).softmax(-1) @ v.flatten(2).transpose(1, 2)
-    out = out.transpose(1, 2).reshape(3, v_dim, 7, 7)
-    expected = x[:, 8:].clone()
-    overlap = min(v_dim, 8)
-    expected[:, :overlap] += out[:, :overlap]
-    torch.testing.assert_close(seen[1][0], expected)
-
-
-def test_windows_see_their_own_tokens_only():
-    net = small(img_size=56)  # 14 x 14 in the first stage: four windows
-    mixer = net.stages[0].blocks[0].mixer
-    x = images(1, 14, 16)
-    y = x.clone()
-    y[:, :, :7, :7] += 1
-    changed = (mixer(x) - mixer(y)).abs().sum(1)[0] > 0
-    assert changed[:7, :7].all()
-    assert not changed[7:].any()
-    assert not changed[:, 7:].any()
-
-
 @pytest.mark.parametrize("args", [{}, {"v_dim": [3, 20, 16], "num_ffns": 2}, {"img_size": (56, 40)}])
 def test_deploy_form_computes_the_same_and_leaves_the_network_alone(args):
     net = small(**args)
@@ -211,17 +138,6 @@ def test_export_has_no_graph_break_and_a_free_batch(fused):
     program = torch.export.export(net, (images(2, 56),), dynamic_shapes=({0: torch.export.Dim("batch")},))
     torch.testing.assert_close(program.module()(images(5, 56)), net(images(5, 56)))
     assert torch._dynamo.explain(net)(images(2, 56)).graph_break_count == 0
-
-
-def test_create_model_knows_it():
-    net = timm.create_model("efficientvit_flex", **SMALL)
-    assert isinstance(net, EfficientVit)
-    assert net.default_cfg["first_conv"] == "patch_embed.conv1.conv"
-    maps = timm.create_model("efficientvit_flex", features_only=True, **SMALL)
-    assert [f.shape[1:] for f in maps(images())] == [(16, 7, 7), (24, 4, 4), (32, 2, 2)]
-    assert maps.feature_info.reduction() == [4, 8, 16]
-    with pytest.raises(InputError, match="mlp_ratio is no argument of efficientvit_flex"):
-        timm.create_model("efficientvit_flex", mlp_ratio=3)
 
 
 def test_features_and_intermediates():

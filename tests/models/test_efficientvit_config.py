@@ -3,25 +3,7 @@
 import pytest
 
 from prune_realloc.core.errors import InputError
-from prune_realloc.models.efficientvit_config import SIZES, EfficientVitConfig
-
-# Table 1 of the paper, rounded as printed there: million multiply-adds, million parameters
-PAPER = {
-    "efficientvit_m0": (79, 2.3),
-    "efficientvit_m1": (167, 3.0),
-    "efficientvit_m2": (201, 4.2),
-    "efficientvit_m3": (263, 6.9),
-    "efficientvit_m4": (299, 8.8),
-    "efficientvit_m5": (522, 12.4),
-}
-
-
-@pytest.mark.parametrize("name", PAPER)
-def test_cost_is_the_papers(name):
-    cost = EfficientVitConfig(**SIZES[name]).cost
-    macs, params = PAPER[name]
-    assert round(cost.macs / 1e6) == macs
-    assert cost.params / 1e6 == pytest.approx(params, abs=0.08)  # the paper cuts 12.47 to 12.4
+from prune_realloc.models.efficientvit_config import EfficientVitConfig
 
 
 def test_what_is_not_said_is_the_stock_classs():

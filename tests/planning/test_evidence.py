@@ -1,5 +1,7 @@
 """What a planned recipe and an analysis tell of the images and the classes."""
 
+import dataclasses
+
 import pytest
 from support.analyses import DEIT_S, make_analysis
 
@@ -40,3 +42,11 @@ def test_a_planned_recipe_of_an_older_version_still_loads():
     older = parse_recipe(text)
     assert older.plan == recipe.plan
     assert read_evidence(older, None)[1] == {"architecture": "toy"}
+
+
+def test_an_analysis_at_two_sizes_is_planned():
+    analysis = analysis_of([3, 64, 32])
+    analysis = dataclasses.replace(analysis, model=dict(analysis.model) | {"img_size": [64, 32]})
+    recipe = planned(analysis)
+    assert recipe.source.img_size == (64, 32)
+    assert parse_recipe(dump_recipe(recipe, "x")) == recipe

@@ -1,7 +1,10 @@
+import numpy as np
 import pytest
 import torch
+from support.efficientvit import flex
 from support.networks import build
 
+from prune_realloc.core.analysis import Analysis
 from prune_realloc.core.errors import InputError
 from prune_realloc.pruning.scorers import SCORERS
 from prune_realloc.pruning.sites import find_sites
@@ -52,3 +55,18 @@ def test_non_finite_scores_are_refused():
 def test_missing_labels_are_noted(tiny_vit):
     notes = analyze(samples=8, scorer="taylor", labels=False).notes
     assert any("sampling noise" in note for note in notes)
+
+
+def test_one_image_is_enough_for_activations():
+    found = analyze(samples=1, scorer="activation")
+    assert all(np.isfinite(scores).all() for scores in found.scores.values())
+    assert found.stability == {}  # there is no second half to compare with
+
+
+def test_multiples_are_noted_where_there_are_some(tmp_path):
+    net = flex(num_heads=[2, 4, [2, 4]])
+    found = analyze(net, scorer="magnitude")
+    assert found.multiples == {"stages.0.embed": 2, "stages.1.embed": 4, "stages.2.embed": 4}
+    found.save(tmp_path)
+    assert Analysis.load(tmp_path) == found
+    assert analyze(build(), scorer="magnitude").multiples == {}

@@ -6,7 +6,9 @@ import onnx
 import pytest
 import torch
 
+from prune_realloc import find_sites, load_model
 from prune_realloc.core.errors import InputError
+from prune_realloc.pruning.cut import cut_to_widths
 from prune_realloc.results.export import ExportError, export_onnx, onnx_session
 
 SHAPE = (3, 32, 32)
@@ -140,3 +142,10 @@ def test_cli_export_bad_input_is_one_line(run_cli, tmp_path, monkeypatch, args, 
     lines = [line for line in err.splitlines() if line.startswith("prune-realloc:")]
     assert (code, out, len(lines), "Traceback" in err) == (2, "", 1, False), err
     assert complaint in lines[0]
+
+
+def test_a_pruned_network_exports_to_onnx(tmp_path):
+    net = load_model()
+    net = cut_to_widths(net, {s.name: max(1, s.width // 2) if s.axis != "block" else 1 for s in find_sites(net)})
+    found = export_onnx(net, tmp_path / "m.onnx", input_shape=(1, 28, 28))
+    assert found.difference < 1e-4

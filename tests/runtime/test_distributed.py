@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file
 from support.training import folder_of_images, place_of, small_vit
 
-from prune_realloc import Analysis
+from prune_realloc import Analysis, InputError
+from prune_realloc.runtime.distributed import place, process_group
 
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
 
@@ -97,3 +98,38 @@ def test_two_processes_that_died_go_on_together(tmp_path):
         together(*flags, "-o", tmp_path / name)
         assert json.loads((tmp_path / name / "result.json").read_text())["unreadable"] == 1
     assert filecmp.cmp(*(tmp_path / name / "last" / "model.safetensors" for name in ("run", "whole")), shallow=False)
+
+
+LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+def launched_as(monkeypatch, **given):
+    for name in LAUNCHED:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize("given", [{}, {"RANK": "1"}, {"RANK": "3", "WORLD_SIZE": "1"}, {"WORLD_SIZE": ""}], ids=str)
+def test_a_process_alone_speaks_whatever_rank_says(monkeypatch, given):
+    launched_as(monkeypatch, **given)
+    with process_group(torch.device("cpu")) as speaks:
+        assert speaks
+        assert place() == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is 2, but RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT not set"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}, "MASTER_ADDR, MASTER_PORT not set"),
+        (dict(zip(LAUNCHED, ("2", "2", "0", "127.0.0.1", "29571"), strict=True)), "RANK is 2, but WORLD_SIZE 2"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE is '0'"),
+        (dict(zip(LAUNCHED, ("x", "2", "0", "127.0.0.1", "29571"), strict=True)), "RANK is 'x'"),
+    ],
+)
+def test_half_a_launcher_is_refused(monkeypatch, given, complaint):
+    launched_as(monkeypatch, **given)
+    with pytest.raises(InputError, match=complaint), process_group(torch.device("cpu")):
+        raise AssertionError

@@ -6,6 +6,10 @@ import timm
 import torch
 from torch import nn
 
+from prune_realloc.models.efficientvit import EfficientVit
+from prune_realloc.models.efficientvit_config import SIZES, EfficientVitConfig
+from prune_realloc.models.efficientvit_keys import to_flex_keys
+
 SMALL = {
     "img_size": 28,
     "stem_strides": (2, 2),
@@ -72,3 +76,17 @@ def flex(**args):
     """A small network of three stages, its values wider than embed / heads."""
     torch.manual_seed(0)
     return randomise_(timm.create_model("efficientvit_flex", **(FLEX_ARGS | args)))
+
+
+def small(**args) -> EfficientVit:
+    """The network of `SMALL`, with `args` over it."""
+    torch.manual_seed(0)
+    return randomise_(EfficientVit(EfficientVitConfig(**(SMALL | args))))
+
+
+def stock_and_ours(name: str) -> tuple[nn.Module, EfficientVit]:
+    """timm's network of one of the paper's sizes, and ours with the same weights."""
+    stock = randomise_(timm.create_model(name))
+    ours = EfficientVit(EfficientVitConfig(**SIZES[name]))
+    ours.load_state_dict(to_flex_keys(stock.state_dict()))
+    return stock, ours.eval()

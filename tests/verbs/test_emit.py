@@ -174,6 +174,9 @@ def test_a_given_budget_replaces_the_recipes(analysis):
 def test_a_source_that_does_not_tell_images_and_classes_is_asked_for_them(emitted, tmp_path):
     out, _ = emitted
     recipe = load_recipe(out / "realloc" / "recipe.yaml").model_copy(update={"target": None})
+    assert emit(recipe, target={"macs": SMALL["macs"]}, timed=False)[0].network.args["num_classes"] == 5
+    older = recipe.source.model_copy(update={"input_size": None, "num_classes": None})
+    recipe = recipe.model_copy(update={"source": older})
     with pytest.raises(InputError, match="does not tell img_size, in_chans, num_classes; give --img-size"):
         emit(recipe)
     assert emit(recipe, target=SMALL, timed=False)[0].network.macs <= 8e6

@@ -1,0 +1,64 @@
+"""What a recipe made of a network, and its numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from prune_realloc.core.cost import Cost
+from prune_realloc.recipe.document import Recipe
+from prune_realloc.results.bench import Bench
+from prune_realloc.results.evaluate import Evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Applied:
+    """What a recipe made of a network. What was not measured is None."""
+
+    network: nn.Module
+    """The pruned one, on the CPU."""
+    recipe: Recipe
+    """As it was carried out: with its plan."""
+    source_cost: Cost
+    """What the network cost before."""
+    cost: Cost
+    """What it costs now."""
+    source_bytes: int
+    """Size of the source's weights in a file."""
+    bytes: int
+    """Size of the pruned network's weights in a file."""
+    evaluation: Evaluation | None
+    """The pruned network on images, against its source."""
+    timing: Bench | None
+    """Both networks in turns."""
+    notes: tuple[str, ...]
+    """What must be known of it."""
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers, ready for JSON."""
+        found, done = self.evaluation, self.recipe.plan
+        assert done is not None
+        top1 = None if found is None or found.top1 is None else _pair(found.source_top1, found.top1)
+        return {
+            "requested": None if done.requested is None else {done.kind: done.requested},
+            **{
+                kind.name: _pair(self.source_cost.of(kind.name), self.cost.of(kind.name))
+                for kind in dataclasses.fields(Cost)
+            },
+            "bytes": _pair(self.source_bytes, self.bytes),
+            "top1": top1,
+            "agreement": None if found is None else found.agreement,
+            "kl": None if found is None else found.kl,
+            "samples": 0 if found is None else found.samples,
+            "predicted_damage": done.damage,
+            "latency": None if self.timing is None else [dataclasses.asdict(t) for t in self.timing.timings],
+            "faster": None if self.timing is None else list(self.timing.verdicts()),
+            "notes": list(self.notes),
+        }
+
+
+def _pair(source: float | None, achieved: float) -> dict[str, float | None]:
+    return {"source": source, "achieved": achieved}
