@@ -1,5 +1,3 @@
-import json
-
 import pytest
 import torch
 from support.networks import build
@@ -79,36 +77,6 @@ def test_threads_and_modes_are_put_back_after_an_error():
     with pytest.raises(AssertionError, match="Input height"):
         bench({"a": net}, (3, 16, 16), threads=before + 1, **QUICK)
     assert (torch.get_num_threads(), net.training) == (before, True)
-
-
-def test_cli_bench_with_source(run_cli):
-    args = ("bench", "--source", "demo", "--batch-size", 1, "--seconds", 0, "--threads", 1)
-    code, out, err = run_cli(*args)
-    assert code == 0, err
-    assert "eager, batch 1: model is " in out
-    code, out, err = run_cli(*args, "--json")
-    numbers = json.loads(out)
-    assert [t["model"] for t in numbers["timings"]] == ["source", "model"]
-    assert (numbers["threads"], numbers["input_shape"]) == (1, [1, 28, 28])
-
-
-@pytest.mark.parametrize(
-    ("args", "complaint"),
-    [
-        (("none.pth",), "does not exist"),
-        (("--batch-size", 0), "batch_size must be at least 1"),
-        (("--backend", "tensorrt"), "choose from eager, compiled, onnx"),
-        (("--threads", 0), "threads must be at least 1"),
-        (("--seconds", -1), "seconds must be at least 0"),
-        (("--device", "tpu"), "choose auto, cpu or cuda"),
-        (("--model", "deit_tiny_patch16_224", "--source", "demo"), "source takes images of shape (1, 28, 28)"),
-    ],
-)
-def test_cli_bench_bad_input_is_one_line(run_cli, args, complaint):
-    code, out, err = run_cli("bench", *args)
-    lines = [line for line in err.splitlines() if line.startswith("prune-realloc:")]
-    assert (code, out, len(lines), "Traceback" in err) == (2, "", 1, False), err
-    assert complaint in lines[0]
 
 
 def test_nothing_to_measure_is_refused():
