@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from prune_realloc.core.cost import KINDS
 from prune_realloc.models.efficientvit_stock import stock_args
 from prune_realloc.results.columns import COST_COLUMNS
 from prune_realloc.results.rendering import render
+from prune_realloc.results.variant import REALLOCATED, Variant
 from prune_realloc.results.variant_rows import component_rows, width_rows
-
-if TYPE_CHECKING:
-    from prune_realloc.results.variant import Variant
 
 
 def model_card(variant: Variant, name: str, folder: str, source: str | None, inherited: str | None) -> str:
@@ -33,7 +30,7 @@ def model_card(variant: Variant, name: str, folder: str, source: str | None, inh
         "model_card.md.jinja",
         name=name,
         other=other,
-        reallocated=name == "realloc",
+        reallocated=name == REALLOCATED,
         folder=folder,
         source=source,
         inherited=inherited,

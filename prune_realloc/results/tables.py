@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.table import Table
 
@@ -13,11 +13,8 @@ from prune_realloc.planning.site_reasons import allocation_note
 from prune_realloc.recipe.cost_fields import CostPart
 from prune_realloc.recipe.document import Recipe
 from prune_realloc.results.columns import COST_COLUMNS
+from prune_realloc.results.variant import Variant
 from prune_realloc.results.variant_rows import COMPONENTS, component_rows, component_shares, width_rows
-
-if TYPE_CHECKING:
-    from prune_realloc.results.variant import Variant
-
 
 LABELS = {"qk": "Q/K", "v": "V", "ffn": "FFN", "heads": "heads", "embed": "embed", "block": "block"}
 """What an axis is called."""

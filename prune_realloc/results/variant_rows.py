@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from prune_realloc.results.columns import COST_COLUMNS
-
-if TYPE_CHECKING:
-    from prune_realloc.results.variant import Variant
+from prune_realloc.results.variant import CONTROL, REALLOCATED, Variant
 
 COMPONENTS = {
     "qk": "Q/K",
@@ -28,7 +24,7 @@ def component_shares(variant: Variant, kind: str) -> dict[str, tuple[float, floa
     parts = variant.components()
     control, realloc = (
         {part: 100 * cost.of(kind) / sum(c.of(kind) for c in costs.values()) for part, cost in costs.items()}
-        for costs in (parts["control"], parts["realloc"])
+        for costs in (parts[CONTROL], parts[REALLOCATED])
     )
     return {part: (control[part], realloc[part]) for part in control}
 

@@ -1,12 +1,21 @@
 import dataclasses
 
 from support.analysis import make_analysis
+from support.variants import old_variant
 
 from prune_realloc.core.cost import KINDS
 from prune_realloc.results import tables
 from prune_realloc.results.columns import COST_COLUMNS
 from prune_realloc.results.summary import summary
-from prune_realloc.results.tables import component_table, facts, outcome_table, site_table
+from prune_realloc.results.tables import (
+    component_table,
+    facts,
+    outcome_table,
+    site_table,
+    variant_facts,
+    variant_tables,
+)
+from prune_realloc.results.variant_rows import component_rows, width_rows
 
 ENERGY = dataclasses.replace(KINDS["params"], name="energy", label="mJ", noun="millijoules")
 
@@ -75,3 +84,29 @@ def test_lines_under_the_tables():
         "data: 8 images of d, labels given, loss 0.5000 nats, top-1 75.0%",
         "rank correlation between two halves of the images: FFN 0.90",
     ]
+
+
+def test_an_emitted_network_beside_its_control():
+    variant = old_variant(timed=True)
+    shares, widths = variant_tables(variant)
+    assert headers_of(shares) == [
+        "component",
+        *("params: control", "realloc", "points"),
+        *("MACs: control", "realloc", "points"),
+    ]
+    assert rows_of(shares) == component_rows(variant)
+    assert rows_of(widths) == width_rows(variant)
+
+
+def test_lines_under_an_emitted_network():
+    cost, *verdicts, moved = variant_facts(old_variant(timed=True))
+    assert cost == (
+        "budget: 4,000,000 macs; reallocated 3,992,872 MACs, 108,823 params; control 3,991,112 MACs, 100,271 params"
+    )
+    assert [line[:39] for line in verdicts[:2]] == [
+        "eager, batch 1: realloc is faster than ",
+        "eager, batch 32: realloc is faster than",
+    ]
+    points = [float(word.split()[-1]) for word in moved.partition("points: ")[2].split(", ")]
+    assert points == sorted(points, key=abs, reverse=True)
+    assert min(map(abs, points)) >= 0.5
