@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from prune_realloc.core.errors import InputError, WorkFailed, require_at_least
-from prune_realloc.core.files import make_folder
+from prune_realloc.core.errors import InputError, WorkFailed, first_line, require_at_least
+from prune_realloc.core.files import make_folder, put_in_place
 from prune_realloc.models.efficientvit import EfficientVit
 from prune_realloc.runtime.networks import evaluation_mode
 
@@ -87,8 +87,8 @@ def export_onnx(
         if check:
             difference = parity(model, written, input_shape, batch_sizes=(1, 3) if fixed is None else (fixed,))
         size = sum(file.stat().st_size for file in folder.iterdir())
-        for file in sorted(folder.iterdir(), reverse=True):  # weights beside the file come before the file
-            file.replace(path.parent / file.name)
+        # weights beside the file come before the file
+        put_in_place(path.parent, {file.name: file for file in sorted(folder.iterdir(), reverse=True)})
     shape = ("batch" if fixed is None else fixed, *input_shape)
     return Exported(path=str(path), size=size, opset=found, input_shape=shape, difference=difference)
 
@@ -176,15 +176,9 @@ def _program(model: nn.Module, input_shape: tuple[int, int, int], batch: int | N
                 dynamic_shapes=({0: torch.export.Dim("batch")},) if batch is None else None,
             )
     except Exception as error:  # the exporter's own kinds differ by version
-        raise ExportError(f"PyTorch cannot export the model to ONNX: {_first_line(error)}") from error
+        raise ExportError(f"PyTorch cannot export the model to ONNX: {first_line(error.__cause__ or error)}") from error
     assert program is not None  # as it always is with dynamo
     return program
-
-
-def _first_line(error: Exception) -> str:
-    """What went wrong in the exporter, without the long story."""
-    cause = error.__cause__ or error
-    return next(iter(str(cause).strip().splitlines()), type(cause).__name__)
 
 
 def _need_packages() -> None:

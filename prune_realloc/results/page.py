@@ -12,7 +12,7 @@ from typing import Any
 from rich.table import Table
 
 from prune_realloc.core.analysis import Analysis
-from prune_realloc.core.files import make_folder, write_file
+from prune_realloc.core.files import make_folder, write_file, write_files
 from prune_realloc.results.figures import curves_figure, retention_figure
 from prune_realloc.results.rendering import render
 from prune_realloc.results.summary import summary
@@ -42,11 +42,14 @@ def write_report(analysis: Analysis, folder: str | Path) -> Path:
     """Write `retention.png` and the self-contained `report.html`; returns the page's path."""
     folder = Path(folder)
     make_folder(folder)
+    write_files(folder, report_files(analysis))
+    return folder / "report.html"
+
+
+def report_files(analysis: Analysis) -> dict[str, bytes]:
+    """The picture and the page of an analysis, by the names of their files."""
     picture = retention_figure(analysis)
-    write_file(folder / "retention.png", picture)
-    page = folder / "report.html"
-    write_file(page, _report(summary(analysis), picture).encode())
-    return page
+    return {"retention.png": picture, "report.html": _report(summary(analysis), picture).encode()}
 
 
 def write_curves(rows: Sequence[Mapping[str, float]], settings: Mapping[str, Any], folder: Path) -> None:

@@ -36,7 +36,8 @@ def process_group(device: torch.device) -> Iterator[bool]:
         WorkFailed: they cannot be reached.
     """
     if _launched_processes() == 1:
-        yield True
+        with _no_launcher():
+            yield True
         return
     joined = dist.is_initialized()
     with own_accelerate_state():
@@ -50,6 +51,16 @@ def process_group(device: torch.device) -> Iterator[bool]:
         finally:
             if not joined:
                 state.destroy_process_group()
+
+
+@contextmanager
+def _no_launcher() -> Iterator[None]:
+    """Hides what other libraries would take for a launcher's word, such as a stray LOCAL_RANK."""
+    hidden = {name: os.environ.pop(name) for name in ("WORLD_SIZE", *_LAUNCHED) if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def _launched_processes() -> int:

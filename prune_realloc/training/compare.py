@@ -19,13 +19,13 @@ import torch
 from prune_realloc.checkpoints.load import load_model
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.intervals import interval
-from prune_realloc.core.names import STATE_FILE
+from prune_realloc.core.names import RESULT_FILE, STATE_FILE
 from prune_realloc.families.inputs import input_shape
 from prune_realloc.results.bench import bench
 from prune_realloc.results.export import deployed
 from prune_realloc.runtime.networks import measured_macs
 from prune_realloc.training.group import Group
-from prune_realloc.training.outputs import LAST, RESULT_FILE
+from prune_realloc.training.outputs import LAST
 
 _SEEDED = re.compile(r".+[-_]seed(?P<seed>\d+)")
 """Names of folders that tell their seed."""

@@ -15,10 +15,10 @@ from torch import nn
 
 from prune_realloc.checkpoints.save import network_files, weights_file
 from prune_realloc.core.files import make_folder, write_file, write_files
+from prune_realloc.core.names import RESULT_FILE
 from prune_realloc.training.config import TrainConfig
 
 LOG_FILE = "log.csv"
-RESULT_FILE = "result.json"
 BEST, LAST = "best", "last"
 """Folders of a run's networks, after its best and its last epoch."""
 COLUMNS = ("epoch", "loss", "lr", "top1", "val_loss", "images_per_second", "seconds", "unreadable")

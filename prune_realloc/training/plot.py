@@ -58,7 +58,7 @@ def _draw_accuracy(axis: Axes, groups: Sequence[Group], cost: _Cost, colours: Ma
             100 * (group.half_width or 0),
             fmt="o",
             capsize=3,
-            label=group.name,
+            label=_literal(group.name),
             color=colours[group.name],
         )
         axis.plot(
@@ -90,7 +90,7 @@ def _draw_differences(axis: Axes, groups: Sequence[Group], colours: Mapping[str,
             capsize=3,
             color=colours[group.name],
         )
-    axis.set_yticks(range(len(groups)), [group.name for group in reversed(groups)])
+    axis.set_yticks(range(len(groups)), [_literal(group.name) for group in reversed(groups)])
     axis.set_ylim(-0.5, len(groups) - 0.5)
     axis.axvline(0, color="black", linewidth=0.8)
     axis.set_xlabel("to the control, points (paired by seed)")
@@ -104,3 +104,8 @@ def _picture(figure: Figure, kind: str) -> bytes:
     with matplotlib.rc_context({"svg.hashsalt": "compare"}):
         figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
     return buffer.getvalue()
+
+
+def _literal(text: str) -> str:
+    """A name as matplotlib shows it letter by letter: dollars are no formula, and an underscore hides no label."""
+    return (" " if text.startswith("_") else "") + text.replace("$", r"\$")

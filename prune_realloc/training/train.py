@@ -23,6 +23,7 @@ from prune_realloc.core.errors import InputError, WorkFailed
 from prune_realloc.core.files import clear_half_written, make_folder
 from prune_realloc.core.names import STATE_FILE, WEIGHTS_FILES
 from prune_realloc.runtime.device import out_of_memory_named, pick_device
+from prune_realloc.runtime.distributed import process_group
 from prune_realloc.runtime.global_state import own_accelerate_state, random_state_kept
 from prune_realloc.runtime.networks import count_classes, model_identity
 from prune_realloc.training.config import TrainConfig
@@ -71,7 +72,7 @@ def train(
         WorkFailed: the loss is no longer finite, the disk is full, or images have gone; the last state stands.
     """
     where, folder = pick_device(device), Path(out)
-    with random_state_kept(where), own_accelerate_state():
+    with random_state_kept(where), process_group(where), own_accelerate_state():
         accelerator = _accelerator(config, where)
         images = TrainingImages(data, data_dir, split, eval_split, samples)
         classes = images.source.num_classes or max(images.source.least_classes, images.validation.least_classes)

@@ -1,4 +1,4 @@
-from support.analysis import make_analysis
+from support.toy_analysis import make_analysis
 
 from prune_realloc.results.figures import retention_figure
 from prune_realloc.results.page import write_curves, write_report

@@ -1,6 +1,6 @@
 import dataclasses
 
-from support.analysis import make_analysis
+from support.toy_analysis import make_analysis
 from support.variants import old_variant
 
 from prune_realloc.core.cost import KINDS

@@ -14,6 +14,7 @@ import psutil
 import pytest
 import support.commands
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 from support.training import folder_of_images, place_of, small_vit
 
@@ -124,12 +125,25 @@ def launched_as(monkeypatch, **given):
         monkeypatch.setenv(name, value)
 
 
-@pytest.mark.parametrize("given", [{}, {"RANK": "1"}, {"RANK": "3", "WORLD_SIZE": "1"}, {"WORLD_SIZE": ""}], ids=str)
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"RANK": "1"},
+        {"RANK": "3", "WORLD_SIZE": "1"},
+        {"WORLD_SIZE": ""},
+        {"LOCAL_RANK": "0"},
+        {"RANK": "1", "LOCAL_RANK": "1"},
+    ],
+    ids=str,
+)
 def test_a_process_alone_speaks_whatever_rank_says(monkeypatch, given):
     launched_as(monkeypatch, **given)
     with process_group(torch.device("cpu")) as speaks:
         assert speaks
         assert place() == (0, 1)
+        assert Accelerator(cpu=True).num_processes == 1  # which takes a stray LOCAL_RANK for a launcher's word
+    assert {name: os.environ[name] for name in LAUNCHED if name in os.environ} == given
 
 
 @pytest.mark.parametrize(

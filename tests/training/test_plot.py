@@ -5,7 +5,7 @@ from support.training import finished_run
 
 from prune_realloc import InputError
 from prune_realloc.training.compare import compare
-from prune_realloc.training.plot import write_plot
+from prune_realloc.training.plot import _literal, write_plot
 
 
 @pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
@@ -28,3 +28,13 @@ def test_a_name_that_is_no_picture_is_refused(tmp_path):
     groups = compare([finished_run(tmp_path / "x-seed0", 0, 0.5)])
     with pytest.raises(InputError, match="txt is no format of pictures"):
         write_plot(groups, tmp_path / "x.txt")
+
+
+@pytest.mark.parametrize("name", ["run$\\x$", "a$b$c", "_mine"])
+def test_names_are_drawn_letter_by_letter(name, tmp_path):
+    folders = [finished_run(tmp_path / name, 0, 0.5)]
+    write_plot(compare(folders), tmp_path / "plot.svg")
+    assert (tmp_path / "plot.svg").stat().st_size
+    shown = _literal(name)
+    assert shown.replace(r"\$", "$").strip() == name
+    assert not shown.startswith("_")
