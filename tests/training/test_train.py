@@ -1,5 +1,6 @@
 """A run as a whole: what it writes, and what it refuses."""
 
+import html
 import json
 import logging
 import os
@@ -48,7 +49,7 @@ def test_a_run_trains_and_writes_networks_that_load(variant, tmp_path):
     assert len(lines) == 4
     page = (tmp_path / "report.html").read_text()
     assert "data:image/png;base64," in page
-    assert '"batch_size": 32' in page.replace("&quot;", '"')
+    assert '"batch_size": 32' in html.unescape(page)
     assert list((tmp_path / "tensorboard").iterdir())
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["top1"] == done.top1
