@@ -4,6 +4,7 @@ import onnx
 import pytest
 import torch
 from support.exporter import fake_exporter, fake_session
+from support.interruption import killed_after
 
 from prune_realloc import find_sites, load_model
 from prune_realloc.core.errors import InputError
@@ -70,6 +71,17 @@ def test_weights_beside_the_file_keep_their_name(tiny_vit, tmp_path, monkeypatch
     found = export_onnx(tiny_vit, tmp_path / "m.onnx", input_shape=SHAPE, check=False)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx", "m.onnx.data"]
     assert (found.size, found.difference) == (2, None)
+
+
+@pytest.mark.parametrize("changes", range(4))
+def test_a_killed_export_never_leaves_a_file_with_the_weights_of_another(tiny_vit, tmp_path, monkeypatch, changes):
+    fake_exporter(monkeypatch, files=("", ".data"))
+    for name in ("m.onnx", "m.onnx.data"):
+        (tmp_path / name).write_bytes(b"old")
+    with killed_after(changes):
+        export_onnx(tiny_vit, tmp_path / "m.onnx", input_shape=SHAPE, check=False)
+    assert (tmp_path / "m.onnx").exists() == (changes in (0, 3))  # its removal, and the renames of weights and file
+    assert len({path.read_bytes() for path in tmp_path.glob("m.onnx*")}) == 1
 
 
 def test_what_the_exporter_cannot_do_is_one_line(tiny_vit, tmp_path, monkeypatch):
