@@ -116,10 +116,10 @@ def _settings(preset: str, config: Path | None, items: list[str], teacher: str |
 
 def _trained(network: str, settings: TrainConfig, folder: Path, speaks: bool, more: dict[str, Any]) -> Trained:
     """One run."""
-    from prune_realloc.training.teacher import is_stored
+    from prune_realloc.training.teacher import is_untrained
     from prune_realloc.training.train import train as run
 
-    if speaks and not is_stored(network) and ":" not in network:
+    if speaks and is_untrained(network):
         say_notes([f"{network} starts from new weights"])
     with training_progress(settings.epochs, speaks) as report:
         return run(network, settings, out=folder, report=report, **more)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from prune_realloc.checkpoints.create import create_fresh, create_published
 from prune_realloc.checkpoints.load import load_model
 from prune_realloc.core.errors import InputError
+from prune_realloc.core.names import WEIGHTS_FILES
 from prune_realloc.data.preprocessing import Preprocessing, preprocessing
 from prune_realloc.families.inputs import input_shape
 from prune_realloc.runtime.networks import count_classes
@@ -20,6 +21,14 @@ from prune_realloc.runtime.networks import count_classes
 def is_stored(name: str | Path) -> bool:
     """Whether it is a file, a folder or the shipped ViT, and no name of timm's."""
     return Path(name).exists() or str(name) == "demo"
+
+
+def is_untrained(source: str | Path) -> bool:
+    """Whether it names a network without weights: a folder with a `config.json` alone, or one of timm's."""
+    path = Path(source)
+    if (path / "config.json").is_file():
+        return not any((path / name).exists() for name in WEIGHTS_FILES)
+    return not is_stored(source) and ":" not in str(source)
 
 
 def open_student(name: str | Path, model_args: Mapping[str, Any]) -> nn.Module:

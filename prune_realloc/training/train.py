@@ -21,7 +21,7 @@ from prune_realloc.checkpoints.load import new_model
 from prune_realloc.checkpoints.save import builder, describe
 from prune_realloc.core.errors import InputError, WorkFailed
 from prune_realloc.core.files import clear_half_written, make_folder
-from prune_realloc.core.names import STATE_FILE, WEIGHTS_FILES
+from prune_realloc.core.names import STATE_FILE
 from prune_realloc.runtime.device import out_of_memory_named, pick_device
 from prune_realloc.runtime.distributed import process_group
 from prune_realloc.runtime.global_state import own_accelerate_state, random_state_kept
@@ -33,7 +33,7 @@ from prune_realloc.training.run import Run
 from prune_realloc.training.setup import Setup, set_up
 from prune_realloc.training.state import Identity
 from prune_realloc.training.state_file import FREE
-from prune_realloc.training.teacher import is_stored, open_student
+from prune_realloc.training.teacher import is_stored, is_untrained, open_student
 
 
 def train(
@@ -143,10 +143,8 @@ def _student(source: str | Path, config: TrainConfig, classes: int, model_args: 
     """The network at `source`; without weights of its own it starts from `seed`. One of timm's gets `classes`."""
     torch.manual_seed(config.seed)
     more = dict(model_args) if config.drop_rate is None else {"drop_rate": config.drop_rate} | dict(model_args)
-    path = Path(source)
-    described = (path / "config.json").is_file()
-    if described and not any((path / name).exists() for name in WEIGHTS_FILES):
-        net = new_model(path, model_args=more)
+    if is_stored(source) and is_untrained(source):
+        net = new_model(source, model_args=more)
     elif is_stored(source):
         net = open_student(source, more)
     else:
