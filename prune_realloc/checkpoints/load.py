@@ -144,7 +144,8 @@ def _stored(
     args = found.model_args | extra
     if known is None:
         return fill_(create_unlisted(found, path, name, args), found, path)
-    args = known.inferred_args(found.state, args.get("img_size", img_size)) | args
+    built = found.model_args.get("source_args", {}) | args  # a pruned network was built for the size of its source
+    args = known.inferred_args(found.state, built.get("img_size", img_size)) | args
     if name is None or name.split(".")[0] in known.ALIASES:
         name = infer_name(known, found.state, args, path)
     return fill_(create_skeleton(name, args, path), found, path)

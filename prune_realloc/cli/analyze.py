@@ -76,14 +76,13 @@ def analyze(
 
 def show_analysis(found: Analysis, out: Path | None, as_json: bool) -> None:
     """Print an analysis, and write it with its picture and its page."""
-    from prune_realloc.results.page import write_report
+    from prune_realloc.results.page import report_files
     from prune_realloc.results.summary import summary
     from prune_realloc.results.tables import component_table, facts, site_table
 
     numbers = summary(found)
     if out is not None:
-        found.save(out)
-        page = write_report(found, out)
+        found.save(out, report_files(found))
     if as_json:
         show_json(numbers)
     else:
@@ -91,4 +90,4 @@ def show_analysis(found: Analysis, out: Path | None, as_json: bool) -> None:
         show_lines("", *facts(numbers))
     say_notes(found.notes)
     if out is not None:
-        say(f"wrote {out}/analysis.safetensors, analysis.json, retention.png and {page}")
+        say(f"wrote {out}/analysis.safetensors, analysis.json, retention.png and report.html")

@@ -11,12 +11,17 @@ import typer
 from prune_realloc.cli.console import quiet_libraries, say, show_json, show_lines, show_tables
 from prune_realloc.cli.options import MODEL, PLAN, RUN, Json, option, require_writable, target_flags
 from prune_realloc.core.cost import KINDS
+from prune_realloc.recipe.cost_fields import size_help
 
 if TYPE_CHECKING:
     from prune_realloc.results.variant import Variant
 
 _LIKE_HELP = "efficientvit_m0 to m5: depth, heads and kernels; its cost is the budget."
 _PER_HELP = "stage (default) or block: what shares its widths."
+_WANTED_HELP = {"like": _LIKE_HELP, "per": _PER_HELP} | {
+    kind.name: size_help(kind, kind.emitted_example) for kind in KINDS.values()
+}
+_SHAPE_HELP = {"img_size": "Pixels: one number, or HEIGHT,WIDTH. Default: the source's."}
 
 
 def emit(
@@ -27,11 +32,11 @@ def emit(
     recipe: Annotated[
         Path | None, option(PLAN, "--recipe", help="Recipe whose target says what is wanted and what may move.")
     ] = None,
-    wanted: Annotated[
-        dict[str, Any], target_flags(PLAN, "like", *KINDS, "per", help={"like": _LIKE_HELP, "per": _PER_HELP})
-    ],
+    wanted: Annotated[dict[str, Any], target_flags(PLAN, "like", *KINDS, "per", help=_WANTED_HELP)],
     grid: Annotated[bool, option(PLAN, "--grid", help="One variant for each of M0 to M5.")] = False,
-    shape: Annotated[dict[str, Any], target_flags(MODEL, "img_size", "in_chans", "num_classes", "stem_strides")],
+    shape: Annotated[
+        dict[str, Any], target_flags(MODEL, "img_size", "in_chans", "num_classes", "stem_strides", help=_SHAPE_HELP)
+    ],
     inherit: Annotated[
         Path | None,
         option(MODEL, "--inherit", help="The analysed EfficientViT's checkpoint: start with what survives of it."),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -13,6 +13,7 @@ from prune_realloc.core.files import make_folder, write_file
 from prune_realloc.core.names import STATE_FILE
 from prune_realloc.recipe.budget import Budget
 from prune_realloc.recipe.document import Data, Source
+from prune_realloc.recipe.document import Scorer as ScorerName
 from prune_realloc.recipe.target import Target
 
 MODEL, DATA, PLAN, RUN = "Model", "Data", "Plan", "Run"
@@ -58,9 +59,8 @@ Device = Annotated[str, option(RUN, "--device", help="auto, cpu or cuda.")]
 Amp = Annotated[bool, option(RUN, "--amp", help="Score in bfloat16 autocast.")]
 Seed = Annotated[int, option(RUN, "--seed", help="Chooses the images and every draw.")]
 Json = Annotated[bool, option(RUN, "--json", help="Print the numbers as JSON instead of tables.")]
-Scorer = Annotated[
-    str, option(RUN, "--scorer", help="fisher, taylor, loss, activation, magnitude, magnitude-l1 or random.")
-]
+*_MOST, _LAST = get_args(ScorerName)
+Scorer = Annotated[str, option(RUN, "--scorer", help=f"{', '.join(_MOST)} or {_LAST}.")]
 
 
 def require_writable(folder: Path) -> None:

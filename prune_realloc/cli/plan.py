@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _TAKEN = {"budget", "allocation", "axes", "rules", "compensate"}
 """What --recipe gives; the rest is the analysis's."""
+_DEFAULT_ALLOCATION = "damage, or per-axis where scores cannot be compared"
 
 
 def plan(
@@ -26,7 +27,12 @@ def plan(
         option(PLAN, "--recipe", help="Recipe to start from: its budget, allocation, axes, rules, compensation."),
     ] = None,
     allocation: Annotated[
-        str | None, option(PLAN, "--allocation", help="damage (default), uniform or per-axis.")
+        str | None,
+        option(
+            PLAN,
+            "--allocation",
+            help=f"damage, uniform or per-axis. Default: {_DEFAULT_ALLOCATION}.",
+        ),
     ] = None,
     axes: Annotated[
         str | None,

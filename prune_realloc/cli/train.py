@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from prune_realloc.cli.compare import compare
-from prune_realloc.cli.console import print_table, quiet_libraries, say, say_notes, training_progress
+from prune_realloc.cli.console import quiet_libraries, say, say_notes, training_progress
 from prune_realloc.cli.options import DATA, PLAN, RUN, Device, Json, data_flags, option, source_flags
+from prune_realloc.cli.trained import say_timm_command, show_trained
 from prune_realloc.cli.values import parse_pairs
 from prune_realloc.core.errors import InputError, require_at_least
 from prune_realloc.recipe.reader import parse_value, read_text
 
 if TYPE_CHECKING:
     from prune_realloc.training.config import TrainConfig
-    from prune_realloc.training.state import Trained
+    from prune_realloc.training.outputs import Trained
 
 
 def train(
@@ -62,14 +62,8 @@ def train(
 
         settings = _settings(preset, config, setting or [], teacher)
         require_at_least("seeds", seeds, 1)
-        shared = {
-            "data": data,
-            "eval_split": eval_split,
-            "samples": samples,
-            "teacher": teacher,
-            "device": device,
-        }
-        shared |= images | network
+        parts = images | {"eval_split": eval_split}
+        shared = network | parts | {"data": data, "samples": samples, "teacher": teacher, "device": device}
         runs = _runs(source, settings, seeds, out)
         several = seeds is not None or len(runs) > 1
         with process_group(pick_device(device)) as speaks:
@@ -77,16 +71,12 @@ def train(
                 if several and speaks:
                     say(str(folder))
                 done = _trained(name, settings.model_copy(update={"seed": seed}), folder, speaks, shared)
-    if not speaks:
-        return
-    if several:
+    if speaks and several:
         compare([folder for _, folder, _ in runs], as_json=as_json)
-        return
-    _show_trained(done, out, as_json)
-    if "demo" not in (source, data):  # which timm does not know
+    elif speaks:
+        show_trained(done, out, as_json)
         given = {"--teacher": teacher, "--samples": samples, "--model-arg": network.get("model_args")}
-        without = [flag for flag, value in given.items() if value is not None]
-        _say_timm_command(settings, source, data, out, {"data_dir": None, "eval_split": eval_split} | images, without)
+        say_timm_command(settings, source, data, out, parts, given)
 
 
 def _runs(source: str, settings: TrainConfig, seeds: int | None, out: Path) -> list[tuple[str, Path, int]]:
@@ -133,33 +123,3 @@ def _trained(network: str, settings: TrainConfig, folder: Path, speaks: bool, mo
         say_notes([f"{network} starts from new weights"])
     with training_progress(settings.epochs, speaks) as report:
         return run(network, settings, out=folder, report=report, **more)
-
-
-def _show_trained(done: Trained, out: Path, as_json: bool) -> None:
-    from prune_realloc.training.state import BEST, LAST
-
-    if done.unreadable:
-        say_notes([f"{done.unreadable} images of the last epoch cannot be read; others stood in for them"])
-    rows = [
-        ("epochs", str(done.epochs)),
-        ("top-1", f"{done.top1:.2%}"),
-        ("best top-1", f"{done.best_top1:.2%} after epoch {done.best_epoch}"),
-        ("loss, nats", f"{done.loss:.4f} (training {done.train_loss:.4f})"),
-        ("minutes", f"{done.seconds / 60:.1f}"),
-    ]
-    if done.teacher_top1 is not None:
-        rows.insert(1, ("teacher's top-1", f"{done.teacher_top1:.2%}"))
-    print_table(done, as_json, f"{out}/{LAST} and {out}/{BEST}", ("", ""), rows)
-
-
-def _say_timm_command(
-    settings: TrainConfig, source: str, data: str, out: Path, parts: dict[str, Any], without: list[str]
-) -> None:
-    """How timm's script trains the same network; `without` are the flags that it has nothing for."""
-    from prune_realloc.training.state import LAST
-    from prune_realloc.training.timm_command import timm_command
-
-    network = json.loads((out / LAST / "config.json").read_text())
-    text = timm_command(settings, source, data, network, **parts)
-    left_out = f" (without {', '.join(without)})" if without else ""
-    say(f"\nthe same with timm's train.py, as far as it goes{left_out}: {text}")

@@ -87,8 +87,12 @@ class Analysis:
             images["labels"] = self.data["labels"] == "given"
         return {"source": source, "data": images, "scorer": self.scorer}
 
-    def save(self, folder: str | Path) -> None:
-        """Write `analysis.safetensors` and `analysis.json` as one set; the second names the checksum of the first."""
+    def save(self, folder: str | Path, more: Mapping[str, bytes] | None = None) -> None:
+        """Write `analysis.safetensors` and `analysis.json` as one set; the second names the checksum of the first.
+
+        Args:
+            more: files that belong to the same set, name -> content.
+        """
         folder = Path(folder)
         make_folder(folder)
         meta = {"format_version": FORMAT_VERSION} | {
@@ -105,7 +109,7 @@ class Analysis:
         scores = save(arrays)
         meta[CHECKSUMS] = checksums({SCORES_FILE: scores})
         text = json.dumps(meta, indent=1, allow_nan=False) + "\n"
-        write_files(folder, {SCORES_FILE: scores, META_FILE: text.encode()})
+        write_files(folder, {**(more or {}), SCORES_FILE: scores, META_FILE: text.encode()})
 
     @classmethod
     def load(cls, folder: str | Path) -> Analysis:

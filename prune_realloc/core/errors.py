@@ -20,7 +20,7 @@ class WorkFailed(RuntimeError):
 
 def first_line(error: BaseException) -> str:
     """The first line of another library's message, to quote in ours; the exception's name where it has none."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def require_at_least(name: str, value: float | None, least: float) -> None:

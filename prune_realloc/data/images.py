@@ -95,6 +95,10 @@ def _words(split: str) -> tuple[str, ...]:
 def _open_named(name: str, root: Path | None, split: str, samples: int) -> ImageSource:
     """What timm's `create_dataset` makes of a name, or of a folder with class folders where the name is empty."""
     label = name or str(root)
+    if root is not None and not root.is_dir():  # webdataset would run `pipe:...` and open addresses
+        raise InputError(f"data_dir {str(root)!r} is no folder here; give the local folder where {label} lies")
+    if ":" in split and name.startswith("wds/"):
+        raise InputError(f"split {split!r} of {label} must be a name or a pattern of files in data_dir")
     try:
         dataset = create_dataset(name, root=str(root) if root else None, split=split, input_img_mode="")
     except ImportError as error:

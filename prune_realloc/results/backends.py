@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,21 @@ from torch import Tensor, nn
 from prune_realloc.core.errors import InputError
 from prune_realloc.results.export import export_onnx, onnx_session
 
-Run = Callable[[Tensor], Any]
-"""One pass over a batch; returns when the result is there."""
+Run = Callable[[Tensor], object]
+"""One pass over a batch; a GPU may still be at work when it returns."""
+Backend = Callable[[nn.Module, tuple[int, int, int], int, torch.device], Run]
+"""Network, (C, H, W) of one image, threads, device -> how the network runs there."""
 
 
-def _eager(net: Run, input_shape: tuple[int, int, int], threads: int, device: torch.device) -> Run:
-    return net if device.type == "cpu" else partial(_synchronised, net)
+def _eager(net: nn.Module, input_shape: tuple[int, int, int], threads: int, device: torch.device) -> Run:
+    return net
 
 
 def _compiled(net: nn.Module, input_shape: tuple[int, int, int], threads: int, device: torch.device) -> Run:
     # with frozen weights the compiler may lay them out once, and on a GPU replay the whole pass as one graph
     how: dict[str, Any] = {"options": {"freezing": True}} if device.type == "cpu" else {"mode": "reduce-overhead"}
-    return _eager(torch.compile(net, dynamic=False, **how), input_shape, threads, device)
+    run: Run = torch.compile(net, dynamic=False, **how)
+    return run
 
 
 def _onnx(net: nn.Module, input_shape: tuple[int, int, int], threads: int, device: torch.device) -> Run:
@@ -39,22 +41,12 @@ def _onnx(net: nn.Module, input_shape: tuple[int, int, int], threads: int, devic
     return lambda images: session.run(None, {"images": images.numpy()})
 
 
-BACKENDS: dict[str, Callable[[nn.Module, tuple[int, int, int], int, torch.device], Run]] = {
-    "eager": _eager,
-    "compiled": _compiled,
-    "onnx": _onnx,
-}
-
-
-def _synchronised(net: Run, images: Tensor) -> Tensor:
-    out = net(images)
-    torch.cuda.synchronize()
-    return out
+BACKENDS: dict[str, Backend] = {"eager": _eager, "compiled": _compiled, "onnx": _onnx}
 
 
 @contextmanager
-def find_compiler(backend: str) -> Iterator[None]:
-    """For the compiled backend: starts without earlier versions, and names the failure of a compiler."""
+def compiler_failure_named(backend: str) -> Iterator[None]:
+    """For the compiled backend: starts without earlier versions, and turns a compiler's failure into an InputError."""
     if backend != "compiled":
         yield
         return

@@ -1,17 +1,14 @@
-"""Latency and throughput of several networks, measured in shuffled turns so that a slower machine hits all alike."""
+"""Latency and throughput of several networks, and whether one is faster than the first."""
 
 from __future__ import annotations
 
 import platform
-import random
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +16,8 @@ from torch import nn
 
 from prune_realloc.core.errors import InputError, require_at_least
 from prune_realloc.core.intervals import median_interval
-from prune_realloc.results.backends import BACKENDS, find_compiler
+from prune_realloc.results.backends import BACKENDS, compiler_failure_named
+from prune_realloc.results.turns import interleave, stopwatch_for
 from prune_realloc.runtime.device import out_of_memory_named, pick_device
 from prune_realloc.runtime.networks import evaluation_mode
 
@@ -37,31 +35,41 @@ class Timing:
     backend: str
     batch_size: int
     rounds: int
+    """How many times a batch was timed."""
     median_ms: float
-    """Per batch."""
+    """Median time of one batch."""
     iqr_ms: float
-    """Interquartile range of the batches' times."""
+    """Interquartile range of the times of one batch."""
     min_ms: float
+    """Shortest time of one batch."""
     images_per_second: float
-    """At the median."""
+    """Throughput at the median time."""
     speedup: float
     """Median over the rounds of the reference's time / this one's in the same round; above 1 is faster."""
     speedup_interval: tuple[float, float]
-    """95 % interval of that median, as if rounds were independent."""
+    """95 % interval of the speedup, as if rounds were independent."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
+    """What `bench` has measured, and under which conditions."""
+
     timings: tuple[Timing, ...]
+    """By backend, batch size and model, in the order in which they were asked for."""
     reference: str
     """The first model: every speedup is relative to it."""
     input_shape: tuple[int, int, int]
-    """(C, H, W)."""
+    """(C, H, W) of one image."""
     device: str
+    """Its kind: `cpu` or `cuda`."""
     device_name: str
+    """What the processor or the graphics card calls itself."""
     threads: int
+    """Threads that PyTorch and ONNX Runtime used for one operator."""
     seed: int
+    """Seed of the images and of the order in which networks take turns."""
     versions: Mapping[str, str]
+    """Package -> its version."""
 
     def verdicts(self) -> tuple[str, ...]:
         """One line per network, backend and batch size: is it faster than the reference?"""
@@ -98,11 +106,11 @@ def bench(
         models: name -> network; all are timed in turns, the first is the reference.
         input_shape: (C, H, W) of one image.
         backends: any of `BACKENDS`: eager, compiled (`torch.compile`), onnx (ONNX Runtime).
-        threads: of PyTorch and ONNX Runtime; None: PyTorch's present number.
+        threads: how many PyTorch and ONNX Runtime use; None: PyTorch's present number.
         device: `auto`, `cpu` or `cuda`.
         warmup: rounds that are not counted.
         rounds: at least so many are counted.
-        seconds: per network and batch size; rounds are added until they are spent.
+        seconds: for each network and batch size; rounds are added until they are spent.
         progress: called with what is measured next.
 
     Raises:
@@ -111,6 +119,9 @@ def bench(
     """
     _check(models, batch_sizes, backends, threads, warmup, rounds, seconds)
     target = pick_device(device)
+    timed = partial(
+        interleave, warmup=warmup, rounds=rounds, seconds=seconds, seed=seed, stopwatch=stopwatch_for(target)
+    )
     timings: list[Timing] = []
     with torch_threads(threads) as used, evaluation_mode(*models.values(), device=target):
         for backend in backends:
@@ -120,10 +131,8 @@ def bench(
                     progress(f"{backend}, batch {batch_size}")
                 images = torch.randn(batch_size, *input_shape, generator=torch.Generator().manual_seed(seed)).to(target)
                 calls = {name: partial(run, images) for name, run in runs.items()}
-                with out_of_memory_named(batch_size), find_compiler(backend), torch.inference_mode():
-                    times = interleave(calls, warmup=warmup, rounds=rounds, seconds=seconds, seed=seed)
-                timings += timings_of(times, backend, batch_size)
-    packages = ("prune-realloc", "torch", "timm", *(["onnxruntime"] if "onnx" in backends else []))
+                with out_of_memory_named(batch_size), compiler_failure_named(backend), torch.inference_mode():
+                    timings += timings_of(timed(calls), backend, batch_size)
     return Bench(
         timings=tuple(timings),
         reference=next(iter(models)),
@@ -132,38 +141,8 @@ def bench(
         device_name=_device_name(target),
         threads=used,
         seed=seed,
-        versions={name: version(name) for name in packages} | {"python": platform.python_version()},
+        versions=_versions(backends),
     )
-
-
-def interleave(
-    calls: Mapping[str, Callable[[], Any]],
-    *,
-    warmup: int,
-    rounds: int,
-    seconds: float,
-    seed: int = 0,
-    clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, list[float]]:
-    """Seconds of every call, by name and round; one round calls each once, in an order drawn for the round.
-
-    In a fixed order the first of a round looked slower by several percent on a busy machine.
-    Goes on until there are `rounds` rounds and `seconds` per name are spent.
-    """
-    order, draw = list(calls), random.Random(seed)
-    for _ in range(warmup):
-        for call in calls.values():
-            call()
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    start, done = clock(), 0
-    while done < rounds or clock() - start < seconds * len(calls):
-        draw.shuffle(order)
-        for name in order:
-            begin = clock()
-            calls[name]()
-            times[name].append(clock() - begin)
-        done += 1
-    return times
 
 
 def timings_of(times: Mapping[str, Sequence[float]], backend: str, batch_size: int) -> list[Timing]:
@@ -201,6 +180,11 @@ def torch_threads(count: int | None) -> Iterator[int]:
         yield torch.get_num_threads()
     finally:
         torch.set_num_threads(before)
+
+
+def _versions(backends: Sequence[str]) -> dict[str, str]:
+    packages = ("prune-realloc", "torch", "timm", *(["onnxruntime"] if "onnx" in backends else []))
+    return {name: version(name) for name in packages} | {"python": platform.python_version()}
 
 
 def _device_name(device: torch.device) -> str:

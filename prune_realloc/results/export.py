@@ -9,15 +9,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from prune_realloc.core.errors import InputError, WorkFailed, require_at_least
-from prune_realloc.core.files import make_folder
+from prune_realloc.core.errors import InputError, WorkFailed, first_line, require_at_least
+from prune_realloc.core.files import make_folder, put_in_place
 from prune_realloc.models.efficientvit import EfficientVit
 from prune_realloc.runtime.networks import evaluation_mode
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+    from torch.onnx import ONNXProgram
 
 TOLERANCE = 1e-4
 """Largest difference between PyTorch and ONNX Runtime, as a share of the largest absolute output."""
@@ -29,12 +33,16 @@ class ExportError(WorkFailed):
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
+    """What `export_onnx` has written."""
+
     path: str
+    """The file; what it names `<path>.data` lies beside it."""
     size: int
-    """Bytes."""
+    """Bytes of the file, together with the weights where they lie beside it."""
     opset: int
+    """ONNX operator set that PyTorch wrote."""
     input_shape: tuple[int | str, ...]
-    """Of the input `images`: (B, C, H, W), B a number or `batch`. The output is `logits`."""
+    """Shape of the input `images`: (B, C, H, W), B a number or `batch`. The output is `logits`."""
     difference: float | None
     """Largest absolute difference to PyTorch over the largest absolute output; None: not checked."""
 
@@ -68,23 +76,20 @@ def export_onnx(
             written.
     """
     _need_packages()
-    if isinstance(batch, int):
-        require_at_least("batch", batch, 1)
-    elif batch != "dynamic":
-        raise InputError(f"batch {batch!r} is neither 'dynamic' nor a number")
+    fixed = _fixed_batch(batch)
     path = Path(path)
     if path.is_dir():
         raise InputError(f"output {str(path)!r} is a folder; give a file name, such as model.onnx")
     make_folder(path.parent)
     with _scratch_folder(path) as folder, evaluation_mode(model, device=torch.device("cpu")):
         written, difference = folder / path.name, None
-        found = _write(model, written, input_shape, batch, opset)
+        found = _write(model, written, input_shape, fixed, opset)
         if check:
-            difference = parity(model, written, input_shape, batch_sizes=(batch,) if isinstance(batch, int) else (1, 3))
+            difference = parity(model, written, input_shape, batch_sizes=(1, 3) if fixed is None else (fixed,))
         size = sum(file.stat().st_size for file in folder.iterdir())
-        for file in sorted(folder.iterdir(), reverse=True):  # weights beside the file come before the file
-            file.replace(path.parent / file.name)
-    shape = (batch if isinstance(batch, int) else "batch", *input_shape)
+        # weights beside the file come before the file
+        put_in_place(path.parent, {file.name: file for file in sorted(folder.iterdir(), reverse=True)})
+    shape = ("batch" if fixed is None else fixed, *input_shape)
     return Exported(path=str(path), size=size, opset=found, input_shape=shape, difference=difference)
 
 
@@ -94,7 +99,7 @@ def parity(
     """Largest difference between `model` and the ONNX file on random images, as a share of the largest output.
 
     Raises:
-        ExportError: it is above `TOLERANCE`.
+        ExportError: the difference is above `TOLERANCE`.
     """
     session = onnx_session(path)
     generator = torch.Generator().manual_seed(seed)
@@ -104,19 +109,24 @@ def parity(
         with torch.inference_mode():
             expected = model(images)
         found = torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
-        if found.shape != expected.shape:
-            raise ExportError(f"ONNX Runtime returns the shape {tuple(found.shape)}, PyTorch {tuple(expected.shape)}")
-        relative = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
-        if not relative <= TOLERANCE:  # also where it is NaN
-            raise ExportError(
-                f"ONNX Runtime and PyTorch differ by {relative:.1e} of the largest output at batch {batch_size}, "
-                f"more than {TOLERANCE:.0e}; nothing was written, try another --opset"
-            )
-        worst = max(worst, relative)
+        worst = max(worst, _difference(found, expected))
     return worst
 
 
-def onnx_session(path: Path, threads: int | None = None) -> Any:
+def _difference(found: Tensor, expected: Tensor) -> float:
+    """What `parity` finds on one batch of outputs."""
+    if found.shape != expected.shape:
+        raise ExportError(f"ONNX Runtime returns the shape {tuple(found.shape)}, PyTorch {tuple(expected.shape)}")
+    relative = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
+    if not relative <= TOLERANCE:  # also where it is NaN
+        raise ExportError(
+            f"ONNX Runtime and PyTorch differ by {relative:.1e} of the largest output at batch {len(expected)}, "
+            f"more than {TOLERANCE:.0e}; nothing was written, try another --opset"
+        )
+    return relative
+
+
+def onnx_session(path: Path, threads: int | None = None) -> InferenceSession:
     """An ONNX Runtime session on the CPU; with `threads`, so many work on one operator."""
     import onnxruntime
 
@@ -127,24 +137,21 @@ def onnx_session(path: Path, threads: int | None = None) -> Any:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def _write(model: nn.Module, path: Path, input_shape: tuple[int, int, int], batch: int | str, opset: int | None) -> int:
-    """Writes the file and returns its operator set."""
-    dynamic = not isinstance(batch, int)
-    images = torch.zeros(batch if isinstance(batch, int) else 2, *input_shape)  # 1 would count as fixed
-    try:
-        with _silent():
-            program: Any = torch.onnx.export(
-                model,
-                (images,),
-                dynamo=True,
-                opset_version=opset,
-                verbose=False,
-                input_names=["images"],
-                output_names=["logits"],
-                dynamic_shapes=({0: torch.export.Dim("batch")},) if dynamic else None,
-            )
-    except Exception as error:  # the exporter's own kinds differ by version
-        raise ExportError(f"PyTorch cannot export the model to ONNX: {_first_line(error)}") from error
+def _fixed_batch(batch: int | str) -> int | None:
+    """The one batch size that the file shall take; None where it is dynamic."""
+    if isinstance(batch, int):
+        require_at_least("batch", batch, 1)
+        return batch
+    if batch != "dynamic":
+        raise InputError(f"batch {batch!r} is neither 'dynamic' nor a number")
+    return None
+
+
+def _write(
+    model: nn.Module, path: Path, input_shape: tuple[int, int, int], batch: int | None, opset: int | None
+) -> int:
+    """Write the file for one batch size, or for any where `batch` is None; returns its operator set."""
+    program = _program(model, input_shape, batch, opset)
     found = int(program.model.opset_imports[""])
     if opset is not None and found != opset:
         raise InputError(f"opset {opset} is not possible for this model, PyTorch wrote {found}; leave --opset out")
@@ -154,9 +161,24 @@ def _write(model: nn.Module, path: Path, input_shape: tuple[int, int, int], batc
     return found
 
 
-def _first_line(error: Exception) -> str:
-    cause = error.__cause__ or error
-    return next(iter(str(cause).strip().splitlines()), type(cause).__name__)
+def _program(model: nn.Module, input_shape: tuple[int, int, int], batch: int | None, opset: int | None) -> ONNXProgram:
+    images = torch.zeros(2 if batch is None else batch, *input_shape)  # 1 would count as fixed
+    try:
+        with _silent():
+            program = torch.onnx.export(
+                model,
+                (images,),
+                dynamo=True,
+                opset_version=opset,
+                verbose=False,
+                input_names=["images"],
+                output_names=["logits"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},) if batch is None else None,
+            )
+    except Exception as error:  # the exporter's own kinds differ by version
+        raise ExportError(f"PyTorch cannot export the model to ONNX: {first_line(error.__cause__ or error)}") from error
+    assert program is not None  # as it always is with dynamo
+    return program
 
 
 def _need_packages() -> None:

@@ -1,48 +1,83 @@
-"""Pictures."""
+"""The pictures of pages, as PNG files."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from prune_realloc.core.analysis import Analysis
-from prune_realloc.core.structure import INNER_AXES
+from prune_realloc.core.structure import INNER_AXES, site_place
 from prune_realloc.planning.ranking import retention
 from prune_realloc.results.summary import BUDGETS
 from prune_realloc.results.tables import LABELS
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_DPI = 130
 _COLOURS = {"qk": "#0b6e99", "v": "#c2410c", "ffn": "#4d7c0f"}
 _MARKERS = {"qk": "o", "v": "s", "ffn": "^"}
 
 
 def retention_figure(analysis: Analysis) -> bytes:
-    """PNG: blocks on x, the share of Q/K, V and FFN that is kept as lines, one panel per budget."""
+    """Blocks on x, the share of Q/K, V and FFN that is kept as lines, one panel per budget."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 3.4), dpi=130, layout="constrained")
+    figure = Figure(figsize=(10, 3.4), dpi=_DPI, layout="constrained")
     panels = figure.subplots(1, len(BUDGETS), sharey=True)
     for panel, budget in zip(panels, BUDGETS, strict=True):
-        kept = retention(analysis, budget)
-        for axis in INNER_AXES:
-            points = sorted(
-                (int(name.split(".")[1]), share) for name, share in kept.items() if name.endswith(f".{axis}")
-            )
-            panel.plot(
-                [b for b, _ in points],
-                [100 * s for _, s in points],
-                label=LABELS[axis],
-                color=_COLOURS[axis],
-                marker=_MARKERS[axis],
-                markersize=4.5,
-                linewidth=1.6,
-            )
+        _draw_retention(panel, retention(analysis, budget))
         panel.set_title(f"{100 * budget:.0f} % of the MACs kept", fontsize=10)
-        panel.set_xlabel("block")
-        panel.set_ylim(-4, 104)
-        panel.xaxis.get_major_locator().set_params(integer=True)
-        panel.grid(alpha=0.25, linewidth=0.6)
-        panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("units kept, %")
     panels[0].legend(frameon=False, loc="best", fontsize=9)
+    return _png(figure)
+
+
+def curves_figure(rows: Sequence[Mapping[str, float]]) -> bytes:
+    """Epochs on x; losses on the left, accuracy on the right."""
+    from matplotlib.figure import Figure
+
+    epochs = [row["epoch"] for row in rows]
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(epochs, [row["loss"] for row in rows], ".-", label="training, as it is minimised")
+    left.plot(epochs, [row["val_loss"] for row in rows], ".-", label="validation, cross-entropy")
+    left.set(xlabel="epoch", ylabel="loss, nats")
+    left.legend(fontsize=8)
+    right.plot(epochs, [100 * row["top1"] for row in rows], ".-", color="#4d7c0f")
+    right.set(xlabel="epoch", ylabel="validation top-1, %")
+    for panel in (left, right):
+        panel.grid(alpha=0.3)
+        panel.set_xlim(0.5, len(rows) + 0.5)
+        panel.locator_params(axis="x", integer=True)
+    return _png(figure)
+
+
+def _draw_retention(panel: Axes, kept: Mapping[str, float]) -> None:
+    """One line for each axis, from site name -> share of its units."""
+    for axis in INNER_AXES:
+        places = ((site_place(name), share) for name, share in kept.items())
+        points = sorted((block, 100 * share) for (of, block), share in places if of == axis and block is not None)
+        panel.plot(
+            [block for block, _ in points],
+            [percent for _, percent in points],
+            label=LABELS[axis],
+            color=_COLOURS[axis],
+            marker=_MARKERS[axis],
+            markersize=4.5,
+            linewidth=1.6,
+        )
+    panel.set_xlabel("block")
+    panel.set_ylim(-4, 104)
+    panel.locator_params(axis="x", integer=True)
+    panel.grid(alpha=0.25, linewidth=0.6)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def _png(figure: Figure) -> bytes:
+    """The file's bytes, the same for the same figure."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
     return buffer.getvalue()

@@ -2,84 +2,74 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.table import Table
 
+from prune_realloc.core.cost import DEFAULT_KIND, KINDS
 from prune_realloc.core.structure import site_name, site_place
 from prune_realloc.planning.site_reasons import allocation_note
+from prune_realloc.recipe.cost_fields import CostPart
 from prune_realloc.recipe.document import Recipe
-from prune_realloc.results.model_card import component_rows, width_rows
-
-if TYPE_CHECKING:
-    from prune_realloc.results.variant import Variant
-
+from prune_realloc.results.columns import COST_COLUMNS
+from prune_realloc.results.variant import Variant
+from prune_realloc.results.variant_rows import COMPONENTS, component_rows, component_shares, width_rows
 
 LABELS = {"qk": "Q/K", "v": "V", "ffn": "FFN", "heads": "heads", "embed": "embed", "block": "block"}
+"""What an axis is called."""
 _BLOCK_AXES = ("heads", "qk", "v", "ffn")
+"""The axes that have columns of their own where each block has a row."""
 
 
 def site_table(numbers: dict[str, Any]) -> Table:
     """One row per block: width, share and concentration of each axis."""
-    sites = numbers["sites"]
-    what = "the loss that removing it costs" if numbers["unit"] == "nats" else f"its axis's {numbers['scorer']}"
-    table = Table(
-        title=f"Where {numbers['model']['architecture']} keeps what matters ({numbers['scorer']})",
-        caption=f"share: of {what}, in %   90%: units that carry 90 % of it   Q/K, V and FFN add up to 100 %",
-        title_justify="left",
-        caption_justify="left",
-        pad_edge=False,
-        box=None,
-        header_style="bold",
+    sites = {site_place(name): site for name, site in numbers["sites"].items()}
+    table = _table(
+        f"Where {numbers['model']['architecture']} keeps what matters ({numbers['scorer']})",
+        f"share: of {share_meaning(numbers)}, in %   90%: units that carry 90 % of it   Q/K, V and FFN add up to 100 %",
     )
     table.add_column("block", justify="right")
     table.add_column("share", justify="right")
     for axis in _BLOCK_AXES:
         for column in (LABELS[axis], "share", "90%"):
             table.add_column(column, justify="right", style="" if column == "share" else "dim")
-    blocks = sorted({int(name.split(".")[1]) for name in sites if "." in name})
-    for block in blocks:
-        cells = [f"{100 * sites[f'blocks.{block}']['share']:.1f}"]
+    for block in sorted({block for _, block in sites if block is not None}):
+        cells = [f"{100 * sites['block', block]['share']:.1f}"]
         for axis in _BLOCK_AXES:
-            site = sites.get(f"blocks.{block}.{axis}")
-            cells += [str(site["units"]), f"{100 * site['share']:.1f}", str(site["units90"])] if site else [""] * 3
+            cells += _site_cells([sites[axis, block]]) if (axis, block) in sites else [""] * 3
         table.add_row(str(block), *cells)
-    cells = ["100.0"]
-    for axis in _BLOCK_AXES:
-        members = [site for name, site in sites.items() if name.endswith(f".{axis}")]
-        cells += [
-            str(sum(s["units"] for s in members)),
-            f"{100 * sum(s['share'] for s in members):.1f}",
-            str(sum(s["units90"] for s in members)),
-        ]
     table.add_section()
-    table.add_row("all", *cells, style="bold")
+    sums = (_site_cells([site for (of, _), site in sites.items() if of == axis]) for axis in _BLOCK_AXES)
+    table.add_row("all", "100.0", *(cell for cells in sums for cell in cells), style="bold")
     return table
 
 
+def share_meaning(numbers: dict[str, Any]) -> str:
+    """What the share of a site is a share of."""
+    return "the loss that removing it costs" if numbers["unit"] == "nats" else f"its axis's {numbers['scorer']}"
+
+
 def component_table(numbers: dict[str, Any]) -> Table:
-    """Params and MACs of each component and in all."""
-    table = Table(title="What it costs", title_justify="left", pad_edge=False, box=None, header_style="bold")
-    for column in ("component", "params", "%", "MACs", "%"):
-        table.add_column(column, justify="left" if column == "component" else "right")
-    rows = [*numbers["components"].items(), ("total", {"params": numbers["params"], "macs": numbers["macs"]})]
-    for name, cost in rows:
-        table.add_row(
-            name,
-            f"{cost['params']:,}",
-            f"{100 * cost['params'] / numbers['params']:.1f}",
-            f"{cost['macs']:,}",
-            f"{100 * cost['macs'] / numbers['macs']:.1f}",
-            style="bold" if name == "total" else "",
-        )
+    """Each kind of cost of each component and in all."""
+    table = _table("What it costs")
+    table.add_column("component")
+    for kind in COST_COLUMNS:
+        table.add_column(kind.label, justify="right")
+        table.add_column("%", justify="right")
+    for name, cost in [*numbers["components"].items(), ("total", numbers)]:
+        cells = [(f"{cost[kind.name]:,}", f"{100 * cost[kind.name] / numbers[kind.name]:.1f}") for kind in COST_COLUMNS]
+        table.add_row(name, *(cell for pair in cells for cell in pair), style="bold" if name == "total" else "")
     return table
 
 
 def facts(numbers: dict[str, Any]) -> list[str]:
-    """The lines under the tables: embedding, calibration, stability, notes."""
-    lines = []
-    if embed := numbers["sites"].get("embed"):
-        lines.append(f"embed: {embed['units']} channels, {embed['units90']} of them carry 90 % of its score")
+    """The lines under the tables: embedding, calibration, stability."""
+    lines = [
+        f"{name}: {site['units']} channels, {site['units90']} of them carry 90 % of its score"
+        for name, site in numbers["sites"].items()
+        if site_place(name)[0] == "embed"
+    ]
     if numbers["data"]:
         line = f"data: {numbers['samples']} images of {numbers['data']['name']}, labels {numbers['data']['labels']}"
         line += f", loss {numbers['loss']:.4f} nats" if numbers["loss"] is not None else ""
@@ -94,15 +84,7 @@ def plan_table(recipe: Recipe) -> Table:
     """One row per block: what stays of each axis, and of how many."""
     assert recipe.plan is not None
     sites = recipe.plan.sites
-    table = Table(
-        title=f"What stays ({recipe.allocation})",
-        title_justify="left",
-        pad_edge=False,
-        box=None,
-        header_style="bold",
-        caption="units of each head for Q/K and V",
-        caption_justify="left",
-    )
+    table = _table(f"What stays ({recipe.allocation})", "units of each head for Q/K and V")
     table.add_column("block", justify="right")
     for axis in _BLOCK_AXES:
         table.add_column(LABELS[axis], justify="right")
@@ -121,9 +103,9 @@ def plan_facts(recipe: Recipe) -> list[str]:
     asked = "by rule" if plan.requested is None else f"{plan.requested:,} asked for"
     lines = [
         f"{plan.kind}: {plan.achieved:,} of {plan.source:,} ({plan.achieved / plan.source:.1%}), {asked}; "
-        f"{plan.macs:,} MACs, {plan.params:,} params"
+        f"{_costs(plan)}"
     ]
-    lines += [f"{name}: {site.width} of {site.of}" for name, site in plan.sites.items() if "." not in name]
+    lines += [f"{name}: {site.width} of {site.of}" for name, site in plan.sites.items() if site_place(name)[1] is None]
     if plan.damage is not None:
         bound = "" if plan.bound is None else f"; no plan has less than {plan.bound:.3g}"
         lines.append(f"predicted damage: {plan.damage:.3g} nats per image{bound}")
@@ -134,30 +116,23 @@ def plan_facts(recipe: Recipe) -> list[str]:
 
 def outcome_table(numbers: dict[str, Any]) -> Table:
     """Before and after a cut, from `Applied.summary()`."""
-    table = Table(title="Before and after", title_justify="left", pad_edge=False, box=None, header_style="bold")
+    table = _table("Before and after")
     for column in ("", "source", "pruned", "ratio"):
         table.add_column(column, justify="right" if column else "left")
-    for name, key, form in (
-        ("params", "params", "{:,}"),
-        ("MACs", "macs", "{:,}"),
-        ("bytes", "bytes", "{:,}"),
-        ("top-1", "top1", "{:.2%}"),
-    ):
-        if pair := numbers[key]:
-            before, after = pair["source"], pair["achieved"]
-            ratio = "" if key == "top1" else f"{after / before:.3f}"
-            table.add_row(name, form.format(before), form.format(after), ratio)
-    by_batch: dict[int, dict[str, Any]] = {}
-    for timing in numbers["latency"] or ():
-        by_batch.setdefault(timing["batch_size"], {})[timing["model"]] = timing
-    for batch_size, pair in by_batch.items():
-        before, after = (pair[name]["median_ms"] for name in ("source", "pruned"))
+    for label, key in (*((kind.label, kind.name) for kind in COST_COLUMNS), ("bytes", "bytes")):
+        before, after = numbers[key]["source"], numbers[key]["achieved"]
+        table.add_row(label, f"{before:,}", f"{after:,}", f"{after / before:.3f}")
+    if pair := numbers["top1"]:
+        table.add_row("top-1", f"{pair['source']:.2%}", f"{pair['achieved']:.2%}", "")
+    median = {(timing["batch_size"], timing["model"]): timing["median_ms"] for timing in numbers["latency"] or ()}
+    for batch_size in dict.fromkeys(size for size, _ in median):
+        before, after = median[batch_size, "source"], median[batch_size, "pruned"]
         table.add_row(f"ms, batch {batch_size}", f"{before:.2f}", f"{after:.2f}", f"{after / before:.3f}")
     return table
 
 
 def outcome_facts(numbers: dict[str, Any]) -> list[str]:
-    """The lines under that table."""
+    """The lines under the table of before and after."""
     lines = []
     if numbers["agreement"] is not None:
         lines.append(
@@ -169,21 +144,14 @@ def outcome_facts(numbers: dict[str, Any]) -> list[str]:
 
 def variant_tables(variant: Variant) -> list[Table]:
     """Where an emitted network spends its cost against its control, and the width of every place with its reason."""
-    title = f"{variant.name or 'The emitted network'} and its uniform control"
-    shares = Table(title=title, title_justify="left", pad_edge=False, box=None, header_style="bold")
-    for column in ("component", "params: control", "realloc", "points", "MACs: control", "realloc", "points"):
-        shares.add_column(column, justify="left" if column == "component" else "right")
+    shares = _table(f"{variant.name or 'The emitted network'} and its uniform control")
+    shares.add_column("component")
+    for kind in COST_COLUMNS:
+        for column in (f"{kind.label}: control", "realloc", "points"):
+            shares.add_column(column, justify="right")
     for row in component_rows(variant):
         shares.add_row(*row)
-    widths = Table(
-        title="Widths",
-        title_justify="left",
-        pad_edge=False,
-        box=None,
-        header_style="bold",
-        caption="of each head for qk and v",
-        caption_justify="left",
-    )
+    widths = _table("Widths", "of each head for qk and v")
     for column in ("place", "control", "realloc", "why"):
         widths.add_column(column, justify="right" if column in ("control", "realloc") else "left")
     for row in width_rows(variant):
@@ -193,20 +161,53 @@ def variant_tables(variant: Variant) -> list[Table]:
 
 def variant_facts(variant: Variant) -> list[str]:
     """Cost, latency, and what moved, in words."""
-    n = variant.network
+    network = variant.network
     lines = [
-        f"budget: {n.requested:,} {n.kind}; reallocated {n.macs:,} MACs, {n.params:,} params; control "
-        f"{n.control_macs:,} MACs, {n.control_params:,} params",
+        f"budget: {network.requested:,} {network.kind}; reallocated {_costs(network)}; "
+        f"control {_costs(network, 'control_')}",
         *(() if variant.latency is None else variant.latency.verdicts()),
     ]
-    inside = [width for name, width in n.widths.items() if not name.endswith("embed")]
+    inside = [width for name, width in network.widths.items() if not name.endswith("embed")]
     floors = sum("at its floor" in width.reason for width in inside)
     if 2 * floors > len(inside):
         lines.append(
             f"{floors} of {len(inside)} widths inside blocks stand at the floors of the rules, which decide "
             "them rather than what pruning kept"
         )
-    moved = sorted(((float(row[6]), row[0]) for row in component_rows(variant)), key=lambda item: -abs(item[0]))
-    words = [f"{name} {points:+.1f}" for points, name in moved if abs(points) >= 0.5]
-    lines.append(f"share of the MACs against the control, in points: {', '.join(words) or 'nothing moved'}")
-    return lines
+    return [*lines, _moved(variant)]
+
+
+def _moved(variant: Variant) -> str:
+    """Which components have another share of the cost than in the control, the largest difference first."""
+    kind = KINDS[DEFAULT_KIND]
+    shares = component_shares(variant, kind.name)
+    points = {COMPONENTS[part]: round(after - before, 1) for part, (before, after) in shares.items()}
+    largest = sorted(points.items(), key=lambda item: -abs(item[1]))
+    words = [f"{name} {moved:+.1f}" for name, moved in largest if abs(moved) >= 0.5]
+    return f"share of the {kind.label} against the control, in points: {', '.join(words) or 'nothing moved'}"
+
+
+def _costs(owner: CostPart, prefix: str = "") -> str:
+    """What a plan or an emitted network costs, in each kind."""
+    return ", ".join(f"{getattr(owner, prefix + kind.name):,} {kind.label}" for kind in KINDS.values())
+
+
+def _site_cells(sites: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Width, share and concentration of one axis in some blocks together."""
+    return [
+        str(sum(site["units"] for site in sites)),
+        f"{100 * sum(site['share'] for site in sites):.1f}",
+        str(sum(site["units90"] for site in sites)),
+    ]
+
+
+def _table(title: str, caption: str | None = None) -> Table:
+    return Table(
+        title=title,
+        caption=caption,
+        title_justify="left",
+        caption_justify="left",
+        pad_edge=False,
+        box=None,
+        header_style="bold",
+    )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from prune_realloc.core.cost import Cost
 from prune_realloc.models.efficientvit_config import EfficientVitConfig
 from prune_realloc.recipe.document import Recipe
 from prune_realloc.recipe.target import Network
-from prune_realloc.results.bench import Bench
+
+if TYPE_CHECKING:
+    from prune_realloc.results.bench import Bench
 
 REALLOCATED, CONTROL = "realloc", "control"
 """The two folders of an emitted variant."""
@@ -19,20 +22,21 @@ class Variant:
     """A reallocated network and its control."""
 
     name: str
-    """Folder under the output; empty: the output itself."""
+    """Folder under the output that holds both; empty: the output itself."""
     recipe: Recipe
-    """With `target.network`."""
+    """What led to the two, with the decisions in `target.network`."""
     latency: Bench | None
-    """Of both in their deploy form, untrained; None: not measured."""
+    """Latency of both in their deploy form, untrained; None: not measured."""
 
     @property
     def network(self) -> Network:
+        """What was decided about the two networks."""
         assert self.recipe.target is not None
         assert self.recipe.target.network is not None
         return self.recipe.target.network
 
     def configs(self) -> dict[str, EfficientVitConfig]:
-        """The control first, as it is what the other is compared with."""
+        """Name of the network -> its configuration; the control first, as the other is compared with it."""
         return {
             CONTROL: EfficientVitConfig(**self.network.control_args),
             REALLOCATED: EfficientVitConfig(**self.network.args),

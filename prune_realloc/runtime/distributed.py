@@ -13,6 +13,7 @@ from accelerate import PartialState
 from torch import Tensor
 
 from prune_realloc.core.errors import InputError, WorkFailed, first_line
+from prune_realloc.runtime.global_state import own_accelerate_state
 
 Item = TypeVar("Item")
 
@@ -26,6 +27,8 @@ _REMEDY = "start them with `accelerate launch` or `torchrun`, or unset WORLD_SIZ
 def process_group(device: torch.device) -> Iterator[bool]:
     """Inside the block the processes that `accelerate launch` or `torchrun` has started are joined.
 
+    They part at its end, unless the caller had joined them. torch cannot be relied on to join them once more.
+
     Yields whether this process speaks and writes for all; the only one always does, whatever RANK says.
 
     Raises:
@@ -33,17 +36,31 @@ def process_group(device: torch.device) -> Iterator[bool]:
         WorkFailed: they cannot be reached.
     """
     if _launched_processes() == 1:
-        yield True
+        with _no_launcher():
+            yield True
         return
+    joined = dist.is_initialized()
+    with own_accelerate_state():
+        try:
+            state = PartialState(cpu=device.type == "cpu")
+        except (RuntimeError, ValueError) as error:
+            raise WorkFailed(f"the processes cannot be joined ({first_line(error)}); {_REMEDY}") from error
+        try:
+            yield place()[0] == 0
+            state.wait_for_everyone()
+        finally:
+            if not joined:
+                state.destroy_process_group()
+
+
+@contextmanager
+def _no_launcher() -> Iterator[None]:
+    """Hides what other libraries would take for a launcher's word, such as a stray LOCAL_RANK."""
+    hidden = {name: os.environ.pop(name) for name in ("WORLD_SIZE", *_LAUNCHED) if name in os.environ}
     try:
-        state = PartialState(cpu=device.type == "cpu")
-    except (RuntimeError, ValueError) as error:
-        raise WorkFailed(f"the processes cannot be joined ({first_line(error)}); {_REMEDY}") from error
-    try:
-        yield place()[0] == 0
-        state.wait_for_everyone()
+        yield
     finally:
-        state.destroy_process_group()
+        os.environ.update(hidden)
 
 
 def _launched_processes() -> int:

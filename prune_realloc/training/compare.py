@@ -19,16 +19,19 @@ import torch
 from prune_realloc.checkpoints.load import load_model
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.intervals import interval
-from prune_realloc.core.names import STATE_FILE
+from prune_realloc.core.names import RESULT_FILE, STATE_FILE
 from prune_realloc.families.inputs import input_shape
 from prune_realloc.results.bench import bench
 from prune_realloc.results.export import deployed
 from prune_realloc.runtime.networks import measured_macs
 from prune_realloc.training.group import Group
-from prune_realloc.training.state import LAST, RESULT_FILE
+from prune_realloc.training.outputs import LAST
 
 _SEEDED = re.compile(r".+[-_]seed(?P<seed>\d+)")
 """Names of folders that tell their seed."""
+
+Result = Mapping[str, Any]
+"""The fields of a run's `result.json` that are compared, with the run's folder and network."""
 
 
 def compare(folders: Sequence[str | Path], control: str | None = None) -> tuple[Group, ...]:
@@ -43,7 +46,23 @@ def compare(folders: Sequence[str | Path], control: str | None = None) -> tuple[
         InputError: a folder holds no finished run, runs of one group differ in more than their seed, a seed is there
             twice, or there is no such control.
     """
-    runs: dict[str, dict[int, dict[str, Any]]] = {}
+    runs = _by_name(folders)
+    if control is not None and control not in runs:
+        raise InputError(f"control {control!r} is none of the groups {', '.join(runs)}")
+    macs = {name: _macs(Path(by_seed[min(by_seed)]["folder"])) for name, by_seed in runs.items()}
+    controls = [name for name in runs if (name == control if control else "control" in name)]
+    groups = []
+    for name, by_seed in runs.items():
+        against = None
+        if controls and name not in controls:
+            against = min(controls, key=lambda other: abs(macs[other] - macs[name]))
+        groups.append(_group(name, by_seed, macs[name], against, runs[against] if against else {}))
+    return tuple(groups)
+
+
+def _by_name(folders: Sequence[str | Path]) -> dict[str, dict[int, Result]]:
+    """Name of a group -> seed -> what the run has come to, in the order of the folders."""
+    runs: dict[str, dict[int, Result]] = {}
     for folder in folders:
         result = _result(Path(folder))
         seed = int(result["config"]["seed"])
@@ -57,17 +76,7 @@ def compare(folders: Sequence[str | Path], control: str | None = None) -> tuple[
                     "folder another name"
                 )
         runs[name][seed] = result
-    if control is not None and control not in runs:
-        raise InputError(f"control {control!r} is none of the groups {', '.join(runs)}")
-    macs = {name: _macs(Path(by_seed[min(by_seed)]["folder"])) for name, by_seed in runs.items()}
-    controls = [name for name in runs if (name == control if control else "control" in name)]
-    groups = []
-    for name, by_seed in runs.items():
-        against = None
-        if controls and name not in controls:
-            against = min(controls, key=lambda other: abs(macs[other] - macs[name]))
-        groups.append(_group(name, by_seed, macs[name], against, runs[against] if against else {}))
-    return tuple(groups)
+    return runs
 
 
 def with_latency(groups: Sequence[Group], seconds: float = 2.0) -> tuple[Group, ...]:
@@ -84,10 +93,10 @@ def with_latency(groups: Sequence[Group], seconds: float = 2.0) -> tuple[Group, 
 
 def _group(
     name: str,
-    by_seed: Mapping[int, Mapping[str, Any]],
+    by_seed: Mapping[int, Result],
     macs: int,
     control: str | None,
-    base: Mapping[int, Mapping[str, Any]],
+    base: Mapping[int, Result],
 ) -> Group:
     seeds = tuple(sorted(by_seed))
     top1 = tuple(float(by_seed[seed]["top1"]) for seed in seeds)
@@ -109,7 +118,7 @@ def _group(
     )
 
 
-def _result(folder: Path) -> dict[str, Any]:
+def _result(folder: Path) -> Result:
     try:
         found = json.loads((folder / RESULT_FILE).read_text())
         own = {key: found[key] for key in ("params", "config", "data")}
@@ -133,7 +142,7 @@ def _macs(folder: Path) -> int:
         return measured_macs(net, torch.zeros(1, *input_shape(net)))
 
 
-def _first_difference(one: Mapping[str, Any], other: Mapping[str, Any], network: bool = True) -> str | None:
+def _first_difference(one: Result, other: Result, network: bool = True) -> str | None:
     """In what two runs differ beyond their seed; `network`: the network counts too."""
     left, right = ({key: run[key] for key in ("teacher", "model_args")} for run in (one, other))
     for part in ("network", "config", "data") if network else ("config", "data"):

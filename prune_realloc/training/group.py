@@ -10,23 +10,28 @@ class Group:
     """Runs that differ in their seed only."""
 
     name: str
+    """The runs' folders' name, without the seed."""
     seeds: tuple[int, ...]
+    """One for each run, ascending."""
     top1: tuple[float, ...]
-    """Of the last network, by seed."""
+    """Share of the validation images that each run's last network gets right, in the order of the seeds."""
     macs: int
     """Multiply-adds for one image, by torch's counter."""
     params: int
+    """Parameters of the network."""
     mean: float
+    """Mean of `top1`."""
     half_width: float | None
-    """Of the 95 % interval of the mean; None with one seed."""
+    """Half the width of the 95 % interval of the mean; None with one seed."""
     control: str | None
     """Name of the group that it is compared with; None for a control."""
     difference: float | None
-    """To the control, mean over the seeds that both have."""
+    """Top-1 minus the control's, mean over the seeds that both have; None where there are none."""
     difference_half_width: float | None
+    """Half the width of the 95 % interval of the difference; None with fewer than two seeds in common."""
     differs: str | None
-    """The first setting, or part of the data, in which it was trained otherwise than its control."""
+    """The first setting, or part of the data, in which it was trained otherwise than its control; None: in nothing."""
     folder: str
-    """Of its first run."""
+    """Folder of its first run."""
     latency_ms: float | None = None
-    """Median for one image, of the deploy form on the CPU."""
+    """Median time for one image, of the deploy form on the CPU; None: not measured."""

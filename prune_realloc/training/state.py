@@ -1,103 +1,86 @@
-"""What a run writes: its state, log and result, and how they are packed."""
+"""Which run it is, and where it stands: everything that its file holds beside weights and optimizer."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TypedDict
 
-from torch import Tensor
+import numpy as np
+from pydantic import JsonValue
 
-from prune_realloc.core.analysis import META_FILE
-from prune_realloc.core.errors import InputError
-from prune_realloc.core.names import RECIPE_FILE
-from prune_realloc.training.config import TrainConfig
-
-LOG_FILE = "log.csv"
-RESULT_FILE = "result.json"
-BEST, LAST = "best", "last"
-"""Folders of a run's networks."""
-COLUMNS = ("epoch", "loss", "lr", "top1", "val_loss", "images_per_second", "seconds", "unreadable")
-OTHERS = (META_FILE, "config.json", RECIPE_FILE)
-"""What other verbs write into their folders."""
-FREE = ("workers", "compile")
-"""Settings that may change from one start of a run to the next: they change its speed only."""
+from prune_realloc.training.outputs import Row
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trained:
-    """What a run has come to."""
+class Identity(TypedDict):
+    """What must be the same when a run is started again, as JSON has it; in the order in which it is compared."""
 
-    epochs: int
-    top1: float
-    """Share of the validation images that the last network gets right."""
-    best_top1: float
-    best_epoch: int
-    loss: float
-    """Cross-entropy of the last network on the validation images, nats per image."""
-    train_loss: float
-    """Mean of the last epoch."""
-    params: int
-    unreadable: int
-    """Images of the last epoch that others stood in for."""
-    seconds: float
-    """Of training and evaluation, over all resumptions."""
-    config: TrainConfig
-    model: Mapping[str, Any]
-    data: Mapping[str, Any]
-    parent: str
-    """What was trained: the folder or checkpoint."""
-    model_args: Mapping[str, Any]
-    """What it was built with, over its own."""
+    source: str
+    """What is trained: a folder, a checkpoint, `demo`, or a name of timm's."""
+    config: dict[str, JsonValue]
+    """All settings but those that change only the run's speed."""
+    data: dict[str, JsonValue]
+    """Name and parts of the data, and how many images they are."""
+    model_args: dict[str, JsonValue]
+    """Arguments that the network was built with, over its own."""
     teacher: str | None
-    teacher_top1: float | None
-    """Share of the validation images that the teacher gets right; None without a teacher."""
+    """The network to distil from, as it was named."""
+    processes: int
+    """Processes that train together."""
+    network: dict[str, JsonValue]
+    """Architecture of the network, and a checksum of the weights that it started with."""
+    taught: dict[str, JsonValue] | None
+    """The same of the teacher."""
 
 
-Report = Callable[[dict[str, float]], None]
-"""Called with one row of the log after each epoch, and now and then inside it with epoch, share done and loss."""
+@dataclass
+class RunState:
+    """The place in the data, and what was measured on the way there. Its fields are keys of the state's file."""
 
+    epoch: int = 0
+    """Epochs that are trained and evaluated."""
+    step: int = 0
+    """Steps of the next epoch that are done."""
+    seconds: float = 0.0
+    """Time for training and evaluation so far, over all resumptions."""
+    best: tuple[float, int] = (-1.0, 0)
+    """Highest top-1 so far, and its epoch, counted from 1."""
+    losses: list[float] = field(default_factory=list)
+    """Loss of every step of this epoch so far, nats per image."""
+    rows: list[Row] = field(default_factory=list)
+    """The log: one row for each epoch that is evaluated."""
+    unreadable: int = 0
+    """Images of this epoch, in all processes, that others stood in for."""
+    teacher_top1: float | None = None
+    """Share of the validation images that the teacher gets right; None without a teacher, or before it is measured."""
+    evaluated: int = 0
+    """Validation images that could be read."""
 
-def rows_as_csv(rows: list[dict[str, float]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: row[key] if key == "epoch" else f"{row[key]:.6g}" for key in COLUMNS} for row in rows)
-    return text.getvalue()
+    def end_epoch(self, *, lr: float, top1: float, val_loss: float, batch_size: int, evaluation: float) -> bool:
+        """Add this epoch's row and go to the next; True where it is the best so far.
 
-
-def pack_state(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
-    """An optimizer's state as plain JSON; its tensors go to `tensors`, under names that say where they were."""
-    if isinstance(value, Tensor):
-        tensors[path] = value
-        return {"tensor": path}
-    if isinstance(value, Mapping):
-        return {"items": [[key, pack_state(item, f"{path}/{key}", tensors)] for key, item in value.items()]}
-    if isinstance(value, list | tuple):
-        return {"list": [pack_state(item, f"{path}/{i}", tensors) for i, item in enumerate(value)]}
-    if value is None or isinstance(value, str | int | float):
-        return value
-    raise InputError(f"opt: its state holds a {type(value).__name__}, which is not saved; choose another")
-
-
-def unpack_state(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    if not isinstance(value, dict):
-        return value
-    if "tensor" in value:
-        return tensors[value["tensor"]]
-    if "list" in value:
-        return [unpack_state(item, tensors) for item in value["list"]]
-    return {key: unpack_state(item, tensors) for key, item in value["items"]}
-
-
-def first_difference(field: str, facts: dict[str, Any], value: Any) -> str:
-    if field in ("network", "taught"):
-        what = "network" if field == "network" else "teacher"
-        return f"the {what} that is given is not the one that the run began with"
-    have = facts["identity"].get(field)
-    if isinstance(value, dict) and isinstance(have, dict):
-        key = next(key for key in value | have if value.get(key) != have.get(key))
-        return f"{field}.{key} is {have.get(key)!r} there, {value.get(key)!r} now"
-    return f"{field} is {have!r} there, {value!r} now"
+        Args:
+            lr: learning rate of the last step.
+            top1: share of the validation images that the network gets right now.
+            val_loss: its cross-entropy on them, nats per image.
+            batch_size: images of a step.
+            evaluation: seconds that the evaluation took.
+        """
+        before = sum(row["seconds"] for row in self.rows)
+        trained = self.seconds - before
+        row = {
+            "epoch": self.epoch + 1,
+            "loss": float(np.mean(self.losses)),
+            "lr": lr,
+            "top1": top1,
+            "val_loss": val_loss,
+            "images_per_second": len(self.losses) * batch_size / max(trained, 1e-9),
+            "seconds": trained + evaluation,
+            "unreadable": self.unreadable,
+        }
+        self.seconds = before + row["seconds"]
+        self.rows.append(row)
+        better = top1 > self.best[0]
+        if better:
+            self.best = (top1, self.epoch + 1)
+        self.epoch, self.step, self.losses, self.unreadable = self.epoch + 1, 0, [], 0
+        return better

@@ -1,4 +1,4 @@
-"""The nearest run of timm's own `train.py`."""
+"""From settings to the command line of timm's own `train.py`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from prune_realloc.training.config import TrainConfig
+
+Flags = dict[str, Any]
+"""Flag of timm's script -> its value, or a list of them; None: it is left out."""
 
 
 def timm_command(
@@ -29,9 +32,21 @@ def timm_command(
         source, data, data_dir, split, eval_split: as in `training.train`.
         description: the `config.json` of the trained network.
     """
-    shown, path = description["pretrained_cfg"], Path(source)
-    flags: dict[str, Any] = {
-        "--model": source,
+    flags: Flags = {"--model": source} | _settings(config, description["pretrained_cfg"])
+    flags |= _network(source, description) | _rates(config)
+    flags |= {"--data-dir": data} if Path(data).exists() else {"--dataset": data, "--data-dir": data_dir}
+    flags |= {"--train-split": split, "--val-split": None if eval_split == "held-out" else eval_split}
+    start = "python -c \"import prune_realloc, runpy; runpy.run_path('train.py', run_name='__main__')\""
+    words = []
+    for flag, value in flags.items():
+        if value is not None:
+            words += [flag, *(shlex.quote(str(one)) for one in (value if isinstance(value, list) else [value]))]
+    return " ".join([start, *words, *_switches(config, source)])
+
+
+def _settings(config: TrainConfig, shown: Mapping[str, Any]) -> Flags:
+    """What has one flag each; `shown` is how the network wants to see images."""
+    return {
         "--in-chans": shown["input_size"][0],
         "--epochs": config.epochs,
         "--batch-size": config.batch_size // config.accumulate,
@@ -60,26 +75,21 @@ def timm_command(
         "--model-ema-decay": config.ema or None,
         "--drop": config.drop_rate,
     }
-    switches = {
-        "--sched-on-updates": True,
-        "--model-ema": config.ema,
-        "--model-ema-warmup": config.ema,
-        "--channels-last": config.channels_last,
-        "--torchcompile": config.compile,
-        "--grad-checkpointing": config.grad_checkpointing,
-        "--amp": config.precision != "float32",
-    }
-    if path.is_dir():
-        flags["--model"] = f"local-dir:{source}"
-        switches["--pretrained"] = (path / "model.safetensors").exists()
-    elif path.exists():
-        flags |= {
-            "--model": description["architecture"],
-            "--initial-checkpoint": source,
-            "--num-classes": description["num_classes"],
-        }
-    else:
-        flags["--num-classes"] = description["num_classes"]
+
+
+def _network(source: str, description: Mapping[str, Any]) -> Flags:
+    """How timm finds the network: in a folder, in a checkpoint, or by name."""
+    classes = {"--num-classes": description["num_classes"]}
+    if Path(source).is_dir():
+        return {"--model": f"local-dir:{source}"}
+    if Path(source).exists():
+        return {"--model": description["architecture"], "--initial-checkpoint": source} | classes
+    return classes
+
+
+def _rates(config: TrainConfig) -> Flags:
+    """What takes several flags together: the learning rate, and the numbers that the network computes in."""
+    flags: Flags = {}
     if config.sched == "constant":
         flags |= {"--sched": "step", "--decay-epochs": config.epochs + 1}
     if config.lr_per:
@@ -88,12 +98,19 @@ def timm_command(
         flags["--lr"] = config.lr
     if config.precision != "float32":
         flags["--amp-dtype"] = "bfloat16" if config.precision == "bf16" else "float16"
-    flags |= {"--data-dir": data} if Path(data).exists() else {"--dataset": data, "--data-dir": data_dir}
-    flags |= {"--train-split": split, "--val-split": None if eval_split == "held-out" else eval_split}
-    words = []
-    for flag, value in flags.items():
-        if value is not None:
-            words += [flag, *(shlex.quote(str(one)) for one in (value if isinstance(value, list) else [value]))]
-    words += [flag for flag, wanted in switches.items() if wanted]
-    start = "python -c \"import prune_realloc, runpy; runpy.run_path('train.py', run_name='__main__')\""
-    return " ".join([start, *words])
+    return flags
+
+
+def _switches(config: TrainConfig, source: str) -> list[str]:
+    """Flags without a value that are wanted."""
+    switches = {
+        "--sched-on-updates": True,
+        "--model-ema": config.ema,
+        "--model-ema-warmup": config.ema,
+        "--channels-last": config.channels_last,
+        "--torchcompile": config.compile,
+        "--grad-checkpointing": config.grad_checkpointing,
+        "--amp": config.precision != "float32",
+        "--pretrained": (Path(source) / "model.safetensors").exists(),
+    }
+    return [flag for flag, wanted in switches.items() if wanted]

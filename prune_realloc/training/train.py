@@ -4,10 +4,9 @@ Every draw is a function of the seed, the epoch and the image, or of the seed an
 history. So the place in the data is one number, and a run that was killed goes on as if it had not been.
 """
 
-# B images of one process and step, C classes
-
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from torch import nn
 
@@ -25,11 +23,16 @@ from prune_realloc.core.errors import InputError, WorkFailed
 from prune_realloc.core.files import clear_half_written, make_folder
 from prune_realloc.core.names import STATE_FILE, WEIGHTS_FILES
 from prune_realloc.runtime.device import out_of_memory_named, pick_device
+from prune_realloc.runtime.distributed import process_group
+from prune_realloc.runtime.global_state import own_accelerate_state, random_state_kept
 from prune_realloc.runtime.networks import count_classes, model_identity
 from prune_realloc.training.config import TrainConfig
 from prune_realloc.training.images import TrainingImages
+from prune_realloc.training.outputs import BEST, LAST, Report, Trained
 from prune_realloc.training.run import Run
-from prune_realloc.training.state import BEST, FREE, LAST, Report, Trained
+from prune_realloc.training.setup import Setup, set_up
+from prune_realloc.training.state import Identity
+from prune_realloc.training.state_file import FREE
 from prune_realloc.training.teacher import is_stored, open_student
 
 
@@ -68,36 +71,48 @@ def train(
         InputError: network, data, teacher or configuration do not fit, or `out` holds another run.
         WorkFailed: the loss is no longer finite, the disk is full, or images have gone; the last state stands.
     """
-    accelerator = _accelerator(config, device)
-    folder = Path(out)
-    images = TrainingImages(data, data_dir, split, eval_split, samples)
-    net = _student(source, config, images.source.num_classes, model_args or {})
-    description = describe(net, *builder(net), own_weights=not is_stored(source), class_names=images.source.class_names)
-    run = Run(accelerator, config, net, description, images, teacher, folder)
-    # in the order in which a difference is named
-    identity = {
-        "source": str(source),
-        "config": config.model_dump(exclude={*FREE}),
-        "data": images.facts(),
-        "model_args": dict(model_args or {}),
+    where, folder = pick_device(device), Path(out)
+    with random_state_kept(where), process_group(where), own_accelerate_state():
+        accelerator = _accelerator(config, where)
+        images = TrainingImages(data, data_dir, split, eval_split, samples)
+        classes = images.source.num_classes or max(images.source.least_classes, images.validation.least_classes)
+        net = _student(source, config, classes, model_args or {})
+        setup = set_up(
+            accelerator,
+            config,
+            net,
+            description=describe(
+                net, *builder(net), own_weights=not is_stored(source), class_names=images.source.class_names
+            ),
+            images=images,
+            teacher=teacher,
+            folder=folder,
+        )
+        identity = _identity(setup, str(source), teacher, model_args or {})
+        if accelerator.is_main_process:
+            make_folder(folder)
+            for written in (folder, folder / BEST, folder / LAST):
+                clear_half_written(written)
+        run = Run(setup, identity, report, save_seconds)
+        run.resume()
+        remedy = "set accumulate higher or batch_size lower, in another folder"
+        with out_of_memory_named(config.batch_size, remedy), _state_named(folder):
+            return run.finish()
+
+
+def _identity(setup: Setup, source: str, teacher: str | Path | None, model_args: Mapping[str, Any]) -> Identity:
+    facts = {
+        "source": source,
+        "config": setup.config.model_dump(exclude={*FREE}),
+        "data": setup.images.facts(),
+        "model_args": dict(model_args),
         "teacher": None if teacher is None else str(teacher),
-        "processes": accelerator.num_processes,
-        "network": model_identity(net),
-        "taught": None if run.teacher is None else model_identity(run.teacher.net),
+        "processes": setup.accelerator.num_processes,
+        "network": model_identity(setup.net),
+        "taught": None if setup.teacher is None else model_identity(setup.teacher.net),
     }
-    if accelerator.is_main_process:
-        make_folder(folder)
-        for written in (folder, folder / BEST, folder / LAST):
-            clear_half_written(written)
-    run.resume(identity)
-    run.check_together()
-    remedy = "set accumulate higher or batch_size lower, in another folder"
-    with out_of_memory_named(config.batch_size, remedy), _state_named(folder):
-        run.evaluate_teacher()
-        while run.epoch < config.epochs:
-            run.train_epoch(save_seconds, report)
-            run.evaluate_epoch(report)
-        return run.result()
+    found: Identity = json.loads(json.dumps(facts))  # with lists for tuples
+    return found
 
 
 @contextmanager
@@ -111,17 +126,12 @@ def _state_named(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _accelerator(config: TrainConfig, device: str) -> Accelerator:
-    where = pick_device(device)
-    if config.precision == "fp16" and where.type == "cpu":
+def _accelerator(config: TrainConfig, device: torch.device) -> Accelerator:
+    if config.precision == "fp16" and device.type == "cpu":
         raise InputError("precision 'fp16' needs a GPU; choose bf16 or float32")
-    # accelerate keeps its state for the whole process; another run may want another precision or device
-    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-    found = Accelerator(
-        cpu=where.type == "cpu", mixed_precision="no" if config.precision == "float32" else config.precision
-    )
-    known = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
-    if found.distributed_type not in known:
+    precision = "no" if config.precision == "float32" else config.precision
+    found = Accelerator(cpu=device.type == "cpu", mixed_precision=precision)
+    if found.distributed_type not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
         raise InputError(
             f"accelerate is set to {found.distributed_type.value}, in which a run could not go on; choose "
             "multi-GPU or no distribution (accelerate config)"
@@ -129,7 +139,7 @@ def _accelerator(config: TrainConfig, device: str) -> Accelerator:
     return found
 
 
-def _student(source: str | Path, config: TrainConfig, classes: int | None, model_args: Mapping[str, Any]) -> nn.Module:
+def _student(source: str | Path, config: TrainConfig, classes: int, model_args: Mapping[str, Any]) -> nn.Module:
     """The network at `source`; without weights of its own it starts from `seed`. One of timm's gets `classes`."""
     torch.manual_seed(config.seed)
     more = dict(model_args) if config.drop_rate is None else {"drop_rate": config.drop_rate} | dict(model_args)

@@ -3,8 +3,8 @@ import shutil
 
 import numpy as np
 import pytest
-from support.analysis import make_analysis
 from support.interruption import killed_after
+from support.toy_analysis import make_analysis
 
 from prune_realloc.core.analysis import Analysis
 from prune_realloc.core.errors import InputError

@@ -1,7 +1,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.analysis import TERMS, WIDTHS
+from support.toy_analysis import TERMS, WIDTHS
 
 from prune_realloc.core.cost import Cost, component_costs, total_cost, unit_cost
 

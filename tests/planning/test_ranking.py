@@ -1,7 +1,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.analysis import make_analysis
+from support.toy_analysis import make_analysis
 
 from prune_realloc.core.errors import InputError
 from prune_realloc.planning.ranking import retention

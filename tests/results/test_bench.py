@@ -1,61 +1,12 @@
-import json
-
 import pytest
 import torch
 from support.networks import build
 
 from prune_realloc.core.errors import InputError
-from prune_realloc.results.backends import BACKENDS
-from prune_realloc.results.bench import bench, interleave, timings_of, torch_threads
+from prune_realloc.results.bench import bench, timings_of, torch_threads
 
 SHAPE = (3, 32, 32)
 QUICK = {"warmup": 0, "rounds": 2, "seconds": 0.0}
-
-
-class Clock:
-    """Time passes only where a call says so."""
-
-    def __init__(self):
-        self.now, self.order = 0.0, []
-
-    def __call__(self):
-        return self.now
-
-    def call(self, name, *durations):
-        left = list(durations)
-
-        def spend():
-            self.order.append(name)
-            self.now += left.pop(0) if len(left) > 1 else left[0]
-
-        return spend
-
-
-def test_calls_take_turns_in_drawn_order():
-    def order_of(seed):
-        clock = Clock()
-        times = interleave(
-            {"a": clock.call("a", 1.0), "b": clock.call("b", 2.0)},
-            warmup=1,
-            rounds=20,
-            seconds=0,
-            seed=seed,
-            clock=clock,
-        )
-        assert times == {"a": [1.0] * 20, "b": [2.0] * 20}
-        return clock.order
-
-    rounds = [tuple(order_of(0)[i : i + 2]) for i in range(2, 42, 2)]
-    assert set(rounds) == {("a", "b"), ("b", "a")}  # each once in a round, and neither is always first
-    assert order_of(0) == order_of(0) != order_of(1)
-
-
-def test_rounds_are_added_until_the_seconds_are_spent():
-    clock = Clock()
-    times = interleave(
-        {"a": clock.call("a", 1.0), "b": clock.call("b", 1.0)}, warmup=0, rounds=1, seconds=4, clock=clock
-    )
-    assert len(times["a"]) == len(times["b"]) == 4  # 4 s for each of two: 8 s in rounds of 2 s
 
 
 def test_speedup_is_the_median_of_pairs():
@@ -126,56 +77,6 @@ def test_threads_and_modes_are_put_back_after_an_error():
     with pytest.raises(AssertionError, match="Input height"):
         bench({"a": net}, (3, 16, 16), threads=before + 1, **QUICK)
     assert (torch.get_num_threads(), net.training) == (before, True)
-
-
-def test_every_backend_runs():
-    found = bench({"a": build(depth=1), "b": build(depth=1)}, SHAPE, backends=BACKENDS, batch_sizes=(2,), **QUICK)
-    assert [t.backend for t in found.timings] == [name for name in BACKENDS for _ in "ab"]
-    assert "onnxruntime" in found.versions
-
-
-def test_a_compiler_that_fails_is_named(monkeypatch):
-    from torch._dynamo.exc import TorchDynamoException
-
-    def compile(net, **options):
-        def run(images):
-            raise TorchDynamoException("no C++ compiler\nand a long story")
-
-        return run
-
-    monkeypatch.setattr(torch, "compile", compile)
-    with pytest.raises(InputError, match=r"'compiled' does not work here \(no C\+\+ compiler\)"):
-        bench({"a": build(depth=1)}, SHAPE, backends=("compiled",), **QUICK)
-
-
-def test_cli_bench_with_source(run_cli):
-    args = ("bench", "--source", "demo", "--batch-size", 1, "--seconds", 0, "--threads", 1)
-    code, out, err = run_cli(*args)
-    assert code == 0, err
-    assert "eager, batch 1: model is " in out
-    code, out, err = run_cli(*args, "--json")
-    numbers = json.loads(out)
-    assert [t["model"] for t in numbers["timings"]] == ["source", "model"]
-    assert (numbers["threads"], numbers["input_shape"]) == (1, [1, 28, 28])
-
-
-@pytest.mark.parametrize(
-    ("args", "complaint"),
-    [
-        (("none.pth",), "does not exist"),
-        (("--batch-size", 0), "batch_size must be at least 1"),
-        (("--backend", "tensorrt"), "choose from eager, compiled, onnx"),
-        (("--threads", 0), "threads must be at least 1"),
-        (("--seconds", -1), "seconds must be at least 0"),
-        (("--device", "tpu"), "choose auto, cpu or cuda"),
-        (("--model", "deit_tiny_patch16_224", "--source", "demo"), "source takes images of shape (1, 28, 28)"),
-    ],
-)
-def test_cli_bench_bad_input_is_one_line(run_cli, args, complaint):
-    code, out, err = run_cli("bench", *args)
-    lines = [line for line in err.splitlines() if line.startswith("prune-realloc:")]
-    assert (code, out, len(lines), "Traceback" in err) == (2, "", 1, False), err
-    assert complaint in lines[0]
 
 
 def test_nothing_to_measure_is_refused():

@@ -1,35 +1,17 @@
-import json
 import sys
-from types import SimpleNamespace
 
 import onnx
 import pytest
 import torch
+from support.exporter import fake_exporter, fake_session
+from support.interruption import killed_after
 
+from prune_realloc import find_sites, load_model
 from prune_realloc.core.errors import InputError
+from prune_realloc.pruning.cut import cut_to_widths
 from prune_realloc.results.export import ExportError, export_onnx, onnx_session
 
 SHAPE = (3, 32, 32)
-
-
-def fake_exporter(monkeypatch, *, opset=20, files=("",)):
-    """torch.onnx.export in no time: writes files of one byte."""
-
-    def save(path, external_data):
-        for suffix in files:
-            path.with_name(path.name + suffix).write_bytes(b"x")
-
-    program = SimpleNamespace(model=SimpleNamespace(opset_imports={"": opset}, graph=[]), save=save)
-    monkeypatch.setattr(torch.onnx, "export", lambda *args, **options: program)
-
-
-def fake_session(monkeypatch, outputs):
-    def run(names, feeds):
-        with torch.inference_mode():
-            return [outputs(torch.from_numpy(feeds["images"])).numpy()]
-
-    session = SimpleNamespace(run=run)
-    monkeypatch.setattr("prune_realloc.results.export.onnx_session", lambda path: session)
 
 
 def test_round_trip_with_any_batch(tiny_vit, tmp_path):
@@ -91,6 +73,17 @@ def test_weights_beside_the_file_keep_their_name(tiny_vit, tmp_path, monkeypatch
     assert (found.size, found.difference) == (2, None)
 
 
+@pytest.mark.parametrize("changes", range(4))
+def test_a_killed_export_never_leaves_a_file_with_the_weights_of_another(tiny_vit, tmp_path, monkeypatch, changes):
+    fake_exporter(monkeypatch, files=("", ".data"))
+    for name in ("m.onnx", "m.onnx.data"):
+        (tmp_path / name).write_bytes(b"old")
+    with killed_after(changes):
+        export_onnx(tiny_vit, tmp_path / "m.onnx", input_shape=SHAPE, check=False)
+    assert (tmp_path / "m.onnx").exists() == (changes in (0, 3))  # its removal, and the renames of weights and file
+    assert len({path.read_bytes() for path in tmp_path.glob("m.onnx*")}) == 1
+
+
 def test_what_the_exporter_cannot_do_is_one_line(tiny_vit, tmp_path, monkeypatch):
     def refuse(*args, **options):
         raise RuntimeError("unsupported\nand a long story")
@@ -107,36 +100,8 @@ def test_missing_package_names_the_remedy(tiny_vit, tmp_path, monkeypatch, packa
         export_onnx(tiny_vit, tmp_path / "m.onnx", input_shape=SHAPE)
 
 
-def test_cli_export_of_what_is_shipped_at_a_fixed_batch(run_cli, tmp_path):
-    code, out, err = run_cli("export", "--onnx", tmp_path / "m.onnx", "--batch", 4, "--json")
-    assert code == 0, err
-    (images,) = onnx.load(tmp_path / "m.onnx").graph.input
-    assert json.loads(out)["input_shape"] == [d.dim_value for d in images.type.tensor_type.shape.dim] == [4, 1, 28, 28]
-
-
-def test_cli_failure_is_exit_code_1(run_cli, tmp_path, monkeypatch):
-    fake_exporter(monkeypatch)
-    fake_session(monkeypatch, lambda images: torch.zeros(len(images), 10))
-    code, out, err = run_cli("export", "--onnx", tmp_path / "m.onnx")
-    assert (code, out, len(err.splitlines())) == (1, "", 1)
-    assert "nothing was written" in err
-
-
-@pytest.mark.parametrize(
-    ("args", "complaint"),
-    [
-        (("none.pth", "--onnx", "m.onnx"), "does not exist"),
-        (("--onnx", "folder"), "is a folder"),
-        (("--onnx", "file/m.onnx"), "a file is in the way"),
-        (("--onnx", "m.onnx", "--batch", "0"), "batch must be at least 1"),
-        (("--onnx", "m.onnx", "--batch", "many"), "neither 'dynamic' nor a number"),
-    ],
-)
-def test_cli_export_bad_input_is_one_line(run_cli, tmp_path, monkeypatch, args, complaint):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "file").touch()
-    code, out, err = run_cli("export", *args)
-    lines = [line for line in err.splitlines() if line.startswith("prune-realloc:")]
-    assert (code, out, len(lines), "Traceback" in err) == (2, "", 1, False), err
-    assert complaint in lines[0]
+def test_a_pruned_network_exports_to_onnx(tmp_path):
+    net = load_model()
+    net = cut_to_widths(net, {s.name: max(1, s.width // 2) if s.axis != "block" else 1 for s in find_sites(net)})
+    found = export_onnx(net, tmp_path / "m.onnx", input_shape=(1, 28, 28))
+    assert found.difference < 1e-4

@@ -3,7 +3,7 @@ import json
 
 import numpy as np
 import pytest
-from support.analysis import make_analysis
+from support.toy_analysis import make_analysis
 
 from prune_realloc.results.summary import _units_for, summary
 

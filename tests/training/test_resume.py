@@ -5,22 +5,15 @@ import json
 import os
 import random
 import resource
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
-from support.training import SMALL, Killed, described, dies_after, place_of, run
+from support.training import SMALL, Killed, dies_after, folder_of_images, killed_in_training, place_of, run, train_long
 
 from prune_realloc.core.names import STATE_FILE
 
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}  # as conftest has it: sums of other threads round differently
-
-
-@pytest.fixture(scope="module")
-def variant(tmp_path_factory):
-    return described(tmp_path_factory.mktemp("variant"))
 
 
 def same(*files):
@@ -67,42 +60,16 @@ def test_a_run_that_died_goes_on_bit_for_bit(settings, variant, tmp_path):
 
 @pytest.mark.slow
 def test_kills_at_random_moments_lose_no_run(variant, tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "prune_realloc",
-        "train",
-        str(variant),
-        "--data",
-        "demo",
-        "--device",
-        "cpu",
-        "--samples",
-        "640",
-        "--eval-split",
-        "held-out",
-        "--set",
-        "epochs=12",
-        "--set",
-        "batch_size=32",
-        "-o",
-        str(tmp_path / "run"),
-    ]
     draw = random.Random(0)
     reached = [(0, 0)]
     for _ in range(10):
-        process = subprocess.Popen(command, env=ONE_THREAD, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        time.sleep(draw.uniform(3, 7))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        killed_in_training(variant, tmp_path / "run", after=draw.uniform(0.0, 0.8))
         if (tmp_path / "run" / STATE_FILE).exists():  # it is whole, and no further back than before
             reached.append(place_of(tmp_path / "run"))
     assert reached == sorted(reached)
     assert reached[-1] > (0, 0), "nothing was trained between the kills; let them live longer"
-    done = subprocess.run(command, env=ONE_THREAD, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    whole = subprocess.run([*command[:-1], str(tmp_path / "whole")], env=ONE_THREAD, capture_output=True, check=True)
-    assert whole.returncode == 0
+    for name in ("run", "whole"):
+        train_long(variant, tmp_path / name)
     files = [tmp_path / name / "last" / "model.safetensors" for name in ("run", "whole")]
     assert same(*files)
     names = [{p.name for p in (tmp_path / part).rglob("*") if "tfevents" not in p.name} for part in ("run", "whole")]
@@ -111,39 +78,29 @@ def test_kills_at_random_moments_lose_no_run(variant, tmp_path):
 
 def test_a_full_disk_says_so_and_the_run_goes_on_when_there_is_room(variant, tmp_path):
     """Files are limited to what the first state takes; the next, with the optimizer's moments, is larger."""
-    whole = run(variant, tmp_path / "whole")
+    data = folder_of_images(tmp_path / "data", each=32)
+
+    def train(name, **more):
+        return run(variant, tmp_path / name, samples=None, data=str(data), eval_split="validation", **more)
+
+    whole = train("whole")
     with pytest.raises(Killed):
-        run(variant, tmp_path / "first", report=dies_after(0))
+        train("first", report=dies_after(0))
     room = (tmp_path / "first" / STATE_FILE).stat().st_size + 4096
 
     def limited():
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
 
-    command = [
-        sys.executable,
-        "-m",
-        "prune_realloc",
-        "train",
-        str(variant),
-        "--data",
-        "demo",
-        "--device",
-        "cpu",
-        "--samples",
-        "320",
-        "--eval-split",
-        "held-out",
-        *(f"--set={k}={v}" for k, v in SMALL.items()),
-        "-o",
-        str(tmp_path / "run"),
-    ]
+    settings = [f"--set={key}={value}" for key, value in SMALL.items()]
+    command = [sys.executable, "-m", "prune_realloc", "train", variant, "--data", data, "--device", "cpu", *settings]
+    command += ["-o", tmp_path / "run"]
     failed = subprocess.run(command, env=ONE_THREAD, preexec_fn=limited, capture_output=True, text=True, check=False)
     assert failed.returncode == 1
     assert "cannot be written: File too large (" in failed.stderr
     assert "Traceback" not in failed.stderr
     assert place_of(tmp_path / "run") == (0, 0)
     assert not list((tmp_path / "run").rglob(".*"))
-    subprocess.run(command, env=ONE_THREAD, check=True, capture_output=True)
+    train("run")
     files = [tmp_path / part / "last" / "model.safetensors" for part in ("run", "whole")]
     assert same(*files)
     assert json.loads((tmp_path / "run" / "result.json").read_text())["top1"] == whole.top1

@@ -1,0 +1,53 @@
+"""What is shown of a finished training run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prune_realloc.cli.console import print_table, say, say_notes
+
+if TYPE_CHECKING:
+    from prune_realloc.training.config import TrainConfig
+    from prune_realloc.training.outputs import Trained
+
+
+def show_trained(done: Trained, out: Path, as_json: bool) -> None:
+    """Print the numbers of the run."""
+    from prune_realloc.training.outputs import BEST, LAST
+
+    if done.unreadable:
+        say_notes([f"{done.unreadable} images of the last epoch cannot be read; others stood in for them"])
+    rows = [
+        ("epochs", str(done.epochs)),
+        ("top-1", f"{done.top1:.2%}"),
+        ("best top-1", f"{done.best_top1:.2%} after epoch {done.best_epoch}"),
+        ("loss, nats", f"{done.loss:.4f} (training {done.train_loss:.4f})"),
+        ("minutes", f"{done.seconds / 60:.1f}"),
+    ]
+    if done.teacher_top1 is not None:
+        rows.insert(1, ("teacher's top-1", f"{done.teacher_top1:.2%}"))
+    print_table(done, as_json, f"{out}/{LAST} and {out}/{BEST}", ("", ""), rows)
+
+
+def say_timm_command(
+    settings: TrainConfig, source: str, data: str, out: Path, parts: Mapping[str, Any], others: Mapping[str, Any]
+) -> None:
+    """How timm's script trains the same network, where it knows the network and the data.
+
+    Args:
+        parts: which parts of the data are used, and where it lies.
+        others: flags that timm's script has nothing for, with their values; None where they were not given.
+    """
+    from prune_realloc.training.outputs import LAST
+    from prune_realloc.training.timm_command import timm_command
+
+    if "demo" in (source, data):
+        return
+    network = json.loads((out / LAST / "config.json").read_text())
+    text = timm_command(settings, source, data, network, **{"data_dir": None, **parts})
+    without = [flag for flag, value in others.items() if value is not None]
+    left_out = f" (without {', '.join(without)})" if without else ""
+    say(f"\nthe same with timm's train.py, as far as it goes{left_out}: {text}")

@@ -1,0 +1,101 @@
+"""What a run writes for its reader: networks, log, curves and result. What it goes on from is `state_file`'s."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from prune_realloc.checkpoints.save import network_files, weights_file
+from prune_realloc.core.files import make_folder, write_file, write_files
+from prune_realloc.core.names import RESULT_FILE
+from prune_realloc.training.config import TrainConfig
+
+LOG_FILE = "log.csv"
+BEST, LAST = "best", "last"
+"""Folders of a run's networks, after its best and its last epoch."""
+COLUMNS = ("epoch", "loss", "lr", "top1", "val_loss", "images_per_second", "seconds", "unreadable")
+"""Of the log, one row an epoch."""
+
+Row = dict[str, float]
+"""One row of the log: a value for each of `COLUMNS`."""
+Report = Callable[[Row], None]
+"""Called with one row of the log after each epoch, and now and then inside it with epoch, share done and loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a run has come to."""
+
+    epochs: int
+    """Passes over the training images."""
+    top1: float
+    """Share of the validation images that the last network gets right."""
+    best_top1: float
+    """Share of the validation images that the best network gets right."""
+    best_epoch: int
+    """The epoch after which the best network was written, counted from 1."""
+    loss: float
+    """Cross-entropy of the last network on the validation images, nats per image."""
+    train_loss: float
+    """Mean training loss of the last epoch, nats per image."""
+    params: int
+    """Parameters of the network."""
+    unreadable: int
+    """Training images of the last epoch that others stood in for."""
+    seconds: float
+    """Time for training and evaluation, over all resumptions."""
+    config: TrainConfig
+    """How it was trained."""
+    model: Mapping[str, Any]
+    """Architecture of the last network and a checksum of its weights."""
+    data: Mapping[str, Any]
+    """Name and parts of the data, and how many images were trained on and evaluated."""
+    parent: str
+    """What was trained: the folder or checkpoint."""
+    model_args: Mapping[str, Any]
+    """Arguments that the network was built with, over its own."""
+    teacher: str | None
+    """Checkpoint or name of the network that it was distilled from; None without one."""
+    teacher_top1: float | None
+    """Share of the validation images that the teacher gets right; None without a teacher."""
+
+
+def rows_as_csv(rows: Sequence[Row]) -> str:
+    """The log as a table with a heading, values with six digits."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: row[key] if key == "epoch" else f"{row[key]:.6g}" for key in COLUMNS} for row in rows)
+    return text.getvalue()
+
+
+def write_network(folder: Path, net: nn.Module, description: bytes) -> None:
+    """A folder that timm's `local-dir:` loads."""
+    make_folder(folder)
+    write_files(folder, network_files(description, weights_file(net)))
+
+
+def write_tensorboard(folder: Path, row: Row) -> None:
+    """The newest row of the log, where the package is installed."""
+    if find_spec("tensorboard") is None:
+        return
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(folder / "tensorboard", purge_step=int(row["epoch"])) as writer:
+        for key in COLUMNS[1:]:
+            writer.add_scalar(key, row[key], int(row["epoch"]))
+
+
+def write_result(folder: Path, done: Trained) -> None:
+    """`RESULT_FILE`, which `compare` reads."""
+    content = {key: value for key, value in vars(done).items() if key != "config"}
+    text = json.dumps(content | {"config": done.config.model_dump()}, indent=1)
+    write_file(folder / RESULT_FILE, (text + "\n").encode())

@@ -1,0 +1,87 @@
+"""One step of training: images and labels -> a loss, and weights that have moved."""
+
+# B images of one process and step, C classes
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+import torch.nn.functional as F
+from timm.utils import dispatch_clip_grad
+from torch import Tensor
+
+from prune_realloc.runtime.distributed import summed
+from prune_realloc.runtime.global_state import drawn_from
+from prune_realloc.training.setup import Setup
+
+
+def one_step(setup: Setup, images: Tensor, labels: Tensor, update: int) -> float:
+    """Move the weights once; the mean loss over all processes, in nats per image.
+
+    Args:
+        images: this process's images of the step, shape (B, channels, height, width).
+        labels: shape (B,).
+        update: how many steps were done before, in all epochs; every draw is a function of it and the seed.
+    """
+    accelerator, config = setup.accelerator, setup.config
+    setup.schedule.step_update(update)
+    with drawn_from(config.seed, 1 + update, accelerator.process_index, device=accelerator.device):
+        images, targets = _inputs(setup, images, labels)
+        total = _accumulate_gradients(setup, images, targets)
+        if config.clip_grad:
+            accelerator.unscale_gradients(setup.optimizer)
+            dispatch_clip_grad(setup.net.parameters(), config.clip_grad, mode=config.clip_mode)
+        setup.optimizer.step()
+        setup.optimizer.zero_grad()
+        if setup.ema is not None:
+            setup.ema.update(setup.net, step=update)
+    return float(summed(torch.tensor(total, dtype=torch.float64))) / accelerator.num_processes
+
+
+def _inputs(setup: Setup, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Images on the device, mixed where that is wanted, and smoothed targets, shape (B, C)."""
+    config, device = setup.config, setup.accelerator.device
+    images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+    if config.channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    if setup.mixup is not None:
+        mixed: tuple[Tensor, Tensor] = setup.mixup(images, labels)
+        return mixed
+    targets = F.one_hot(labels, setup.classes).float()
+    return images, targets * (1 - config.smoothing) + config.smoothing / targets.shape[1]
+
+
+def _accumulate_gradients(setup: Setup, images: Tensor, targets: Tensor) -> float:
+    """Gradients of the mean loss, part by part; processes share them at the last part only."""
+    accelerator, parts = setup.accelerator, setup.config.accumulate
+    total = 0.0
+    for number, (x, y) in enumerate(zip(images.chunk(parts), targets.chunk(parts), strict=True)):
+        last = number == parts - 1
+        with nullcontext() if last else accelerator.no_sync(setup.wrapped):
+            with accelerator.autocast():
+                loss = _loss(setup, setup.wrapped(x), y, x)
+            accelerator.backward(loss / parts)
+        total += float(loss.detach()) / parts
+    return total
+
+
+def _loss(setup: Setup, out: Tensor | tuple[Tensor, Tensor], targets: Tensor, images: Tensor) -> Tensor:
+    """Cross-entropy with the labels, and with the teacher, nats per image.
+
+    timm's distillation tasks (from 1.0.23) do not fit: the one that takes a student with one classifier knows no hard
+    targets, no task takes both kinds of student, and they call the student themselves, past accumulation in parts.
+    """
+    config = setup.config
+    own, learns = out if isinstance(out, tuple) else (out, out)
+    loss = torch.sum(-targets * F.log_softmax(own.float(), dim=-1), dim=-1).mean()
+    if setup.teacher is None:
+        return loss
+    t, weight = config.temperature, config.distill_weight
+    logits = setup.teacher(images)
+    if config.distill == "hard":
+        taught = F.cross_entropy(learns.float(), logits.argmax(dim=1))
+    else:
+        log_p, log_q = F.log_softmax(learns.float() / t, dim=1), F.log_softmax(logits / t, dim=1)
+        taught = F.kl_div(log_p, log_q, reduction="batchmean", log_target=True) * t * t
+    return (1 - weight) * loss + weight * taught

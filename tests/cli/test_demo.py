@@ -1,0 +1,25 @@
+"""The verb `demo`."""
+
+import re
+from pathlib import Path
+
+
+def test_demo_runs_every_step(run_cli, tmp_path):
+    code, out, err = run_cli("demo", "-o", tmp_path / "demo")
+    assert code == 0, err
+    assert "top-1" in out
+    assert "Before and after" in out
+    assert "1024/1024" in err
+    assert "to the control" in out
+    for name in (
+        "report.html",
+        "half.yaml",
+        "pruned/model.safetensors",
+        "pruned/result.json",
+        "variants/control/model_card.md",
+        "trained/realloc/result.json",
+    ):
+        assert (tmp_path / "demo" / name).is_file(), name
+    reports = re.findall(r"(\S+\.(?:html|md)) \(", out)
+    assert len(reports) == 3
+    assert all(Path(report).is_file() for report in reports)

@@ -1,0 +1,90 @@
+"""The verb `plan`, and `apply` of what it writes."""
+
+import json
+
+import pytest
+
+from prune_realloc import analyze
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    analyze(samples=64, batch_size=32).save(folder)
+    return folder
+
+
+def test_plan_takes_rules_from_a_recipe_and_the_rest_from_the_analysis(run_cli, run_folder, tmp_path):
+    (tmp_path / "rules.yaml").write_text(
+        "source: {model: deit_small_patch16_224}\ndata: {samples: 5}\nscorer: magnitude\n"
+        "budget: {keep_macs: 0.6}\nrules: {v: {freeze: true}}\n"
+    )
+    code, out, err = run_cli("plan", run_folder, "--recipe", tmp_path / "rules.yaml", "--json")
+    assert code == 0, err
+    planned = json.loads(out)
+    assert planned["source"].get("model") is None
+    assert (planned["data"]["samples"], planned["scorer"]) == (64, "fisher")
+    assert planned["budget"] == {"keep_macs": 0.6}
+    assert planned["plan"]["sites"]["blocks.3.v"]["reason"] == "frozen"
+
+
+def test_plan_then_apply(run_cli, run_folder, tmp_path):
+    recipe = tmp_path / "half.yaml"
+    code, out, err = run_cli(
+        "plan",
+        run_folder,
+        "--keep-macs",
+        0.5,
+        "--round-to",
+        "ffn=32",
+        "--freeze",
+        "v=10-11",
+        "--floor",
+        "qk=8",
+        "-o",
+        recipe,
+    )
+    assert code == 0, err
+    assert "What stays" in out
+    assert run_cli("validate", recipe)[:2] == (0, f"{recipe}: ok\n")
+    code, planned, _ = run_cli("plan", run_folder, "--recipe", recipe, "--json")
+    sites = json.loads(planned)["plan"]["sites"]
+    assert sites["blocks.11.v"] == {"width": 16, "of": 16, "reason": "frozen"}
+    assert all(site["width"] % 32 == 0 for name, site in sites.items() if name.endswith("ffn"))
+    assert all(site["width"] >= 8 for name, site in sites.items() if name.endswith("qk"))
+    args = ("apply", recipe, "--no-bench", "--eval-samples", 100, "-o", tmp_path / "pruned")
+    code, out, err = run_cli(*args, "--json")
+    assert code == 0, err
+    numbers = json.loads(out)
+    assert numbers["macs"]["achieved"] <= numbers["requested"]["macs"]
+    assert set(numbers["top1"]) == {"source", "achieved"}
+    code, out, err = run_cli(*args)
+    assert code == 0, err
+    assert "Before and after" in out
+    code, out, err = run_cli("eval", tmp_path / "pruned", "--data", "demo", "--samples", 50, "--source", "demo")
+    assert code == 0, err
+
+
+@pytest.mark.parametrize(
+    ("args", "complaint"),
+    [
+        (("--keep-macs", 0), "budget.keep_macs"),
+        (("--keep-macs", 2), "budget.keep_macs"),
+        (("--keep-macs", 0.5, "--macs", "6M"), "excludes"),
+        (("--macs", "many"), "600000000"),
+        ((), "budget"),
+        (("--keep-macs", 0.01), "embed, heads may not change"),
+        (("--keep-macs", 0.5, "--freeze", "qk", "--freeze", "v", "--freeze", "ffn"), "may not change"),
+        (("--keep-macs", 0.5, "--axes", "qk,width"), "width"),
+        (("--keep-macs", 0.5, "--round-to", "ffn"), "round_to 'ffn' is not KEY=VALUE, such as ffn=32"),
+        (("--keep-macs", 0.5, "--floor", "qk=["), "floor 'qk=['"),
+        (("--keep-macs", 0.5, "--floor", "qk=4", "--floor", "qk=8"), "given twice"),
+        (("--keep-macs", 0.5, "--floor", "ffn=lots"), "rules.ffn"),
+        (("--keep-macs", 0.5, "-o", "/dev/null/half.yaml"), "cannot be written"),
+    ],
+)
+def test_bad_plans_are_one_line_and_exit_code_2(run_cli, run_folder, args, complaint):
+    code, out, err = run_cli("plan", run_folder, *args)
+    lines = [line for line in err.splitlines() if line.startswith("prune-realloc:")]
+    assert (code, len(lines), out) == (2, 1, ""), err
+    assert complaint in lines[0]

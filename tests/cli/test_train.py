@@ -1,0 +1,71 @@
+"""The verbs `train` and `compare` on the command line."""
+
+import json
+
+from support.training import (
+    described,
+)
+
+
+def test_command_lines(run_cli, tmp_path):
+    (tmp_path / "variant").mkdir()
+    variant = described(tmp_path / "variant")
+    flags = ("--samples", "320", "--eval-split", "held-out", "--set", "epochs=1", "--set", "warmup_epochs=0")
+    code, _, err = run_cli("train", variant, "--data", "demo", "--device", "cpu", *flags, "-o", tmp_path / "x-seed0")
+    assert code == 0, err
+    assert "epoch 1: loss" in err
+    code, out, _ = run_cli("compare", tmp_path / "x-seed0", "--bench", "--plot", tmp_path / "plot.png")
+    assert code == 0
+    assert "ms" in out
+    assert "top-1 %" in out
+    assert (tmp_path / "plot.png").stat().st_size > 1000
+    code, _, err = run_cli("train", tmp_path / "x-seed0", "--data", "demo", "-o", tmp_path / "z")
+    assert code == 2
+    assert "is the folder of a training run; give" in err
+    code, _, err = run_cli("analyze", "-o", tmp_path / "x-seed0")
+    assert code == 2
+    assert "holds a training run; choose another folder" in err
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "analysis.json").touch()
+    code, _, err = run_cli("train", variant, "--data", "demo", "--device", "cpu", *flags, "-o", tmp_path / "mine")
+    assert code == 2
+    assert "holds analysis.json, of another verb; choose another folder" in err
+    code, _, err = run_cli("train", variant, "--data", "demo", "--preset", "recover", "-o", tmp_path / "y")
+    assert code == 2
+    assert "preset 'recover' distils from the source; give it with --teacher" in err
+
+
+def test_what_emit_wrote_trains_with_all_seeds_and_is_compared(run_cli, tmp_path):
+    for name in ("realloc", "control"):
+        (tmp_path / "variants" / name).mkdir(parents=True)
+        described(tmp_path / "variants" / name)
+    flags = (
+        "--data",
+        "demo",
+        "--device",
+        "cpu",
+        "--samples",
+        "64",
+        "--eval-split",
+        "held-out",
+        "--set",
+        "epochs=1",
+        "--set",
+        "batch_size=32",
+        "--seeds",
+        "2",
+        "-o",
+        tmp_path / "runs",
+        "--json",
+    )
+    code, out, err = run_cli("train", tmp_path / "variants", *flags)
+    assert code == 0, err
+    groups = {group["name"]: group for group in json.loads(out)}
+    assert {name: group["seeds"] for name, group in groups.items()} == {"realloc": [0, 1], "control": [0, 1]}
+    assert groups["realloc"]["difference"] == 0.0  # both are the same network here
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [
+        "control-seed0",
+        "control-seed1",
+        "realloc-seed0",
+        "realloc-seed1",
+    ]

@@ -1,0 +1,112 @@
+import dataclasses
+
+from support.toy_analysis import make_analysis
+from support.variants import old_variant
+
+from prune_realloc.core.cost import KINDS
+from prune_realloc.results import tables
+from prune_realloc.results.columns import COST_COLUMNS
+from prune_realloc.results.summary import summary
+from prune_realloc.results.tables import (
+    component_table,
+    facts,
+    outcome_table,
+    site_table,
+    variant_facts,
+    variant_tables,
+)
+from prune_realloc.results.variant_rows import component_rows, width_rows
+
+ENERGY = dataclasses.replace(KINDS["params"], name="energy", label="mJ", noun="millijoules")
+
+
+def rows_of(table):
+    return list(zip(*(column.cells for column in table.columns), strict=True))
+
+
+def headers_of(table):
+    return [column.header for column in table.columns]
+
+
+def test_every_kind_of_cost_has_a_column():
+    assert sorted(kind.name for kind in COST_COLUMNS) == sorted(KINDS)
+
+
+def test_components_by_hand():
+    table = component_table(summary(make_analysis()))
+    # 87 params and 805 MACs at embed 4, two heads of qk 2 and v 2, ffn 4
+    assert headers_of(table) == ["component", "params", "%", "MACs", "%"]
+    assert rows_of(table)[0] == ("qk", "32", "36.8", "320", "39.8")
+    assert rows_of(table)[-1] == ("total", "87", "100.0", "805", "100.0")
+
+
+def test_a_further_kind_of_cost_joins_by_its_declaration(monkeypatch):
+    monkeypatch.setattr(tables, "COST_COLUMNS", (*COST_COLUMNS, ENERGY))
+    numbers = summary(make_analysis())
+    numbers["energy"] = 8
+    for number, cost in enumerate(numbers["components"].values()):
+        cost["energy"] = number
+    table = component_table(numbers)
+    assert headers_of(table)[-2:] == ["mJ", "%"]
+    assert [row[-2:] for row in rows_of(table)][1::3] == [("1", "12.5"), ("8", "100.0")]
+    pair = {"source": 8, "achieved": 4}
+    outcome = {kind: pair for kind in ("params", "macs", "bytes", "energy")} | {"top1": None, "latency": None}
+    assert [row[0] for row in rows_of(outcome_table(outcome))] == ["params", "MACs", "mJ", "bytes"]
+
+
+def test_before_and_after_by_hand():
+    cost = {kind: {"source": 2000, "achieved": 500} for kind in ("params", "macs", "bytes")}
+    timings = [
+        {"batch_size": size, "model": name, "median_ms": median}
+        for size, name, median in ((1, "source", 4.0), (1, "pruned", 2.0), (32, "source", 8.0), (32, "pruned", 6.0))
+    ]
+    numbers = cost | {"top1": {"source": 0.75, "achieved": 0.5}, "latency": timings}
+    assert rows_of(outcome_table(numbers)) == [
+        ("params", "2,000", "500", "0.250"),
+        ("MACs", "2,000", "500", "0.250"),
+        ("bytes", "2,000", "500", "0.250"),
+        ("top-1", "75.00%", "50.00%", ""),
+        ("ms, batch 1", "4.00", "2.00", "0.500"),
+        ("ms, batch 32", "8.00", "6.00", "0.750"),
+    ]
+
+
+def test_sites_by_hand():
+    # positive parts: qk 15.5, v 12, ffn 12.3 of 39.8 together; heads by themselves
+    first, total = rows_of(site_table(summary(make_analysis())))
+    assert first == ("0", "100.0", "2", "100.0", "2", "4", "38.9", "2", "4", "30.2", "3", "4", "30.9", "2")
+    assert total == ("all", *first[1:])
+
+
+def test_lines_under_the_tables():
+    assert facts(summary(make_analysis())) == [
+        "embed: 4 channels, 3 of them carry 90 % of its score",
+        "data: 8 images of d, labels given, loss 0.5000 nats, top-1 75.0%",
+        "rank correlation between two halves of the images: FFN 0.90",
+    ]
+
+
+def test_an_emitted_network_beside_its_control():
+    variant = old_variant(timed=True)
+    shares, widths = variant_tables(variant)
+    assert headers_of(shares) == [
+        "component",
+        *("params: control", "realloc", "points"),
+        *("MACs: control", "realloc", "points"),
+    ]
+    assert rows_of(shares) == component_rows(variant)
+    assert rows_of(widths) == width_rows(variant)
+
+
+def test_lines_under_an_emitted_network():
+    cost, *verdicts, moved = variant_facts(old_variant(timed=True))
+    assert cost == (
+        "budget: 4,000,000 macs; reallocated 3,992,872 MACs, 108,823 params; control 3,991,112 MACs, 100,271 params"
+    )
+    assert [line[:39] for line in verdicts[:2]] == [
+        "eager, batch 1: realloc is faster than ",
+        "eager, batch 32: realloc is faster than",
+    ]
+    points = [float(word.split()[-1]) for word in moved.partition("points: ")[2].split(", ")]
+    assert points == sorted(points, key=abs, reverse=True)
+    assert min(map(abs, points)) >= 0.5

@@ -1,0 +1,68 @@
+"""What is done to training images, and those that cannot be read."""
+
+import multiprocessing
+import pickle
+
+import pytest
+import torch
+from support.data import GRAY
+from support.training import folder_of_images, run, run_on
+
+from prune_realloc.core.errors import WorkFailed
+from prune_realloc.training.augment import Augmented
+from prune_realloc.training.config import train_config
+from prune_realloc.training.images import TrainingImages, epoch_order
+
+
+def test_images_that_cannot_be_read_are_counted_or_refused(variant, tmp_path):
+    data = folder_of_images(tmp_path / "data")
+    broken = sorted((data / "train").rglob("*.png"))
+    broken[0].write_bytes(b"no image")
+    assert run_on(data, variant, tmp_path / "one").unreadable == 1
+    for path in broken[:8]:
+        path.write_bytes(b"no image")
+    with pytest.raises(WorkFailed, match="more than 5% of 40 images cannot be read"):
+        run_on(data, variant, tmp_path / "many")
+    for path in broken:
+        path.write_bytes(b"no image")
+    with pytest.raises(WorkFailed, match="more than 5% of 40 images cannot be read") as failure:
+        run_on(data, variant, tmp_path / "all", workers=1)
+    assert "\n" not in str(failure.value)
+
+
+@pytest.mark.parametrize("policy", ["v0", "original", "rand-m10-mstd0.5-inc1", "augmix-m5", "3a"])
+def test_every_policy_of_timms_runs(policy):
+    """Its strongest posterize keeps no bit, which is no image."""
+    images, config = TrainingImages("demo", None, "train", "held-out", 320), train_config(auto_augment=policy)
+    dataset = Augmented(images, GRAY, config)
+    for batch in epoch_order(images.chosen, config, 0):
+        assert all(dataset[place][0].shape == (1, 28, 28) for place in batch)
+
+
+@pytest.mark.parametrize("policy", [None, "v0", "original", "rand-m10-mstd0.5-inc1", "augmix-m5", "3a"])
+def test_training_images_can_be_sent_to_another_process(policy):
+    """As they are to workers that are not forked."""
+    images = TrainingImages("demo", None, "train", "held-out", 64)
+    config = train_config(auto_augment=policy, color_jitter=0.4, reprob=0.25)
+    dataset = Augmented(images, GRAY, config)
+    sent, validation = pickle.loads(pickle.dumps((dataset, images.validation)))
+    for place in ((0, images.chosen[0], 0), (2, images.chosen[5], 1)):
+        assert torch.equal(sent[place][0], dataset[place][0])
+    assert validation.load(3)[1] == images.validation.load(3)[1]
+    assert validation.describe(3) == images.validation.describe(3)
+
+
+@pytest.fixture
+def spawned_workers():
+    """Processes are started as they are where forking is not the default: they import everything themselves."""
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
+@pytest.mark.slow
+def test_workers_that_are_spawned_give_the_same_network(spawned_workers, variant, tmp_path):
+    alone, workers = (run(variant, tmp_path / str(n), samples=64, epochs=1, workers=n) for n in (0, 1))
+    assert workers.model == alone.model
+    assert (workers.top1, workers.unreadable) == (alone.top1, 0)

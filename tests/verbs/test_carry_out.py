@@ -1,0 +1,55 @@
+"""Whether a plan fits a network, and which of two plans is carried out."""
+
+import dataclasses
+
+import pytest
+import timm
+import torch
+from support.applying import QUICK, half
+from support.networks import build
+
+from prune_realloc import apply, load_model
+from prune_realloc.core.errors import InputError
+
+
+def test_the_uniform_plan_is_taken_where_it_has_the_lower_loss(monkeypatch):
+    from prune_realloc.verbs import carry_out as verb
+
+    losses = iter([2.0, 1.0])
+    measure = verb.measure
+
+    def rigged(*args, **kwargs):
+        found = measure(*args, **kwargs)
+        value = next(losses, None)
+        return found if value is None else dataclasses.replace(found, kl=value)
+
+    monkeypatch.setattr(verb, "measure", rigged)
+    done = apply(half(), **QUICK)
+    assert any("uniform plan was carried out" in note for note in done.notes)
+    ffn = {site.width for name, site in done.recipe.plan.sites.items() if name.endswith("ffn")}
+    assert len(ffn) <= 2
+
+
+def test_a_plan_for_another_input_size_is_refused(applied):
+    done, _ = applied
+    with pytest.raises(InputError, match="another input size"):
+        apply(done.recipe, model=load_model(img_size=32), **QUICK)
+
+
+def test_a_plan_for_another_network_is_refused(applied, tmp_path):
+    done, _ = applied
+    other = timm.create_model("vit_tiny_patch16_224", img_size=28, patch_size=4, in_chans=1, num_classes=10)
+    with pytest.raises(InputError, match="the plan is for deit_tiny_patch16_224"):
+        apply(done.recipe, model=other, out=tmp_path, **QUICK)
+    shallow = build(depth=2, num_classes=10, in_chans=1)
+    with pytest.raises(InputError, match=r"plan\.sites"):
+        apply(done.recipe, model=shallow, **QUICK)
+
+
+def test_other_weights_than_planned_for_are_said(applied):
+    done, _ = applied
+    other = load_model()
+    with torch.no_grad():
+        other.head.bias.add_(0.01)
+    again = apply(done.recipe, model=other, **QUICK)
+    assert any("weights are not those" in note for note in again.notes)
