@@ -85,7 +85,12 @@ def iterate(
     chosen = torch.randperm(source.count, generator=torch.Generator().manual_seed(seed))[:samples].tolist()
     mine = range(part[0], len(chosen), part[1])
     loader = torch.utils.data.DataLoader(
-        _Prepared(source, prepare, chosen), batch_size=batch_size, sampler=mine, num_workers=workers, collate_fn=list
+        _Prepared(source, prepare, chosen),
+        batch_size=batch_size,
+        sampler=mine,
+        num_workers=workers,
+        collate_fn=list,
+        generator=torch.Generator(),  # else it draws from the caller's
     )
     for items in loader:
         good = [item for item in items if not isinstance(item, str)]

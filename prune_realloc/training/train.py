@@ -77,22 +77,12 @@ def train(
         images = TrainingImages(data, data_dir, split, eval_split, samples)
         classes = images.source.num_classes or max(images.source.least_classes, images.validation.least_classes)
         net = _student(source, config, classes, model_args or {})
-        setup = set_up(
-            accelerator,
-            config,
-            net,
-            description=describe(
-                net, *builder(net), own_weights=not is_stored(source), class_names=images.source.class_names
-            ),
-            images=images,
-            teacher=teacher,
-            folder=folder,
-        )
+        names = images.source.class_names
+        shown = describe(net, *builder(net), own_weights=not is_stored(source), class_names=names)
+        setup = set_up(accelerator, config, net, description=shown, images=images, teacher=teacher, folder=folder)
         identity = _identity(setup, str(source), teacher, model_args or {})
         if accelerator.is_main_process:
-            make_folder(folder)
-            for written in (folder, folder / BEST, folder / LAST):
-                clear_half_written(written)
+            _ready(folder)
         run = Run(setup, identity, report, save_seconds)
         run.resume()
         remedy = "set accumulate higher or batch_size lower, in another folder"
@@ -113,6 +103,13 @@ def _identity(setup: Setup, source: str, teacher: str | Path | None, model_args:
     }
     found: Identity = json.loads(json.dumps(facts))  # with lists for tuples
     return found
+
+
+def _ready(folder: Path) -> None:
+    """The folder is there, and what a killed run had written half is gone."""
+    make_folder(folder)
+    for written in (folder, folder / BEST, folder / LAST):
+        clear_half_written(written)
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from prune_realloc.results.bench import Bench, bench
 from prune_realloc.results.export import deployed
 from prune_realloc.results.model_card import model_card
 from prune_realloc.results.variant import REALLOCATED, Variant
+from prune_realloc.runtime.global_state import random_state_kept
 from prune_realloc.runtime.networks import model_identity
 
 _SHAPE = ("img_size", "in_chans", "num_classes")
@@ -132,8 +133,8 @@ def _inherited(variant: Variant, net: EfficientVit, scores: Mapping[str, Any]) -
     """Network -> its weights as a file."""
     found = {}
     for name, config in variant.configs().items():
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with random_state_kept():
+            torch.default_generator.manual_seed(0)
             fresh = EfficientVit(config)
         inherit_weights(net, fresh, scores)
         found[name] = weights_file(fresh)
@@ -141,7 +142,8 @@ def _inherited(variant: Variant, net: EfficientVit, scores: Mapping[str, Any]) -
 
 
 def _latency(variant: Variant) -> Bench:
-    nets = {name: deployed(EfficientVit(config)) for name, config in variant.configs().items()}
+    with random_state_kept():
+        nets = {name: deployed(EfficientVit(config)) for name, config in variant.configs().items()}
     config = variant.configs()[REALLOCATED]
     return bench(nets, config.input_size, batch_sizes=(1, 32), seconds=1.0)
 
