@@ -20,6 +20,7 @@ from support.training import folder_of_images, place_of, small_vit
 
 from prune_realloc import Analysis, InputError
 from prune_realloc.runtime.distributed import place, process_group
+from prune_realloc.runtime.global_state import own_accelerate_state
 
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
 
@@ -142,7 +143,9 @@ def test_a_process_alone_speaks_whatever_rank_says(monkeypatch, given):
     with process_group(torch.device("cpu")) as speaks:
         assert speaks
         assert place() == (0, 1)
-        assert Accelerator(cpu=True).num_processes == 1  # which takes a stray LOCAL_RANK for a launcher's word
+        with own_accelerate_state():
+            # which takes a stray LOCAL_RANK for a launcher's word
+            assert Accelerator(cpu=True).num_processes == 1
     assert {name: os.environ[name] for name in LAUNCHED if name in os.environ} == given
 
 
