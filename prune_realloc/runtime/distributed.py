@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -27,7 +28,8 @@ _REMEDY = "start them with `accelerate launch` or `torchrun`, or unset WORLD_SIZ
 def process_group(device: torch.device) -> Iterator[bool]:
     """Inside the block the processes that `accelerate launch` or `torchrun` has started are joined.
 
-    They part at its end, unless the caller had joined them. torch cannot be relied on to join them once more.
+    They wait for each other at its end, and stay joined until the process ends, so that another block finds them so:
+    torch cannot be relied on to join them once more.
 
     Yields whether this process speaks and writes for all; the only one always does, whatever RANK says.
 
@@ -45,12 +47,16 @@ def process_group(device: torch.device) -> Iterator[bool]:
             state = PartialState(cpu=device.type == "cpu")
         except (RuntimeError, ValueError) as error:
             raise WorkFailed(f"the processes cannot be joined ({first_line(error)}); {_REMEDY}") from error
-        try:
-            yield place()[0] == 0
-            state.wait_for_everyone()
-        finally:
-            if not joined:
-                state.destroy_process_group()
+        if not joined:
+            atexit.register(_part)
+        yield place()[0] == 0
+        state.wait_for_everyone()
+
+
+def _part() -> None:
+    """Leaves the group that `process_group` joined, unless the caller has done so."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 @contextmanager
