@@ -57,7 +57,12 @@ def create_fresh(
     return net.float().eval()
 
 
-def create_skeleton(name: str, args: Mapping[str, Any], path: Path, field: str = "ckpt", **config: Any) -> nn.Module:
+def create_skeleton(name: str, args: Mapping[str, Any], path: Path) -> nn.Module:
+    """The network that a checkpoint describes, before its weights; as `create_described`, and it notes its origin."""
+    return with_origin(create_described(name, args, path), name, args)
+
+
+def create_described(name: str, args: Mapping[str, Any], path: Path, field: str = "ckpt", **config: Any) -> nn.Module:
     """The network that a file describes, before its weights.
 
     Args:
@@ -69,11 +74,12 @@ def create_skeleton(name: str, args: Mapping[str, Any], path: Path, field: str =
         InputError: it cannot be built.
     """
     try:
-        return with_origin(timm.create_model(name, pretrained=False, **config, **args), name, args)
+        net: nn.Module = timm.create_model(name, pretrained=False, **config, **args)
     except Exception as error:  # timm's constructors raise many kinds
         raise InputError(
             f"{field} {str(path)!r}: model {name} cannot be built with {dict(args)} ({first_line(error)})"
         ) from error
+    return net
 
 
 def resize_(net: Any, img_size: int | tuple[int, int]) -> None:

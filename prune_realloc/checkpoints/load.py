@@ -11,7 +11,7 @@ from timm.models import is_model
 from torch import nn
 
 from prune_realloc.checkpoints.allowed import require_architecture_args
-from prune_realloc.checkpoints.create import create_published, create_skeleton, resize_, with_origin
+from prune_realloc.checkpoints.create import create_described, create_published, create_skeleton, resize_, with_origin
 from prune_realloc.checkpoints.fill import fill_, require_finite
 from prune_realloc.checkpoints.read import Checkpoint, read_checkpoint, read_config
 from prune_realloc.checkpoints.recognise import create_unlisted, infer_name
@@ -83,7 +83,7 @@ def new_model(folder: str | Path, *, model_args: Mapping[str, Any] | None = None
     path, extra = Path(folder), dict(model_args or {})
     require_architecture_args(extra, "model_args", plain=False)
     found = read_config(path)
-    net: Any = create_skeleton(
+    net: Any = create_described(
         str(found.architecture),
         found.model_args | extra,
         path,

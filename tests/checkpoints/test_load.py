@@ -1,5 +1,6 @@
 """A name or a checkpoint -> a network with its weights."""
 
+import json
 import os
 
 import pytest
@@ -9,7 +10,8 @@ from support.checkpoints import DEIT, make_deit, same_weights, saved
 from support.networks import build
 from torch import nn
 
-from prune_realloc.checkpoints.load import DEMO, load_model
+from prune_realloc.checkpoints.load import DEMO, load_model, new_model
+from prune_realloc.checkpoints.save import builder
 from prune_realloc.core.errors import InputError
 from prune_realloc.runtime.networks import model_identity
 
@@ -93,3 +95,14 @@ def test_a_folder_by_timms_name_is_a_checkpoint():
     assert nets[0].origin == nets[1].origin == nets[2].origin
     with pytest.raises(InputError, match="ckpt '/nowhere' does not exist"):
         load_model("local-dir:/nowhere")
+
+
+def test_what_only_pretrained_cfg_states_is_noted_of_a_new_network(tmp_path):
+    """timm takes channels and size from there, so whoever builds the network from its arguments must have them."""
+    config = {"input_size": [1, 28, 28], "num_classes": 7, "fixed_input_size": True}
+    args = {"embed_dim": 48, "depth": 2, "num_heads": 3, "patch_size": 7}
+    content = {"architecture": "deit_tiny_patch16_224", "num_classes": 7, "model_args": args, "pretrained_cfg": config}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    name, noted = builder(new_model(tmp_path))
+    assert (name, noted) == ("deit_tiny_patch16_224", {"in_chans": 1, "num_classes": 7, "img_size": [28, 28]} | args)
+    assert list(noted)[:3] == ["in_chans", "num_classes", "img_size"]
