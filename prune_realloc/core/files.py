@@ -61,9 +61,10 @@ def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
 def put_in_place(folder: Path, written: Mapping[str, Path]) -> None:
     """Give finished files on the same disk their names in `folder`, so that files of two sets never lie together.
 
-    What is there of an older set goes first, its last file before the others; then the new ones come in order. So
-    whenever this is interrupted, files may be missing but none is of another run, and where the last file of the set
-    is, there is all of it. Content reaches the disk before its name does.
+    What is there of an older set goes first, its last file before the others; then the new ones come in order, the
+    first in the place of the old one, which stayed until then. So whenever this is interrupted, files may be missing
+    but none lies beside one of another run, and where the last file of the set is, there is all of it. Content reaches
+    the disk before its name does.
 
     Raises:
         InputError: a name is taken by a folder, or the disk is read-only or full.

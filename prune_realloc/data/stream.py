@@ -27,17 +27,27 @@ def use_labels(net: nn.Module, source: ImageSource, wanted: bool) -> bool:
     classes = count_classes(net)
     if not wanted or not classes or source.num_classes == 0:
         return False
-    if source.num_classes is not None and source.num_classes != classes:
-        raise InputError(
-            f"data {source.name!r} has {source.num_classes} classes, the model {classes}; "
-            "give the data it was trained on, or --no-labels to draw labels from its own prediction"
-        )
-    if source.least_classes > classes:
-        raise InputError(
-            f"data {source.name!r} has labels up to {source.least_classes - 1}, the model {classes} classes; "
-            "give the data it was trained on, or --no-labels to draw labels from its own prediction"
-        )
+    check_classes(
+        source,
+        classes,
+        "the model",
+        "give the data it was trained on, or --no-labels to draw labels from its own prediction",
+    )
     return True
+
+
+def check_classes(source: ImageSource, classes: int, whose: str, remedy: str) -> None:
+    """Raises InputError where the data has another number of classes than a network, or labels beyond them.
+
+    Args:
+        whose: what the message calls the network.
+        remedy: what to do about it.
+    """
+    if source.num_classes not in (None, classes):
+        raise InputError(f"data {source.name!r} has {source.num_classes} classes, {whose} {classes}; {remedy}")
+    if source.least_classes > classes:
+        largest = source.least_classes - 1
+        raise InputError(f"data {source.name!r} has labels up to {largest}, {whose} {classes} classes; {remedy}")
 
 
 def check_labels(labels: Tensor, classes: int, name: str, remedy: str) -> None:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from torch import nn
 
 from prune_realloc.checkpoints.load import load_model
-from prune_realloc.core.errors import require_at_least
+from prune_realloc.core.errors import InputError, require_at_least
 from prune_realloc.core.names import Progress
 from prune_realloc.data.images import open_images
 from prune_realloc.data.preprocessing import preprocessing
 from prune_realloc.data.stream import ImageStream, use_labels
 from prune_realloc.families.inputs import input_shape
+from prune_realloc.pruning.scorers import WEIGHT_SCORERS
 from prune_realloc.recipe.document import Data, Source
 from prune_realloc.runtime.networks import count_classes
 
@@ -53,6 +54,12 @@ def open_network(source: Source) -> nn.Module:
 def is_shipped(source: Source) -> bool:
     """Whether the options name no network, so that it is the shipped one."""
     return source.model is None and source.ckpt is None
+
+
+def require_images(data: Data, scorer: str) -> None:
+    """Raises InputError where a scorer looks at images and none are named."""
+    if data.name is None and scorer not in WEIGHT_SCORERS:
+        raise InputError(f"scorer {scorer!r} looks at images; name some with --data, or use one of {WEIGHT_SCORERS}")
 
 
 def open_stream(net: nn.Module, data: Data, reading: Reading, samples: int | None) -> ImageStream:

@@ -14,6 +14,7 @@ from prune_realloc.core.errors import InputError
 from prune_realloc.data.batches import ImageSource
 from prune_realloc.data.images import open_images
 from prune_realloc.data.preprocessing import Preprocessing, preprocessing
+from prune_realloc.data.stream import check_classes
 from prune_realloc.families.inputs import input_shape
 from prune_realloc.runtime.networks import count_classes
 from prune_realloc.training.config import TrainConfig
@@ -79,16 +80,7 @@ class TrainingImages:
         """
         classes = count_classes(net)
         for where in (self.source, self.validation):
-            if where.num_classes not in (None, classes):
-                raise InputError(
-                    f"data {where.name!r} has {where.num_classes} classes, the network {classes}; give "
-                    "images of its classes"
-                )
-            if where.least_classes > classes:
-                raise InputError(
-                    f"data {where.name!r} has labels up to {where.least_classes - 1}, the network {classes} classes; "
-                    "give images of its classes"
-                )
+            check_classes(where, classes, "the network", "give images of its classes")
         both = self.source.class_names, self.validation.class_names
         if all(both) and both[0] != both[1]:
             one, other = next(pair for pair in zip(*both, strict=True) if pair[0] != pair[1])

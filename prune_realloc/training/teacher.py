@@ -34,13 +34,13 @@ def is_untrained(source: str | Path) -> bool:
 def open_student(name: str | Path, model_args: Mapping[str, Any]) -> nn.Module:
     """What is trained: a stored network, one of the hub whose classifier may be new, or a new one of timm's."""
     if is_stored(name) or str(name).startswith("local-dir:"):
-        return open_network(name, model_args=model_args)
+        return open_named(name, model_args=model_args)
     if ":" in str(name):
         return create_published(str(name), model_args).float().eval()
     return create_fresh(str(name), model_args=model_args)
 
 
-def open_network(name: str | Path, **more: Any) -> nn.Module:
+def open_named(name: str | Path, **more: Any) -> nn.Module:
     """A checkpoint, the shipped ViT, or a network that timm knows."""
     if str(name) == "demo":
         return load_model(**more)
@@ -52,7 +52,7 @@ class Teacher:
 
     def __init__(self, name: str | Path, student: nn.Module, prepare: Preprocessing, device: torch.device) -> None:
         try:
-            self.net = open_network(name, pretrained=not is_stored(name)).to(device)
+            self.net = open_named(name, pretrained=not is_stored(name)).to(device)
         except InputError as error:
             raise InputError(f"teacher {str(name)!r} cannot be opened: {error}") from error
         self.net.requires_grad_(False)

@@ -140,12 +140,10 @@ def _student(source: str | Path, config: TrainConfig, classes: int, model_args: 
     """The network at `source`; without weights of its own it starts from `seed`. One of timm's gets `classes`."""
     torch.manual_seed(config.seed)
     more = dict(model_args) if config.drop_rate is None else {"drop_rate": config.drop_rate} | dict(model_args)
-    if is_stored(source) and is_untrained(source):
-        net = new_model(source, model_args=more)
-    elif is_stored(source):
-        net = open_student(source, more)
-    else:
-        net = open_student(source, ({"num_classes": classes} if classes else {}) | more)
+    stored = is_stored(source)
+    if classes and not stored:
+        more = {"num_classes": classes} | more
+    net = new_model(source, model_args=more) if stored and is_untrained(source) else open_student(source, more)
     if not count_classes(net):
         raise InputError(f"source {str(source)!r} has no classifier; emit, or prune, one that has")
     if config.distill != "none" and hasattr(net, "set_distilled_training"):

@@ -8,14 +8,13 @@ from typing import Any
 from torch import nn
 
 from prune_realloc.core.analysis import Analysis
-from prune_realloc.core.errors import InputError
 from prune_realloc.core.names import Progress
 from prune_realloc.data.stream import ImageStream
 from prune_realloc.pruning.examine import check_scorer, examine
 from prune_realloc.pruning.scorers import DEFAULT_SCORER, WEIGHT_SCORERS
 from prune_realloc.recipe.document import Data, Source
 from prune_realloc.recipe.options import SOURCE_OPTIONS, read_options
-from prune_realloc.results.opening import Reading, is_shipped, open_network, open_stream
+from prune_realloc.results.opening import Reading, is_shipped, open_network, open_stream, require_images
 from prune_realloc.runtime.device import pick_device
 from prune_realloc.runtime.networks import evaluation_mode
 
@@ -71,6 +70,5 @@ def calibration(net: nn.Module, data: Data, reading: Reading, scorer: str) -> Im
     """The images that a network is scored on; None where the scorer looks at weights only."""
     if scorer in WEIGHT_SCORERS:
         return None
-    if data.name is None:
-        raise InputError(f"scorer {scorer!r} looks at images; name some with --data, or use one of {WEIGHT_SCORERS}")
+    require_images(data, scorer)
     return open_stream(net, data, reading, data.samples)

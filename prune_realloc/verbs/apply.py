@@ -9,7 +9,7 @@ from torch import nn
 
 from prune_realloc.checkpoints.save import check_rebuild, save_pruned
 from prune_realloc.core.cost import total_cost
-from prune_realloc.core.errors import InputError, require_at_least
+from prune_realloc.core.errors import require_at_least
 from prune_realloc.core.names import RECIPE_FILE, RESULT_FILE, Progress
 from prune_realloc.data.stream import ImageStream
 from prune_realloc.data.unseen import Unseen, open_unseen
@@ -23,7 +23,7 @@ from prune_realloc.recipe.document import Recipe, Source
 from prune_realloc.recipe.writer import dump_recipe
 from prune_realloc.results.bench import Bench, bench
 from prune_realloc.results.evaluate import Evaluation, measure
-from prune_realloc.results.opening import Reading, is_shipped, open_network, open_stream
+from prune_realloc.results.opening import Reading, is_shipped, open_network, open_stream, require_images
 from prune_realloc.runtime.device import out_of_memory_named, pick_device
 from prune_realloc.runtime.networks import count_classes, evaluation_mode
 from prune_realloc.verbs.applied import Applied
@@ -103,10 +103,7 @@ def _calibration(recipe: Recipe, net: nn.Module, reading: Reading) -> ImageStrea
     """The images to score and refit on; with a scorer that looks at none they need not be given."""
     if recipe.data.name is not None:
         return open_stream(net, recipe.data, reading, recipe.data.samples)
-    if recipe.scorer not in WEIGHT_SCORERS:
-        raise InputError(
-            f"scorer {recipe.scorer!r} looks at images; name some with --data, or use one of {WEIGHT_SCORERS}"
-        )
+    require_images(recipe.data, recipe.scorer)
     return None
 
 
