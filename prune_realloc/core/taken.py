@@ -1,0 +1,42 @@
+"""What a run took: facts of the network and of the images, each with where it was learnt from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One thing that a run goes by."""
+
+    value: Any
+    """A plain value, ready for JSON: text, a number, or a list of them."""
+    origin: str
+    """What tells it: `args.model in the file`, `shapes`, `--mean`, `timm's deit_tiny_patch16_224`."""
+    guessed: bool = False
+    """Nothing states it, so that it may be wrong."""
+
+    def __str__(self) -> str:
+        value = ", ".join(map(str, self.value)) if isinstance(self.value, list | tuple) else str(self.value)
+        return f"{value} ({'a guess from ' if self.guessed else ''}{self.origin})"
+
+
+Taken = Mapping[str, Fact]
+"""What is taken -> the fact, in the order in which it is said: weights, architecture, heads, input size, ..."""
+
+
+def taken_line(taken: Taken) -> str:
+    """All facts in one line, for people."""
+    return "took " + "; ".join(f"{name} {fact}" for name, fact in taken.items())
+
+
+def plain_taken(taken: Taken) -> dict[str, dict[str, Any]]:
+    """All facts, ready for JSON."""
+    return {name: vars(fact) for name, fact in taken.items()}
+
+
+def taken_from(plain: Mapping[str, Mapping[str, Any]]) -> dict[str, Fact]:
+    """What `plain_taken` made, read again."""
+    return {name: Fact(**fact) for name, fact in plain.items()}
