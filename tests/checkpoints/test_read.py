@@ -42,12 +42,27 @@ def test_wrappings_are_taken_off(tmp_path, deit, wrap):
 
 def test_averaged_weights_by_flag(tmp_path, deit):
     averaged = {k: v + 1 for k, v in deit.state_dict().items()}
-    path = saved(tmp_path / "deit.pth", {"state_dict": deit.state_dict(), "state_dict_ema": averaged, "arch": DEIT})
+    path = saved(tmp_path / "deit.pth", {"model": deit.state_dict(), "model_ema": averaged, "arch": DEIT})
     assert same_weights(load_model(ckpt=path), deit)
     assert torch.equal(load_model(ckpt=path, ema=True).cls_token, deit.cls_token + 1)
     plain = saved(tmp_path / "plain.pth", {"state_dict": deit.state_dict(), "arch": DEIT})
     with pytest.raises(InputError, match="no averaged weights"):
         load_model(ckpt=plain, ema=True)
+
+
+def test_averaged_weights_are_taken_where_the_script_does_that_wrote_the_file(tmp_path, deit):
+    averaged = {k: v + 1 for k, v in deit.state_dict().items()}
+    path = saved(tmp_path / "timm.pth", {"state_dict": deit.state_dict(), "state_dict_ema": averaged, "arch": DEIT})
+    net = load_model(ckpt=path)
+    assert torch.equal(net.cls_token, deit.cls_token + 1)
+    weights = net.taken["weights"]
+    assert weights.value == "timm.pth: state_dict_ema, averaged"
+    assert "also holds state_dict" in weights.origin
+    assert same_weights(load_model(ckpt=path, ema=False), deit)
+    only = saved(tmp_path / "only.pth", {"model_ema": averaged, "arch": DEIT})
+    assert torch.equal(load_model(ckpt=only).cls_token, deit.cls_token + 1)
+    with pytest.raises(InputError, match="averaged weights only"):
+        load_model(ckpt=only, ema=False)
 
 
 def test_timm_train_checkpoint_tells_architecture_and_preprocessing(tmp_path):
