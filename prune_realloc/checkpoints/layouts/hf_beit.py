@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
 from prune_realloc.checkpoints.layouts.hf_vit import BLOCK_RULES, PATCHES
 from prune_realloc.checkpoints.layouts.huggingface import (
     activation,
@@ -46,7 +44,7 @@ _RULES: Rules = (
     *BLOCK_RULES,
 )
 _ASIDE = r"(\w+\.)?(lm_head|embeddings\.mask_token)\b|.*relative_position_index$"
-_DEFAULTS = {"num_attention_heads": 12, "hidden_act": "gelu", "layer_norm_eps": 1e-12, "image_size": 224}
+_DEFAULTS = {"num_attention_heads": 12, "hidden_act": "gelu", "layer_norm_eps": 1e-12}
 
 
 def recognise(state: State, config: Config) -> bool:
@@ -68,12 +66,14 @@ def translate(state: State, config: Config, preprocessor: Config) -> Translated:
         ours[name.replace("q_bias", "k_bias")] = ours[name].new_zeros(ours[name].shape)
     ours = {name: tensor for name, tensor in ours.items() if not name.endswith("k_bias")}
     stated = vision_config(config, _DEFAULTS)
-    args = _args(ours)
+    args = _args(ours, image_size(stated) if stated else None)
+    epsilon = 1e-6
     if stated is not None:
         require_width(stated, args["embed_dim"])
         if activation(stated) != "gelu":
             raise stated.wrong("hidden_act", "gelu, the one that timm's Beit has")
-        args |= {"img_size": list(image_size(stated) or (224, 224)), "num_heads": stated.whole("num_attention_heads")}
+        args["num_heads"] = stated.whole("num_attention_heads")
+        epsilon = stated.number("layer_norm_eps")
     return Translated(
         state=ours,
         architecture=named(args, ("beit_{size}_patch{patch}_{img}",), "beit_base_patch16_224"),
@@ -81,11 +81,11 @@ def translate(state: State, config: Config, preprocessor: Config) -> Translated:
         pretrained_cfg=described(config, preprocessor, args),
         origin=titled(config, "BEiT"),
         left_out=gone,
-        norm_eps=None if stated is None or stated.number("layer_norm_eps") == 1e-6 else stated.number("layer_norm_eps"),
+        norm_eps=None if epsilon == 1e-6 else epsilon,
     )
 
 
-def _args(state: dict[str, Tensor]) -> dict[str, Any]:
+def _args(state: State, stated: tuple[int, int] | None) -> dict[str, Any]:
     """Of the shapes; the table of positions has a row for each pair of patches that differ, and three more."""
     width, channels, patch, _ = require_shape(state, "patch_embed.proj.weight", 4)
     args: dict[str, Any] = {
@@ -102,15 +102,27 @@ def _args(state: dict[str, Tensor]) -> dict[str, Any]:
         "use_shared_rel_pos_bias": "rel_pos_bias.relative_position_bias_table" in state,
         "global_pool": "token" if "norm.weight" in state else "avg",
     }
-    tables = [name for name in state if name.endswith("relative_position_bias_table")]
+    if tables := [name for name in state if name.endswith("relative_position_bias_table")]:
+        args["num_heads"] = require_shape(state, tables[0], 2)[1]
+    return args | {"img_size": list(_image_size(state, tables, patch, stated))}
+
+
+def _image_size(state: State, tables: list[str], patch: int, stated: tuple[int, int] | None) -> tuple[int, int]:
+    """The stated size where it goes with the positions; else that of a square grid.
+
+    A table has a row for each way in which two patches can lie to each other, and three for the class token.
+    """
+    side, fits = 0, True
     if tables:
-        rows, args["num_heads"] = require_shape(state, tables[0], 2)
-        side = (round(max(rows - 3, 0) ** 0.5) + 1) // 2
-        if (2 * side - 1) ** 2 + 3 == rows:
-            args["img_size"] = [side * patch, side * patch]
+        rows = require_shape(state, tables[0], 2)[0] - 3
+        side = (round(max(rows, 0) ** 0.5) + 1) // 2
+        fits = stated is None or (2 * (stated[0] // patch) - 1) * (2 * (stated[1] // patch) - 1) == rows
     elif "pos_embed" in state:
-        side = round((require_shape(state, "pos_embed", 3)[1] - 1) ** 0.5)
-        args["img_size"] = [side * patch, side * patch]
-    if "img_size" not in args:
-        raise InputError("weights: the grid of BEiT's patches is not square; timm's name for it is not known")
-    return args
+        patches = require_shape(state, "pos_embed", 3)[1] - 1
+        side = round(max(patches, 0) ** 0.5)
+        fits = stated is None or (stated[0] // patch) * (stated[1] // patch) == patches
+    if not fits:
+        raise InputError(f"config.json: image_size {list(stated or ())} does not go with BEiT's positions; correct it")
+    if stated is None and not side:
+        raise InputError("weights: the image size is in no tensor of this BEiT; state image_size in config.json")
+    return stated or (side * patch, side * patch)

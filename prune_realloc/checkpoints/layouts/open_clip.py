@@ -12,7 +12,15 @@ from timm.models import is_model
 from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor
 
-from prune_realloc.checkpoints.layouts.translated import Config, State, Stated, Translated, require_shape, split_off
+from prune_realloc.checkpoints.layouts.translated import (
+    Config,
+    State,
+    Stated,
+    Translated,
+    count_blocks,
+    require_shape,
+    split_off,
+)
 from prune_realloc.checkpoints.layouts.vit_args import mlp_ratio, named
 from prune_realloc.core.errors import InputError
 
@@ -75,7 +83,6 @@ def _args(tower: State) -> dict[str, Any]:
     if side < 1 or side * side != positions - 1:
         raise InputError(f"weights: {positions - 1} patches are no square grid, so the image size is unknown")
     blocks = f"{_VISUAL}transformer.resblocks"
-    depth = 1 + max((int(name.split(".")[3]) for name in tower if name.startswith(f"{blocks}.")), default=-1)
     projected = f"{_VISUAL}proj" in tower
     return {
         "img_size": [side * patch, side * patch],
@@ -83,7 +90,7 @@ def _args(tower: State) -> dict[str, Any]:
         "in_chans": channels,
         "num_classes": require_shape(tower, f"{_VISUAL}proj", 2)[1] if projected else 0,
         "embed_dim": width,
-        "depth": depth,
+        "depth": count_blocks(tower, blocks.replace(".", r"\.")),
         "mlp_ratio": mlp_ratio(width, require_shape(tower, f"{blocks}.0.mlp.c_fc.weight", 2)[0]),
         "init_values": 1.0 if f"{blocks}.0.ls_1.gamma" in tower else None,
         "class_token": True,

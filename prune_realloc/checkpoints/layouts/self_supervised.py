@@ -61,7 +61,8 @@ def translate(state: State, config: Config, preprocessor: Config) -> Translated:
         state=bare,
         architecture=name if heads else None,
         model_args=args | ({"num_heads": heads} if heads else {}),
-        pretrained_cfg=_MEASURES | {"num_classes": args["num_classes"], "input_size": [args["in_chans"], *args["img_size"]]},
+        pretrained_cfg=_MEASURES
+        | {"num_classes": args["num_classes"], "input_size": [args["in_chans"], *args["img_size"]]},
         origin=kind,
         left_out=gone,
         notes=(_SUPPOSED,),

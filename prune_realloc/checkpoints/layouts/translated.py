@@ -37,7 +37,7 @@ class Translated:
     notes: tuple[str, ...] = ()
     """What was supposed and not read, or what timm cannot express; a line each."""
     norm_eps: float | None = None
-    """To be set with `set_norm_eps_` in the finished network, where timm's Swin and Beit take no epsilon as an argument."""
+    """For `set_norm_eps_` in the finished network: timm's Swin and Beit take no epsilon as an argument."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,17 @@ def require_shape(state: State, name: str, dims: int) -> tuple[int, ...]:
 
 
 def count_blocks(state: State, stem: str = "blocks") -> int:
-    """One more than the highest number behind `stem`."""
-    return 1 + max((int(found[1]) for name in state if (found := re.match(rf"{stem}\.(\d+)\.", name))), default=-1)
+    """One more than the highest number behind `stem`, a regular expression.
+
+    Raises:
+        InputError: there are not as many tensors as that.
+    """
+    numbers = {int(found[1]) for name in state if (found := re.match(rf"{stem}\.(\d+)\.", name))}
+    if numbers and max(numbers) >= len(state):
+        raise InputError(
+            f"weights: a block has the number {max(numbers)}, of {len(state)} tensors; the file is damaged"
+        )
+    return 1 + max(numbers, default=-1)
 
 
 @dataclass(frozen=True)
