@@ -79,6 +79,26 @@ def test_published_torchvision_swin():
     assert found.architecture == "swin_small_patch4_window7_224"
 
 
+def test_swin_of_its_authors():
+    sizes: dict[str, Any] = {
+        "img_size": 64,
+        "embed_dim": 16,
+        "depths": (2, 2, 2),
+        "num_heads": (2, 4, 8),
+        "window_size": 4,
+    }
+    net = randomise_(timm.create_model("swin_tiny_patch4_window7_224", **sizes, num_classes=5))
+    earlier = {"layers.1.downsample": "layers.0.downsample", "layers.2.downsample": "layers.1.downsample"}
+    state = dict(net.state_dict()) | {"layers.0.blocks.1.attn_mask": torch.zeros(16, 16, 16)}
+    for ours, theirs in (*earlier.items(), ("head.fc", "head")):
+        state = {name.replace(ours, theirs): tensor for name, tensor in state.items()}
+    found = translated(state)
+    assert found.model_args["img_size"] == [64, 64]
+    assert found.left_out == ("layers.0.blocks.1.attn_mask",)
+    assert same_outputs(built(found), net, 64)
+    assert translate(net.state_dict()) is None  # timm's own
+
+
 @pytest.fixture(scope="module")
 def clip():
     open_clip = pytest.importorskip("open_clip")

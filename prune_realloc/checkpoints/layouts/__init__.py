@@ -14,6 +14,7 @@ from prune_realloc.checkpoints.layouts import (
     hf_vit,
     open_clip,
     self_supervised,
+    swin_original,
     timm_wrapper,
     torchvision,
 )
@@ -28,6 +29,7 @@ LAYOUTS: dict[str, Layout] = {
     "torchvision ViT": Layout(torchvision.recognise_vit, torchvision.translate_vit),
     "torchvision Swin": Layout(torchvision.recognise_swin, torchvision.translate_swin),
     "open_clip": Layout(open_clip.recognise, open_clip.translate),
+    "Swin": Layout(swin_original.recognise, swin_original.translate),
     "self-supervised": Layout(self_supervised.recognise, self_supervised.translate),
 }
 """The first that recognises the tensors counts; BEiT and Swin have all that tells ViT, and more."""

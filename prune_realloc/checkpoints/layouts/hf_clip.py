@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from prune_realloc.checkpoints.layouts.huggingface import (
@@ -25,7 +24,7 @@ from prune_realloc.checkpoints.layouts.translated import (
     fused,
     prefix_of,
     renamed,
-    require_there,
+    require_shape,
     split_off,
 )
 from prune_realloc.checkpoints.layouts.vit_args import named, norm_args, vit_args
@@ -95,12 +94,13 @@ def _finished(state: dict[str, Tensor]) -> dict[str, Tensor]:
         while name in out and out[name].ndim < dims:
             out[name] = out[name][None]
     for kind in ("weight", "bias"):
-        if (packed := out.pop(f"head.attention.in_proj_{kind}", None)) is not None:
-            width = len(packed) // 3
+        name = f"head.attention.in_proj_{kind}"
+        if name in out:
+            width = require_shape(out, name, 2 if kind == "weight" else 1)[0] // 3
+            packed = out.pop(name)
             out[f"attn_pool.q.{kind}"], out[f"attn_pool.kv.{kind}"] = packed[:width], packed[width:]
     if "head.weight" in out and "head.bias" not in out:
-        out["head.bias"] = torch.zeros(len(out["head.weight"]), dtype=out["head.weight"].dtype)
-    require_there(out, ["pos_embed", "patch_embed.proj.weight"])
+        out["head.bias"] = out["head.weight"].new_zeros(require_shape(out, "head.weight", 2)[0])
     return out
 
 

@@ -58,10 +58,10 @@ def translate(state: State, config: Config, preprocessor: Config) -> Translated:
     Raises:
         InputError: the file is not whole, its configuration is of another network, or the network is not timm's.
     """
-    if (prefix := prefix_of(state, "embeddings.position_embeddings")) is not None:
+    if prefix_of(state, "embeddings.position_embeddings") is not None:
         raise InputError(
-            f"weights: {prefix}embeddings.position_embeddings: timm's Swin has no absolute positions; no network of "
-            "timm's has the same outputs"
+            "weights: embeddings.position_embeddings: timm's Swin has no absolute positions, so no network of it "
+            "has the same outputs; give a Swin without them"
         )
     kept, gone = split_off(state, _ASIDE)
     encoder, beside = bare(kept, prefix_of(state, PATCHES) or "")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from prune_realloc.checkpoints.layouts.huggingface import (
@@ -26,10 +25,11 @@ from prune_realloc.checkpoints.layouts.translated import (
     prefix_of,
     renamed,
     require_shape,
-    require_there,
     split_off,
+    stacked,
 )
 from prune_realloc.checkpoints.layouts.vit_args import named, norm_args, vit_args
+from prune_realloc.core.errors import InputError
 
 PATCHES = "embeddings.patch_embeddings.projection.weight"
 BLOCK_RULES: Rules = (
@@ -108,9 +108,7 @@ def _with_gates(state: dict[str, Tensor]) -> dict[str, Tensor]:
     out = {}
     for name, tensor in state.items():
         if ".mlp.gate_proj." in name:
-            above = name.replace("gate_proj", "up_proj")
-            require_there(state, [above])
-            out[name.replace("gate_proj", "fc1")] = torch.cat([tensor, state[above]])
+            out[name.replace("gate_proj", "fc1")] = stacked(state, [name, name.replace("gate_proj", "up_proj")])
         elif ".mlp.up_proj." not in name:
             out[name] = tensor
     return out
@@ -123,9 +121,9 @@ def _with_tokens(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str,
     one; where no classifier reads it, it is a register like others.
     """
     out = dict(state)
-    require_there(out, ["pos_embed", "cls_token"])
     if "reg_token" in out:
-        require_shape(out, "pos_embed", 3)
+        if require_shape(out, "pos_embed", 3)[2] != require_shape(out, "cls_token", 3)[2]:
+            raise InputError("weights: pos_embed and cls_token are of different widths; the file is damaged")
         out["cls_token"] = out["cls_token"] + out["pos_embed"][:, :1]
         out["pos_embed"] = out["pos_embed"][:, 1:]
         return out, {"reg_tokens": require_shape(out, "reg_token", 3)[1], "no_embed_class": True}

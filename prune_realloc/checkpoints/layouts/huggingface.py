@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from prune_realloc.checkpoints.layouts.preprocessing import prepared
-from prune_realloc.checkpoints.layouts.translated import Config, State, Stated
+from prune_realloc.checkpoints.layouts.stated import Stated
+from prune_realloc.checkpoints.layouts.translated import Config, State
 from prune_realloc.core.errors import InputError
 
 _ACTIVATIONS = {

@@ -5,23 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import timm
-import torch
 from timm.data import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from timm.models import is_model
-from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor
 
+from prune_realloc.checkpoints.layouts.stated import Stated
 from prune_realloc.checkpoints.layouts.translated import (
     Config,
     State,
-    Stated,
     Translated,
     count_blocks,
     require_shape,
     split_off,
 )
-from prune_realloc.checkpoints.layouts.vit_args import mlp_ratio, named
+from prune_realloc.checkpoints.layouts.vit_args import by_timm, mlp_ratio, named
 from prune_realloc.core.errors import InputError
 
 _VISUAL, _TRUNK = "visual.", "visual.trunk."
@@ -56,7 +53,7 @@ def translate(state: State, config: Config, preprocessor: Config) -> Translated:
         return _of_timm(tower, stated, config, gone)
     tower, unused = split_off(tower, r"visual\.(attn_pool|ln_post_pool)\b")
     if unused:
-        raise InputError(f"weights: {unused[0]}: this tower pools by attention in a way that timm's CLIP does not")
+        raise InputError(f"weights: {unused[0]!r}: this tower pools by attention in a way that timm's CLIP does not")
     args = _args(tower)
     openai = any(name in state for name in _OPENAI)
     quick = True if openai else _quick(config)
@@ -102,9 +99,7 @@ def _args(tower: State) -> dict[str, Any]:
 def _by_timm(tower: dict[str, Tensor], name: str, args: dict[str, Any]) -> dict[str, Tensor]:
     """As timm converts it; of LayerScale it has another name."""
     tower = {one.replace(".ls_1.", ".ls1.").replace(".ls_2.", ".ls2."): tensor for one, tensor in tower.items()}
-    with torch.device("meta"):
-        net: Any = timm.create_model(name, **args)
-    state = checkpoint_filter_fn(tower, net)
+    state = by_timm(tower, name, args)
     if "head.bias" in state:  # timm makes it in single precision
         state["head.bias"] = state["head.bias"].to(state["head.weight"].dtype)
     return state

@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor
 
 from prune_realloc.checkpoints.layouts.translated import Config, State, Translated, require_shape, split_off
-from prune_realloc.checkpoints.layouts.vit_args import named, published_heads, vit_args
+from prune_realloc.checkpoints.layouts.vit_args import by_timm, named, published_heads, vit_args
 
 _ENCODERS = ("backbone.", "base_encoder.", "momentum_encoder.")
 """Where the encoder lies beside what is trained with it, the first that is there."""
@@ -50,7 +48,7 @@ def translate(state: State, config: Config, preprocessor: Config) -> Translated:
     if kind == "DINOv2":
         bare = _in_one_row(bare)
         args, name = _dino_args(bare)
-        bare = _by_timm(bare, name, args)
+        bare = by_timm({"mask_token": torch.empty(0), **bare}, name, args)  # by which timm knows DINOv2
     else:
         args = vit_args(bare, 1)
         name = named(args, ("vit_{size}_patch{patch}_{img}",), "vit_base_patch16_224")
@@ -107,10 +105,3 @@ def _dino_args(state: dict[str, Tensor]) -> tuple[dict[str, Any], str]:
     if registers:
         args |= {"reg_tokens": registers, "no_embed_class": True}
     return args, name
-
-
-def _by_timm(state: dict[str, Tensor], name: str, args: dict[str, Any]) -> dict[str, Tensor]:
-    """timm's own conversion, which looks for the token of masked patches."""
-    with torch.device("meta"):
-        net: Any = timm.create_model(name, **args)
-    return checkpoint_filter_fn({"mask_token": torch.empty(0), **state}, net)

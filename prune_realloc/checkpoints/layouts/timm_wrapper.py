@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from prune_realloc.checkpoints.allowed import descriptive, require_architecture_args, require_architecture_name
-from prune_realloc.checkpoints.layouts.translated import Config, State, Stated, Translated
+from prune_realloc.checkpoints.layouts.stated import Stated
+from prune_realloc.checkpoints.layouts.translated import Config, State, Translated
 from prune_realloc.core.errors import InputError
 
 _PREFIX = "timm_model."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -86,9 +86,21 @@ def fused(state: State) -> dict[str, Tensor]:
             out[name] = tensor
         elif found[2] == "q":
             parts = [f"{found[1]}.{part}.{found[3]}" for part in "qkv"]
-            require_there(state, parts)
-            out[f"{found[1]}.qkv.{found[3]}"] = torch.cat([state[part] for part in parts])
+            out[f"{found[1]}.qkv.{found[3]}"] = stacked(state, parts)
     return out
+
+
+def stacked(state: State, names: Sequence[str]) -> Tensor:
+    """Tensors one below the other.
+
+    Raises:
+        InputError: one is missing, or their shapes differ in more than the first dimension.
+    """
+    require_there(state, names)
+    parts = [state[name] for name in names]
+    if any(part.ndim == 0 or part.shape[1:] != parts[0].shape[1:] for part in parts):
+        raise InputError(f"weights: {' and '.join(names)} are of shapes that do not go together; the file is damaged")
+    return torch.cat(parts)
 
 
 def require_there(state: State, names: Iterable[str]) -> None:
@@ -122,32 +134,3 @@ def count_blocks(state: State, stem: str = "blocks") -> int:
             f"weights: a block has the number {max(numbers)}, of {len(state)} tensors; the file is damaged"
         )
     return 1 + max(numbers, default=-1)
-
-
-@dataclass(frozen=True)
-class Stated:
-    """A configuration in which every field is looked at before it is used."""
-
-    content: Mapping[str, Any]
-    name: str = "config.json"
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-    """What the library takes where the configuration says nothing."""
-
-    def get(self, key: str) -> Any:
-        value = self.content.get(key)
-        return self.defaults.get(key) if value is None else value
-
-    def whole(self, key: str) -> int:
-        value = self.get(key)
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= 2**16:
-            raise self.wrong(key, "a positive whole number")
-        return value
-
-    def number(self, key: str) -> float:
-        value = self.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
-            raise self.wrong(key, "a number")
-        return float(value)
-
-    def wrong(self, key: str, wanted: str) -> InputError:
-        return InputError(f"{self.name}: {key} {self.get(key)!r} is not {wanted}; correct the file")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import timm
+import torch
 from timm.models import is_model
+from timm.models.vision_transformer import checkpoint_filter_fn
+from torch import Tensor
 
 from prune_realloc.checkpoints.layouts.translated import State, count_blocks, require_shape
 from prune_realloc.checkpoints.norms import norm_name
-from prune_realloc.core.errors import InputError
+from prune_realloc.core.errors import InputError, first_line
 
 _SIZES = {
     (192, 12): "tiny",
@@ -85,6 +90,22 @@ def named(args: dict[str, Any], patterns: tuple[str, ...], otherwise: str) -> st
     size = _SIZES.get((args["embed_dim"], args["depth"]), "")
     names = [one.format(size=size, patch=args["patch_size"], img=args["img_size"][0]) for one in patterns]
     return next((name for name in names if is_model(name)), otherwise)
+
+
+def by_timm(state: Mapping[str, Tensor], name: str, args: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of an original release under timm's names, as timm itself converts them.
+
+    Raises:
+        InputError: it cannot.
+    """
+    try:
+        with torch.device("meta"):
+            net: Any = timm.create_model(name, **args)
+        return checkpoint_filter_fn(dict(state), net)
+    except Exception as error:  # of constructors and of indexing, many kinds
+        raise InputError(
+            f"weights: timm cannot convert them for {name} ({first_line(error)}); the file is damaged"
+        ) from error
 
 
 def _image_size(patches: int, patch: list[int], stated: tuple[int, int] | None) -> tuple[int, int]:
