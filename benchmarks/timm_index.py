@@ -17,7 +17,8 @@ from prune_realloc.checkpoints.index import INDEX_FILE, fingerprints
 def main() -> None:
     warnings.simplefilter("ignore")  # timm says of old names that they are old
     networks = {}
-    for name in timm.list_models():
+    own = [name for name in timm.list_models() if timm.models.model_entrypoint(name).__module__.startswith("timm.")]
+    for name in own:
         with torch.device("meta"):
             networks[name] = list(fingerprints(timm.create_model(name).state_dict()))
     lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(prints)}" for name, prints in networks.items())

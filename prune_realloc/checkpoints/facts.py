@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from prune_realloc.checkpoints.read import Checkpoint
+from prune_realloc.checkpoints.found import Checkpoint
 from prune_realloc.checkpoints.recognise import Recognised
 from prune_realloc.core.taken import Fact
 from prune_realloc.families.inputs import input_shape

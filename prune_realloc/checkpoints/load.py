@@ -15,7 +15,10 @@ from prune_realloc.checkpoints.create import create_described, create_published,
 from prune_realloc.checkpoints.facts import with_facts
 from prune_realloc.checkpoints.fill import fill_, require_finite
 from prune_realloc.checkpoints.fitting import classes_of
-from prune_realloc.checkpoints.read import Checkpoint, read_checkpoint, read_config
+from prune_realloc.checkpoints.folders import read_config
+from prune_realloc.checkpoints.found import Checkpoint
+from prune_realloc.checkpoints.layouts.translated import set_norm_eps_
+from prune_realloc.checkpoints.read import read_checkpoint
 from prune_realloc.checkpoints.recognise import Recognised, recognise, recognise_unlisted
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.names import PRUNED
@@ -155,6 +158,8 @@ def _stored(
     if not shapes and (classes := classes_of(net, found.state)) is not None and "num_classes" not in args:
         shapes = {"num_classes": classes}
         net = create_skeleton(architecture.name, args | shapes, path)
+    if found.norm_eps is not None:
+        set_norm_eps_(net, found.norm_eps)
     fill_(net, found, path)
     return with_facts(net, found, architecture, given={*extra}, shapes={*shapes})
 

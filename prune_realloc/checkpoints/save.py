@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from prune_realloc.checkpoints.allowed import require_architecture_args
+from prune_realloc.checkpoints.folders import FORMAT_VERSION
 from prune_realloc.checkpoints.pruned import build_pruned
-from prune_realloc.checkpoints.read import FORMAT_VERSION
 from prune_realloc.core.errors import InputError, first_line
 from prune_realloc.core.files import CHECKSUMS, checksums, make_folder, write_files
 from prune_realloc.core.names import PREPROCESSING, PRUNED, RECIPE_FILE, RESULT_FILE, WEIGHTS_FILE

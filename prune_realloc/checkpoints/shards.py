@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-import torch
 from torch import Tensor
 
-from prune_realloc.checkpoints.kinds import refuse_kind
-from prune_realloc.core.errors import InputError, first_line
+from prune_realloc.checkpoints.content import file_content
+from prune_realloc.core.errors import InputError
 
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 """The names of an index in a folder; the first that is there."""
@@ -25,6 +22,12 @@ def index_of(path: Path) -> Path | None:
     if path.is_dir():
         return next((path / name for name in INDEX_FILES if (path / name).is_file()), None)
     return path if path.name.endswith(".index.json") else None
+
+
+def content_of(path: Path) -> Mapping[str, Any]:
+    """What a file, or the shards of an index, hold."""
+    index = index_of(path)
+    return file_content(path) if index is None else read_shards(index)
 
 
 def read_shards(index: Path) -> dict[str, Tensor]:
@@ -44,7 +47,7 @@ def read_shards(index: Path) -> dict[str, Tensor]:
         )
     state: dict[str, Tensor] = {}
     for file, wanted in sorted(shards.items()):
-        found = _read_shard(index.parent / file)
+        found = file_content(index.parent / file)
         if absent := [name for name in wanted if not isinstance(found.get(name), Tensor)]:
             raise InputError(
                 f"ckpt {str(index)!r}: shard {file!r} does not hold {absent[0]!r} ({len(absent)} are absent); "
@@ -81,20 +84,3 @@ def _is_plain(name: str) -> bool:
     parts = Path(name).parts
     harmless = len(parts) == 1 and parts[0] == name and not set(name) & set("/\\:\0") and not name.startswith(".")
     return harmless and name.endswith((".safetensors", ".bin", ".pt", ".pth"))
-
-
-def _read_shard(path: Path) -> Mapping[str, Any]:
-    refuse_kind(path)
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"ckpt {str(path)!r} is refused: it holds more than tensors; save its state_dict alone"
-        ) from error
-    except Exception as error:  # whatever the readers stumble over: the file is damaged
-        raise InputError(f"ckpt {str(path)!r} is damaged ({first_line(error)}); fetch it again") from error
-    if not isinstance(content, Mapping):
-        raise InputError(f"ckpt {str(path)!r} holds a {type(content).__name__}, not a dictionary of tensors")
-    return content

@@ -95,7 +95,7 @@ def test_hostile_pickles_are_refused_and_do_not_run(tmp_path, protocol):
         path.write_bytes(pickle.dumps(content))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=protocol == "torch")
-    with pytest.raises(InputError, match=r"refused|damaged") as error:
+    with pytest.raises(InputError, match=r"calls (posix|nt)\.mkdir|a pickle that torch did not write") as error:
         load_model(DEIT, ckpt=path)
     assert "\n" not in str(error.value)
     assert not marker.exists()
@@ -105,7 +105,7 @@ def test_hostile_pickles_are_refused_and_do_not_run(tmp_path, protocol):
 
 def test_a_whole_pickled_module_is_refused_with_the_reason(tmp_path, deit):
     path = saved(tmp_path / "module.pth", deit)
-    with pytest.raises(InputError, match=r"calls timm\.models\.vision_transformer\.VisionTransformer"):
+    with pytest.raises(InputError, match=r"pickled whole \(timm\.models\.vision_transformer\.VisionTransformer\)"):
         load_model(ckpt=path)
 
 
@@ -135,7 +135,7 @@ def test_contents_that_are_no_network_are_refused(tmp_path, deit):
         "list": ([1, 2], "not a dictionary"),
         "numbers": ({"a": 1}, "no tensors"),
         "strange": ({"a": torch.zeros(1)}, "no known layout"),
-        "transformers": ({"vit.encoder.layer.0.attention.attention.query.weight": torch.zeros(1)}, "Hugging Face"),
+        "transformers": ({"vit.encoder.layer.0.attention.attention.query.weight": torch.zeros(1)}, "no known layout"),
         "nan": (state | {"norm.bias": torch.full((192,), float("nan"))}, "norm.bias has NaN"),
         "short": ({k: v for k, v in state.items() if k != "norm.bias"}, "without norm.bias"),
     }

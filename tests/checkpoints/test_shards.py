@@ -62,7 +62,7 @@ def test_damaged_and_unfetched_shards(tmp_path):
     index = sharded(tmp_path)
     shard = tmp_path / "model-00001-of-00002.safetensors"
     shard.write_bytes(shard.read_bytes()[:-4])
-    with pytest.raises(InputError, match="is damaged"):
+    with pytest.raises(InputError, match="not a whole safetensors file"):
         read_shards(index)
     shard.write_text("version https://git-lfs.github.com/spec/v1\n")
     with pytest.raises(InputError, match="git lfs pull"):
@@ -101,6 +101,6 @@ def test_damaged_index(tmp_path, content):
 def test_no_shard_is_executed(tmp_path):
     index = sharded(tmp_path, "bin")
     torch.save({"a": Hostile(tmp_path / "marker")}, tmp_path / "model-00001-of-00002.bin")
-    with pytest.raises(InputError, match="more than tensors"):
+    with pytest.raises(InputError, match=r"calls (posix|nt)\.mkdir"):
         read_shards(index)
     assert not (tmp_path / "marker").exists()

@@ -1,4 +1,4 @@
-"""A file of torch's -> its content: tensors, and plain values beside them. No pickle is ever executed."""
+"""A file -> its content: tensors, and plain values beside them. No pickle is ever executed."""
 
 from __future__ import annotations
 
@@ -7,21 +7,40 @@ import datetime
 import pathlib
 import pickle
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
+from safetensors import SafetensorError
 
+from prune_realloc.checkpoints.kinds import refuse_kind
 from prune_realloc.core.errors import InputError, first_line
 
 
-def unpickled(path: Path) -> Any:
-    """What `torch.save` wrote, as far as it is tensors and plain values.
+def file_content(path: Path) -> Mapping[str, Any]:
+    """What a file of safetensors or of `torch.save` holds, as far as it is tensors and plain values.
 
     Raises:
-        InputError: reading it would execute code, or it is damaged.
+        InputError: it is of another kind, empty or damaged, or reading it would execute code.
     """
+    if path.stat().st_size == 0:
+        raise InputError(f"ckpt {str(path)!r} is empty")
+    refuse_kind(path)
+    if path.suffix == ".safetensors":
+        try:
+            return safetensors.torch.load_file(path)
+        except SafetensorError as error:
+            raise InputError(f"ckpt {str(path)!r} is not a whole safetensors file ({error})") from error
+    content = _unpickled(path)
+    if not isinstance(content, Mapping):
+        raise InputError(f"ckpt {str(path)!r} holds a {type(content).__name__}, not a dictionary of tensors")
+    return content
+
+
+def _unpickled(path: Path) -> Any:
     # where the program itself already lets something in, leaving the context must not take that away
     known = torch.serialization.get_safe_globals()
     extra = [kind for kind in _harmless() if kind not in known]
@@ -78,7 +97,7 @@ def _path(*parts: str) -> str:
 def _reason(message: str) -> str:
     """What torch's long message about a refused pickle comes down to."""
     if found := re.search(
-        r"(?:Unsupported global: GLOBAL|Unsupported class|WeightsUnpickler error:.*?GLOBAL) ([\w.]+)", message
+        r"(?:[Uu]nsupported (?:global: )?GLOBAL|Unsupported class|WeightsUnpickler error:.*?GLOBAL) ([\w.]+)", message
     ):
         return f"reading it would execute a pickle that calls {found[1]}"
     if found := re.search(r"Unsupported operand (\d+)", message):
