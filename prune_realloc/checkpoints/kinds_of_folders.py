@@ -41,7 +41,7 @@ _ROWS: tuple[tuple[str, str, str], ...] = (
 """The name of a file, what a folder with it is, and the remedy; the first row counts."""
 
 
-def refuse_folder(folder: Path) -> tuple[str, str] | None:
+def kind_of_folder(folder: Path) -> tuple[str, str] | None:
     """What the folder is and the remedy; None: nothing speaks against it."""
     names = sorted(entry.name for entry in folder.iterdir())
     if any(_WHOLE.fullmatch(name) for name in names):

@@ -10,6 +10,7 @@ from prune_realloc.checkpoints import register  # noqa: F401  timm is told the n
 from prune_realloc.checkpoints.allowed import require_architecture_args
 from prune_realloc.checkpoints.layouts import translate
 from prune_realloc.checkpoints.layouts.translated import Translated, set_norm_eps_
+from support.networks import TINY, randomise_
 
 
 def translated(state: Any, config: Any = None, preprocessor: Any = None) -> Translated:
@@ -36,3 +37,17 @@ def images(size: int = 32, channels: int = 3) -> torch.Tensor:
 def equal(a: torch.Tensor, b: torch.Tensor) -> bool:
     """To 1e-5, and they are not all alike, so that an output of zeros shows."""
     return torch.allclose(a, b, rtol=0, atol=1e-5) and bool(a.std() > 1e-3)
+
+
+def encoder(name: str = "vit_tiny_patch16_224", **more: Any) -> Any:
+    return randomise_(timm.create_model(name, **TINY | {"num_classes": 0} | more))
+
+
+def prefixed(state: Any, prefix: str) -> dict[str, torch.Tensor]:
+    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
+
+
+def same_outputs(ours: Any, theirs: Any, size: int = 32) -> bool:
+    pixels = images(size)
+    with torch.no_grad():
+        return equal(ours(pixels), theirs.double()(pixels))

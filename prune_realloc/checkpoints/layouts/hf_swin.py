@@ -29,7 +29,7 @@ _RULES: Rules = (
     (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
     (r"^embeddings\.norm\.", "patch_embed.norm."),
     (r"^encoder\.layers\.", "layers."),
-    (r"\.attention\.self\.([qkv])(?:uery|ey|alue)\.", r".attn.\1."),
+    *((rf"\.attention\.self\.{name}\.", f".attn.{name[0]}.") for name in ("query", "key", "value")),
     (r"\.attention\.([qkv])_proj\.", r".attn.\1."),
     (r"\.attention\.(?:output\.dense|o_proj)\.", ".attn.proj."),
     (

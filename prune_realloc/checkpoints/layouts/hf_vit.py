@@ -38,7 +38,7 @@ BLOCK_RULES: Rules = (
     (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
     # transformers 5 has shorter names in memory than in its files; both are seen in the wild
     (r"^(?:encoder\.layer|encoder\.layers|layers)\.(\d+)\.", r"blocks.\1."),
-    (r"\.attention\.attention\.([qkv])(?:uery|ey|alue)\.", r".attn.\1."),
+    *((rf"\.attention\.attention\.{name}\.", f".attn.{name[0]}.") for name in ("query", "key", "value")),
     (r"\.attention\.([qkv])_proj\.", r".attn.\1."),
     (r"\.attention\.(?:output\.dense|o_proj)\.", ".attn.proj."),
     (r"\.layernorm_before\.", ".norm1."),

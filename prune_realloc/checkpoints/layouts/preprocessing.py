@@ -16,12 +16,16 @@ _BYTE = 1 / 255
 def prepared(preprocessor: Mapping[str, Any] | None) -> dict[str, Any]:
     """Mean, standard deviation, interpolation and crop, as far as they are stated.
 
+    Args:
+        preprocessor: the file's content; or of a `processor_config.json`, where images are one part of several.
+
     Raises:
         InputError: a field holds what it cannot.
     """
     if preprocessor is None:
         return {}
-    stated = Stated(preprocessor, "preprocessor_config.json")
+    inner = preprocessor.get("image_processor")
+    stated = Stated(inner if isinstance(inner, Mapping) else preprocessor, "preprocessor_config.json")
     out = _normalised(stated)
     if stated.get("do_resize") is not False:
         resample = stated.get("resample")
