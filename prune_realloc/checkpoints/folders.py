@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from prune_realloc.checkpoints.allowed import descriptive, require_architecture_args, require_architecture_name
+from prune_realloc.checkpoints.beside import config_in, preprocessor_in, read_json, weights_in
 from prune_realloc.checkpoints.found import Checkpoint, with_weights
 from prune_realloc.checkpoints.kinds import refuse_kind
 from prune_realloc.checkpoints.layouts import LAYOUTS
 from prune_realloc.checkpoints.options import class_names
-from prune_realloc.checkpoints.shards import content_of, index_of
+from prune_realloc.checkpoints.shards import content_of
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.files import CHECKSUMS, checksums
 from prune_realloc.core.names import WEIGHTS_FILES
 
-_FOREIGN_CONFIGS = ("config.json", "open_clip_config.json")
-_FOREIGN_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 FORMAT_VERSION = 1
 """Of the `config.json` that this package writes."""
 _LOG = logging.getLogger(__name__)
@@ -34,11 +32,10 @@ def read_folder(path: Path, ema: bool | None) -> Checkpoint:
     if (path / "last" / "config.json").is_file():
         raise InputError(f"ckpt {str(path)!r} is the folder of a training run; give {path / 'last'} or {path / 'best'}")
     refuse_kind(path)
-    config = next((_json(path / name) for name in _FOREIGN_CONFIGS if (path / name).is_file()), None)
+    config = config_in(path)
     foreign = config is not None and ("architecture" not in config or config.get("model_type") == "timm_wrapper")
     found = Checkpoint({}) if foreign else read_config(path)
-    weights = next((path / name for name in (*WEIGHTS_FILES, *_FOREIGN_WEIGHTS) if (path / name).is_file()), None)
-    weights = weights or index_of(path)
+    weights = weights_in(path)
     if weights is None:
         raise InputError(
             f"ckpt {str(path)!r} has a config.json but none of {', '.join(WEIGHTS_FILES)}: its network is "
@@ -48,8 +45,7 @@ def read_folder(path: Path, ema: bool | None) -> Checkpoint:
         with_weights(found, content_of(weights), weights, ema)
         _note_replaced(weights, found.files_sha256)
         return found
-    measures = path / "preprocessor_config.json"
-    with_weights(found, content_of(weights), weights, ema, config, _json(measures) if measures.is_file() else None)
+    with_weights(found, content_of(weights), weights, ema, config, preprocessor_in(path))
     if "layout" not in found.taken:
         raise InputError(
             f"ckpt {str(path)!r} is a folder of another library ({_kind_of(config or {})}), in none of the layouts "
@@ -61,16 +57,6 @@ def read_folder(path: Path, ema: bool | None) -> Checkpoint:
 def _kind_of(config: Mapping[str, Any]) -> str:
     classes = config.get("architectures")
     return f"transformers' {classes[0]}" if isinstance(classes, list) and classes else "its config.json names no class"
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:  # of bytes and of JSON too
-        raise InputError(f"{path} is not a model configuration as timm writes it ({error!r})") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} is not a model configuration as timm writes it (it is no mapping)")
-    return content
 
 
 def _note_replaced(weights: Path, named: Mapping[str, str]) -> None:
@@ -91,7 +77,7 @@ def read_config(path: Path) -> Checkpoint:
     config = path / "config.json"
     if not config.is_file():
         raise InputError(f"ckpt {str(path)!r} is a folder without config.json; give the weight file instead")
-    content = _json(config)
+    content = read_json(config)
     try:
         name = str(content["architecture"])
         pretrained_cfg = dict(content.get("pretrained_cfg", content))  # timm's older files have one level only

@@ -12,7 +12,7 @@ from torch import Tensor
 from prune_realloc.checkpoints.containers import Weights, select_weights
 from prune_realloc.checkpoints.layouts import LAYOUTS, translate
 from prune_realloc.checkpoints.layouts.translated import Translated
-from prune_realloc.checkpoints.prefixes import Unwrapped, unwrapped
+from prune_realloc.checkpoints.prefixes import Unwrapped, as_it_is, unwrapped
 from prune_realloc.core.taken import Fact
 from prune_realloc.families import FAMILIES
 
@@ -56,7 +56,7 @@ def with_weights(
     """
     weights = select_weights(content, path, ema)
     _take_weights(found, weights, path, ema)
-    bare = Unwrapped(dict(weights.state))
+    bare = as_it_is(weights.state)
     if not _is_foreign(weights.state, config):
         bare = unwrapped(weights.state, _is_network)
     found.state = bare.state

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -138,10 +139,9 @@ def class_names(value: Any) -> tuple[str, ...]:
     if not isinstance(value, Mapping) or not value:
         return ()
     pairs = [(name, number) if isinstance(number, int) else (number, name) for name, number in value.items()]
-    try:
-        by_number = {int(number): str(name) for name, number in pairs}
-    except (TypeError, ValueError):
+    if not all(isinstance(name, str) and re.fullmatch(r"\d+", str(number)) for name, number in pairs):
         return ()
+    by_number = {int(number): name for name, number in pairs}
     if sorted(by_number) != [*range(len(value))]:
         raise InputError(f"class names: their numbers are not 0 to {len(value) - 1}, each once")
     return tuple(by_number[number] for number in range(len(value)))

@@ -26,12 +26,19 @@ class Unwrapped:
     """Tensors by the names that the network itself gives them."""
 
     state: dict[str, Tensor]
+    names: dict[str, str]
+    """The same names -> those in the file."""
     prefix: str = ""
     """What was taken off the names."""
     left_out: list[str] = field(default_factory=list)
-    """Names of tensors that are not the network's."""
+    """Names in the file of tensors that are not the network's."""
     head: str = ""
     """What the classifier was called, where it is taken for one by its place behind a backbone: a guess."""
+
+
+def as_it_is(state: Mapping[str, Tensor]) -> Unwrapped:
+    """Tensors by their names in the file."""
+    return Unwrapped(dict(state), {name: name for name in state})
 
 
 def unwrapped(state: Mapping[str, Tensor], is_network: Callable[[Mapping[str, Tensor]], bool]) -> Unwrapped:
@@ -40,7 +47,7 @@ def unwrapped(state: Mapping[str, Tensor], is_network: Callable[[Mapping[str, Te
     Args:
         is_network: whether names are a network's own already; then nothing more is taken off.
     """
-    found = Unwrapped(dict(state))
+    found = as_it_is(state)
     while len(found.state) > 1:
         if not is_network(found.state):
             _leave_out(found)
@@ -50,7 +57,7 @@ def unwrapped(state: Mapping[str, Tensor], is_network: Callable[[Mapping[str, Te
         if is_network(found.state) or not main or (rest and not _is_backbone(found, main, rest)):
             break
         for name in parts[main]:
-            found.state[name.removeprefix(f"{main}.")] = found.state.pop(name)
+            _rename(found, name, name.removeprefix(f"{main}."))
         found.prefix += f"{main}."
     _leave_out_projection(found)
     return found
@@ -79,7 +86,11 @@ def _leave_out_projection(found: Unwrapped) -> None:
 def _drop(found: Unwrapped, names: list[str]) -> None:
     for name in names:
         del found.state[name]
-        found.left_out.append(found.prefix + name)
+        found.left_out.append(found.names.pop(name))
+
+
+def _rename(found: Unwrapped, name: str, new: str) -> None:
+    found.state[new], found.names[new] = found.state.pop(name), found.names.pop(name)
 
 
 def _is_backbone(found: Unwrapped, main: str, rest: list[str]) -> bool:
@@ -93,6 +104,6 @@ def _is_backbone(found: Unwrapped, main: str, rest: list[str]) -> bool:
     if part not in _CLASSIFIERS or {*rest} - {f"{part}.weight", f"{part}.bias"} or "head.weight" in inside:
         return False
     for name in rest:
-        found.state[f"head.{name.split('.')[1]}"] = found.state.pop(name)
+        _rename(found, name, f"head.{name.split('.')[1]}")
     found.head = found.prefix + part
     return True

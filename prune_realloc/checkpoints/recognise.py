@@ -46,11 +46,11 @@ def recognise(family: Family, state: dict[str, Tensor], args: dict[str, Any], pa
     native = family.candidates(state)
     fitting = {name: net for name, net in built(native, args, path).items() if fits(family, net, state)}
     if not fitting:
-        known = native or [name for module in family.TIMM_MODULES for name in timm.list_models(module=module)]
-        near = built(known, args, path)
-        if not any(likeness(state, net) == 1 for net in near.values()):
+        _, kin = indexed(state)
+        own = [name for module in family.TIMM_MODULES for name in timm.list_models(module=module)]
+        if kin and not {*kin} & {*own}:
             return None
-        raise InputError(f"ckpt {str(path)!r}: {nearest(state, near)}")
+        raise InputError(f"ckpt {str(path)!r}: {nearest(state, built(native or own, args, path))}")
     if len(fitting) == 1:
         return Recognised(next(iter(fitting)), "shapes", guessed=False)
     kin = [name for name in fitting if path.name.lower().startswith(name)]

@@ -149,7 +149,7 @@ def test_folders_that_are_no_model(tmp_path):
     with pytest.raises(InputError, match=r"without config\.json"):
         load_model(ckpt=tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(InputError, match="not a model configuration"):
+    with pytest.raises(InputError, match="is no JSON mapping"):
         load_model(ckpt=tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"architecture": DEIT}))
     with pytest.raises(InputError, match=r"none of model\.safetensors"):
@@ -168,5 +168,5 @@ def test_reading_leaves_the_pickles_that_the_program_lets_in_as_they_were(tmp_pa
 
 def test_a_config_that_nests_without_end_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("[" * 100_000)
-    with pytest.raises(InputError, match="not a model configuration"):
+    with pytest.raises(InputError, match="is no JSON mapping"):
         load_model(ckpt=tmp_path)
