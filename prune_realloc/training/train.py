@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from prune_realloc.checkpoints.save import builder, describe
 from prune_realloc.core.errors import InputError, WorkFailed
 from prune_realloc.core.files import clear_half_written, make_folder
 from prune_realloc.core.names import STATE_FILE
+from prune_realloc.data.labels import Naming, naming_of
 from prune_realloc.runtime.device import out_of_memory_named, pick_device
 from prune_realloc.runtime.distributed import process_group
 from prune_realloc.runtime.global_state import own_accelerate_state, random_state_kept
@@ -46,6 +48,8 @@ def train(
     split: str = "train",
     eval_split: str = "validation",
     samples: int | None = None,
+    class_map: str | None = None,
+    class_order: str | None = None,
     teacher: str | Path | None = None,
     model_args: Mapping[str, Any] | None = None,
     device: str = "auto",
@@ -63,6 +67,7 @@ def train(
         data, data_dir, split, eval_split: as in `open_images`; with labels.
         samples: train on the first so many of the images in an order drawn by seed 0; None: all. Where `eval_split` is
             `held-out`, others of the split are evaluated, up to `HELD_OUT`.
+        class_map, class_order: as in `recipe.Data`; names of the classes in `source` go before the order.
         teacher: checkpoint, `demo`, or timm name of the network to distil from.
         model_args: more arguments for `timm.create_model`, such as `{"img_size": 64}`.
         save_seconds: least time between two saves of the state inside an epoch.
@@ -74,9 +79,15 @@ def train(
     where, folder = pick_device(device), Path(out)
     with random_state_kept(where), process_group(where), own_accelerate_state():
         accelerator = _accelerator(config, where)
-        images = TrainingImages(data, data_dir, split, eval_split, samples)
+        net = _student(source, config, 0, model_args or {}) if is_stored(source) else None
+        naming = Naming(class_map=class_map, class_order=class_order)
+        if net is not None:
+            naming = naming_of(net, True, class_map, class_order)
+        # what has learnt no order yet takes any; a teacher has learnt one
+        naming = replace(naming, free=is_untrained(source) and teacher is None)
+        images = TrainingImages(data, data_dir, split, eval_split, samples, naming)
         classes = images.source.num_classes or max(images.source.least_classes, images.validation.least_classes)
-        net = _student(source, config, classes, model_args or {})
+        net = _student(source, config, classes, model_args or {}) if net is None else net
         names = images.source.class_names
         shown = describe(net, *builder(net), own_weights=not is_stored(source), class_names=names)
         setup = set_up(accelerator, config, net, description=shown, images=images, teacher=teacher, folder=folder)

@@ -63,7 +63,7 @@ def test_empty_folder_and_unknown_split(tmp_path):
 def test_a_data_set_lies_in_a_local_folder(root, tmp_path, monkeypatch):
     """webdataset runs what follows `pipe:` in a shell; timm must not be asked at all."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("prune_realloc.data.images.create_dataset", lambda *args, **more: pytest.fail("was asked"))
+    monkeypatch.setattr("prune_realloc.data.named.create_dataset", lambda *args, **more: pytest.fail("was asked"))
     with pytest.raises(InputError, match="is no folder here"):
         open_images("wds/shards", split="train", data_dir=root)
     with pytest.raises(InputError, match="must be a name or a pattern"):

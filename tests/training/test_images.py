@@ -61,7 +61,7 @@ def test_folders_of_parts(variant, tmp_path):
 def test_both_parts_have_the_same_classes(variant, tmp_path):
     data = folder_of_images(tmp_path / "data")
     (data / "validation" / "class9").rename(data / "validation" / "other")
-    with pytest.raises(InputError, match="class 'class9' of the training images is 'other' in the part that is eval"):
+    with pytest.raises(InputError, match="other has images in the part that is evaluated and none to train on"):
         run_on(data, variant, tmp_path / "run")
 
 
