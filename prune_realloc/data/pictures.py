@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -55,7 +56,8 @@ def open_picture(file: str | Path | IO[bytes]) -> Image.Image:
         Unreadable: it is none.
     """
     try:
-        return Image.open(file, formats=formats())
+        with warnings.catch_warnings(action="ignore"):  # of files that are damaged, or large
+            return Image.open(file, formats=formats())
     except Exception as error:  # Pillow's readers raise of every kind on broken files
         raise Unreadable(_why(error)) from error
 
@@ -69,8 +71,9 @@ def eight_bits(image: Image.Image, mode: str) -> tuple[Image.Image, tuple[str, .
         Unreadable: the picture is damaged.
     """
     try:
-        image.load()
-        remarks = [*_remarks(image)]
+        with warnings.catch_warnings(action="ignore"):
+            image.load()
+            remarks = [*_remarks(image)]
         if image.mode in _WIDE:
             image, remark = _scaled(image)
             remarks.append(remark)

@@ -4,8 +4,9 @@ import numpy as np
 import timm
 import torch
 from PIL import Image
-from support.networks import TINY
 from timm.data import create_transform, resolve_data_config
+
+from support.networks import TINY
 
 
 def pictures(classes, each=2, size=32, seed=3):
