@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -41,7 +43,8 @@ def open_named(label: str, root: Path | None, split: str, samples: int) -> Image
     if ":" in split and label.startswith("wds/"):
         raise InputError(f"split {split!r} of {label} must be a name or a pattern of files in data_dir")
     try:
-        dataset = create_dataset(label, root=str(root) if root else None, split=split, input_img_mode="")
+        with _offline() if label.startswith("hf") else nullcontext():
+            dataset = create_dataset(label, root=str(root) if root else None, split=split, input_img_mode="")
     except ImportError as error:
         raise InputError(f"data {label!r} needs a package that is not installed ({error})") from error
     except Exception as error:  # each backend has exceptions of its own; all mean that the data is not there
@@ -54,6 +57,20 @@ def open_named(label: str, root: Path | None, split: str, samples: int) -> Image
     if reader is None:
         return _of_torchvision(label, dataset, split)
     return replace(_of_reader(label, reader), part=words_of(split)[0])
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Hugging Face's libraries read what is here, and fetch nothing."""
+    before = {}
+    for name in ("huggingface_hub.constants", "datasets.config"):
+        module = importlib.import_module(name)
+        before[module], module.HF_HUB_OFFLINE = module.HF_HUB_OFFLINE, True  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        for module, value in before.items():
+            module.HF_HUB_OFFLINE = value  # type: ignore[attr-defined]
 
 
 def _of_items(label: str, items: _Items) -> ImageSource:

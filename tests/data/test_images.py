@@ -68,3 +68,12 @@ def test_a_data_set_lies_in_a_local_folder(root, tmp_path, monkeypatch):
         open_images("wds/shards", split="train", data_dir=root)
     with pytest.raises(InputError, match="must be a name or a pattern"):
         open_images("wds/shards", split="pipe:touch pwned # .tar", data_dir=str(tmp_path))
+
+
+def test_nothing_is_fetched(tmp_path, monkeypatch):
+    pytest.importorskip("datasets")
+    monkeypatch.setattr("socket.create_connection", lambda *args, **more: pytest.fail("asked the network"))
+    monkeypatch.setattr("socket.getaddrinfo", lambda *args, **more: pytest.fail("asked the network"))
+    for spec in ("hfds/some/thing", "hfids/some/thing"):
+        with pytest.raises(InputError, match="cannot be opened"):
+            open_images(spec, data_dir=str(tmp_path))

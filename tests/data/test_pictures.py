@@ -24,6 +24,7 @@ def gray(image):
     return np.asarray(eight_bits(image, "L")[0])
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("form", [name for name in formats() if name in Image.SAVE])
 def test_every_format_that_pillow_writes_is_read(form):
     image = Image.fromarray(RAMP).resize((32, 32))
@@ -91,7 +92,8 @@ def test_the_orientation_is_left_as_torchvision_leaves_it_and_said_once(tmp_path
     exif = Image.Exif()
     exif[0x0112] = 6
     for i in range(3):
-        Image.fromarray(np.repeat(RAMP, 2, 1)).convert("RGB").save(tmp_path / f"{i}.jpg", exif=exif if i else Image.Exif())
+        image = Image.fromarray(np.repeat(RAMP, 2, 1)).convert("RGB")
+        image.save(tmp_path / f"{i}.jpg", exif=exif if i else Image.Exif())
     remarks: list[str] = []
     read_all(open_images(str(tmp_path)), remarks=remarks)
     assert remarks == ["an EXIF orientation, not applied, as in torchvision"] * 2
