@@ -73,8 +73,11 @@ def _aligned(source: ImageSource, naming: Naming) -> ImageSource:
     if not naming.wanted or source.num_classes == 0:
         return replace(source, taken={"layout": Fact("images without labels", _why(naming))})
     names = source.class_names
-    if naming.class_map is not None and not names:
-        raise InputError(f"class_map {naming.class_map!r}: the classes of {source.name!r} have no names; leave it out")
+    if naming.class_order is not None or (naming.class_map is not None and not names):
+        raise InputError(
+            f"class_{'map' if naming.class_order is None else 'order'} is for class folders, and the labels of "
+            f"{source.name!r} are in its files; leave it out"
+        )
     known = known_names(naming, names) if names else None
     if known is None:
         return replace(source, taken={"classes": _own_classes(source, naming)})

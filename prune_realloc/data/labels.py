@@ -42,6 +42,15 @@ class Naming:
     free: bool = False
     """A new classifier will learn the labels: any order is right, and timm's is taken where none is given."""
 
+    def __post_init__(self) -> None:
+        if self.class_order not in (None, "torchvision", "timm"):
+            raise InputError(f"class_order {self.class_order!r} is unknown; choose torchvision or timm")
+        if self.class_map is not None and self.class_order is not None:
+            raise InputError(
+                f"class_order {self.class_order!r} says nothing beside class_map {self.class_map!r}, which has the "
+                "labels; give one of them"
+            )
+
 
 @dataclass(frozen=True)
 class Known:
@@ -51,13 +60,20 @@ class Known:
     origin: str
 
     def label(self, name: str) -> int | None:
-        """The label of a name, which may differ in capitals, spaces and `_` where that leaves no doubt."""
+        """The label of a name, which may differ in capitals, spaces and `_`, or be one of several, if only one fits."""
         return self.labels.get(name, self._alike.get(_plain(name)))
 
     @cached_property
     def _alike(self) -> dict[str, int]:
-        plain = [_plain(name) for name in self.labels]
-        return dict(zip(plain, self.labels.values(), strict=True)) if len({*plain}) == len(plain) else {}
+        """Other ways to write the names: a whole name goes before one of `tench, Tinca tinca`."""
+        found: dict[str, set[int]] = {}
+        for parts in (lambda name: [name], lambda name: name.split(",") if "," in name else []):
+            more: dict[str, set[int]] = {}
+            for name, label in self.labels.items():
+                for part in parts(name):
+                    more.setdefault(_plain(part), set()).add(label)
+            found = more | found
+        return {name: label for name, (label, *others) in found.items() if not others}
 
 
 @dataclass(frozen=True)

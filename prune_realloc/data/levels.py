@@ -27,7 +27,7 @@ _DATE = re.compile(
             (_YEAR, _MONTH),
             (_DAY, _MONTH, _YEAR),
             (_MONTH, _DAY, _YEAR),
-            ("day", r"\d+"),
+            ("(?:day|week|month)", r"\d+"),
             (r"(?:mon|tues?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?",),
         )
     ).join(("(?:", r")(?:[-_ t].*)?")),

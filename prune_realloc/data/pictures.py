@@ -19,6 +19,8 @@ _FIRST = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 """Tried before the others, since most pictures are."""
 _ORIENTATION = 0x0112
 """EXIF's tag."""
+_BITS = 258
+"""TIFF's tag for the bits of a sample."""
 _WIDE = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
 """Pillow's modes of more than 8 bits; converting them clips."""
 _SIXTEEN = 65535
@@ -113,6 +115,9 @@ def _scaled(image: Image.Image) -> tuple[Image.Image, str]:
 def _range(image: Image.Image, pixels: np.ndarray) -> tuple[float, float, str]:
     """What becomes 0, what becomes 255, and both in words."""
     low, high = float(pixels.min()), float(pixels.max())
+    bits = getattr(image, "tag_v2", {}).get(_BITS, (16,))[0]
+    if image.mode.startswith("I;16") and 8 < bits < 16:
+        return 0.0, float(2**bits - 1), f"0 .. {2**bits - 1}"
     # files of 16 bits that older Pillows open as 32
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         return 0.0, float(_SIXTEEN), f"0 .. {_SIXTEEN}"

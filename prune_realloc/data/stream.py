@@ -48,8 +48,11 @@ def check_classes(source: ImageSource, classes: int, whose: str, remedy: str) ->
         remedy: what to do about it.
     """
     if source.num_classes not in (None, classes):
-        empty = f" ({shortened(source.empty)} without images)" if source.empty else ""
-        raise InputError(f"data {source.name!r} has {source.num_classes} classes{empty}, {whose} {classes}; {remedy}")
+        more = [f"{shortened(source.empty)} without images"] if source.empty else []
+        if "left out" in source.taken:
+            more.append(f"left out: {', '.join(source.taken['left out'].value)}")
+        text = f" ({'; '.join(more)})" if more else ""
+        raise InputError(f"data {source.name!r} has {source.num_classes} classes{text}, {whose} {classes}; {remedy}")
     if source.least_classes > classes:
         largest = source.least_classes - 1
         raise InputError(f"data {source.name!r} has labels up to {largest}, {whose} {classes} classes; {remedy}")

@@ -87,6 +87,10 @@ class Data(Part):
     preprocess: Annotated[dict[str, Any] | None, BeforeValidator(_preprocess)] = None
     """Overrides of the model's own preprocessing: mean, std, interpolation, crop_pct, crop_mode."""
 
+    def _conflicts(self) -> Iterator[Conflict]:
+        if self.class_map is not None and self.class_order is not None:
+            yield Conflict(("class_order",), "says nothing beside class_map, which has the labels; give one of them")
+
 
 class Recipe(Part):
     """One way to prune a Vision Transformer."""

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from prune_realloc.core.errors import InputError
+from prune_realloc.core.taken import Fact, Taken
 from prune_realloc.data.batches import ImageSource
 from prune_realloc.data.images import open_images
 from prune_realloc.data.labels import Naming, UnknownClasses, shortened
@@ -119,6 +120,14 @@ class TrainingImages:
                 "the part that is evaluated; give both the same classes"
             )
         return preprocessing(net, input_shape(net), {})
+
+    def taken(self) -> Taken:
+        """How the images that are trained on were read."""
+        images = Fact(
+            f"{len(self.chosen)} of {self.source.count}, evaluated on {self.validation.count}",
+            f"--data {self.source.name}",
+        )
+        return {**self.source.taken, "images": images}
 
     def facts(self) -> dict[str, Any]:
         """What was asked for, and how many images it came to, for the result."""

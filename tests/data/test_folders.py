@@ -120,6 +120,13 @@ def test_layouts_that_mean_one_thing(tmp_path, paths):
     assert source.num_classes == 2
 
 
+def test_an_order_and_a_map_are_not_both_given():
+    with pytest.raises(InputError, match="class_order 'timm' says nothing beside class_map 'x'"):
+        Naming(class_map="x", class_order="timm")
+    with pytest.raises(InputError, match="class_order 'mine' is unknown; choose torchvision or timm"):
+        Naming(class_order="mine")
+
+
 def test_what_is_left_out_is_counted_by_reason_and_named(tmp_path):
     data = make(tmp_path / "d", "a/1.png", "b/1.png", "stray.png", "a/x.txt", "a/y.csv", "b/.DS_Store", "Thumbs.db")
     assert open_images(data).taken["left out"].value == [

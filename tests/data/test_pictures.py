@@ -1,4 +1,5 @@
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -84,6 +85,27 @@ def test_ranges_by_hand():
         assert whose in remarks[0]
     with pytest.raises(Unreadable, match="not finite"):
         eight_bits(Image.fromarray(np.array([[np.nan, 1]], np.float32)), "L")
+
+
+def test_twelve_bits_are_scaled_by_theirs():
+    """A TIFF file written by hand: one row of 0, 2048 and 4095 in a 12-bit grey."""
+    tags = [
+        (256, 4, 3),
+        (257, 4, 1),
+        (258, 3, 12),
+        (259, 3, 1),
+        (262, 3, 1),
+        (273, 4, 8),
+        (277, 3, 1),
+        (278, 4, 1),
+        (279, 4, 5),
+    ]
+    pixels = b"\x00\x08\x00\xff\xf0"
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    content = b"II*\0" + struct.pack("<I", 14) + pixels + b"\0" + struct.pack("<H", len(tags)) + entries + bytes(4)
+    image, remarks = eight_bits(open_picture(io.BytesIO(content)), "L")
+    assert np.asarray(image).tolist() == [[0, 128, 255]]
+    assert remarks == ("16 bits, scaled to 8 bits from 0 .. 4095",)
 
 
 def test_the_orientation_is_left_as_torchvision_leaves_it_and_said_once(tmp_path):

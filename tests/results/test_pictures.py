@@ -50,6 +50,10 @@ def test_names_in_the_checkpoint_align_labels(tmp_path):
     assert top1(net, write_pictures(tmp_path / "all", pics, names))[0] == 1
     assert top1(net, write_pictures(tmp_path / "two", pics[:4], names)) == (1, 4)
     assert top1(net, write_pictures(tmp_path / "spelt", pics, ("Great_Dane", "cat", "axolotl", "bee")))[0] == 1
+    synonyms = right_network(pics, 4, label_names=("great dane", "cat, Felis catus", "axolotl, mud puppy", "bee, cat"))
+    assert top1(synonyms, write_pictures(tmp_path / "one", pics[4:6], ("", "", "mud puppy"))) == (1, 2)
+    with pytest.raises(InputError, match="cat is none of the 4 classes"):  # two have it among their names
+        evaluate(synonyms, data=str(write_pictures(tmp_path / "one", pics[2:4], ("", "cat"))))
     (tmp_path / "all" / "bee").rename(tmp_path / "all" / "wasp")
     with pytest.raises(InputError, match="wasp is none of the 4 classes of names in the checkpoint"):
         evaluate(net, data=str(tmp_path / "all"))
