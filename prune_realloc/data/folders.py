@@ -135,8 +135,9 @@ def _classes(names: set[str], others: Sequence[Path]) -> set[str]:
 
 
 def _layout_fact(layout: Layout, part: str) -> Fact:
-    nested = any("/" in folder.removeprefix(f"{layout.above}/") for folder in layout.class_of)
-    value = "class folders" + (f" of {part}" if part else "") + (", nested" if nested else "")
+    ways = {f"/{folder}/".partition(f"/{name}/")[2].strip("/") for folder, name in layout.class_of.items()}
+    nested = f", each with {ways.pop()}/ inside" if len(ways) == 1 and "" not in ways else ", nested"
+    value = "class folders" + (f" of {part}" if part else "") + (nested if ways != {""} else "")
     return Fact(value, "the folders" if layout.above is not None else "names of the classes")
 
 

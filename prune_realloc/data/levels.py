@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -15,24 +15,16 @@ PARTS = (("train", "training"), ("val", "valid", "validation", "eval", "evaluati
 PART_WORDS = frozenset(sum(PARTS, ()))
 MAX_BESIDE = 0.05
 """Share of the pictures that may lie beside the folders of the others before the data is refused."""
-_MONTH = r"(?:0?[1-9]|1[0-2]|jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*"
+_MONTH = r"(?:0?[1-9]|1[0-2]|(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*)"
 _DAY = r"(?:0?[1-9]|[12]\d|3[01])"
 _YEAR = r"(?:19|20)\d\d"
-_BETWEEN = "[-_./ ]?"
-_DATE = re.compile(
-    "|".join(
-        _BETWEEN.join(parts)
-        for parts in (
-            (_YEAR, _MONTH, _DAY),
-            (_YEAR, _MONTH),
-            (_DAY, _MONTH, _YEAR),
-            (_MONTH, _DAY, _YEAR),
-            ("(?:day|week|month)", r"\d+"),
-            (r"(?:mon|tues?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?",),
-        )
-    ).join(("(?:", r")(?:[-_ t].*)?")),
-    re.IGNORECASE,
+_WEEKDAY = "(?:mon|tues?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?"
+_ORDERS = (_YEAR, _MONTH, _DAY), (_DAY, _MONTH, _YEAR), (_MONTH, _DAY, _YEAR)
+_WHOLE = "|".join([r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])", *map("[-_./ ]".join, _ORDERS)])
+DATE = re.compile(
+    rf"(?:{_WHOLE})(?:[-_ t].*)?|{_YEAR}(?:[-_./ ]{_MONTH})?|(?:day|week|month)[-_ ]?\d+|{_WEEKDAY}", re.IGNORECASE
 )
+"""Names of folders by time; a whole date may have more after it."""
 _Path = tuple[str, ...]
 
 
@@ -67,12 +59,12 @@ def class_layout(where: str, folders: Mapping[str, int], empty: Collection[str],
     _check_parts(where, paths.values())
     if known is not None:
         return Layout(_by_names(where, paths, known), None, beside)
-    level = _level(where, paths, [tuple(folder.split("/")) for folder in empty])
+    bare = [tuple(folder.split("/")) for folder in empty]
+    level = _level(where, paths, bare)
     above = next(iter(paths.values()))[:level]
     names = {path[level] for path in paths.values()}
-    bare = {p[level] for p in (tuple(f.split("/")) for f in empty) if len(p) > level and p[:level] == above} - names
-    _check_dates(where, paths.values(), names)
-    return Layout({f: path[level] for f, path in paths.items()}, "/".join(above), beside, tuple(sorted(bare)))
+    more = {path[level] for path in bare if len(path) > level and path[:level] == above} - names
+    return Layout({f: path[level] for f, path in paths.items()}, "/".join(above), beside, tuple(sorted(more)))
 
 
 def _beside(where: str, folders: Mapping[str, int], known: Known | None) -> tuple[str, ...]:
@@ -129,6 +121,7 @@ def _level(where: str, paths: Mapping[str, _Path], empty: Iterable[_Path]) -> in
     if any(len(path) != depth for path in paths.values()):
         raise _nested(where, paths)
     varying = [level for level in range(depth) if len({path[level] for path in paths.values()}) > 1]
+    _check_dates(where, [*paths.values()], varying)
     if not varying:
         path = next(iter(paths.values()))
         beside = [
@@ -137,13 +130,20 @@ def _level(where: str, paths: Mapping[str, _Path], empty: Iterable[_Path]) -> in
             if len(bare) > level and bare[:level] == path[:level] and bare[level] != path[level]
         ]
         return max(beside, default=depth - 1)
-    first, last = varying[0], varying[-1]
-    pairs = {(path[first], path[last]) for path in paths.values()}
-    for key in (str, natural_key):
-        ranked = [sorted(pairs, key=lambda pair, place=place, key=key: key(pair[place])) for place in (0, 1)]  # type: ignore[misc]
-        if ranked[0] != ranked[1] or any(len({pair[place] for pair in pairs}) < len(pairs) for place in (0, 1)):
-            raise _nested(where, paths)
-    return first
+    pairs = {(path[varying[0]], path[varying[-1]]) for path in paths.values()}
+    if not _alike(pairs):
+        raise _nested(where, paths)
+    return varying[0]
+
+
+def _alike(pairs: Collection[tuple[str, str]]) -> bool:
+    """Whether the first names of the pairs tell the same classes as the second, in the same order."""
+    first, second = ([pair[place] for pair in pairs] for place in (0, 1))
+    if len({*first}) < len(pairs) or len({*second}) < len(pairs):
+        return False
+    by_first, by_second = sorted(pairs), sorted(pairs, key=lambda pair: pair[1])
+    natural = sorted(pairs, key=lambda pair: natural_key(pair[0])), sorted(pairs, key=lambda pair: natural_key(pair[1]))
+    return by_first == by_second and natural[0] == natural[1]
 
 
 def _nested(where: str, paths: Mapping[str, _Path]) -> InputError:
@@ -155,10 +155,15 @@ def _nested(where: str, paths: Mapping[str, _Path]) -> InputError:
     )
 
 
-def _check_dates(where: str, paths: Iterable[_Path], names: Collection[str]) -> None:
-    """Refuses folders by day."""
-    if all(_DATE.fullmatch(name) for name in names) or all(_DATE.fullmatch("-".join(path)) for path in paths):
-        raise InputError(
-            f"data {where!r} has folders named like dates ({shortened(sorted(names), 3)}), which are no classes; give "
-            "--no-labels to use their images without labels, or --class-map FILE if they are classes after all"
-        )
+def _check_dates(where: str, paths: Sequence[_Path], varying: Sequence[int]) -> None:
+    """Refuses folders by day, also in `2021/01/05`."""
+    depth = len(paths[0])
+    level = varying[0] if varying else depth - 1
+    spans = [(start, end) for start in range(level + 1) for end in range(level + 1, depth + 1)]
+    for start, end in spans:
+        names = sorted({"/".join(path[start:end]) for path in paths})
+        if all(DATE.fullmatch(name.replace("/", "-")) for name in names):
+            raise InputError(
+                f"data {where!r} has folders named like dates ({shortened(names, 3)}), which are no classes; give "
+                "--no-labels to use their images without labels, or --class-map FILE if they are classes after all"
+            )

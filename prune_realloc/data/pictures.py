@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -58,8 +57,7 @@ def open_picture(file: str | Path | IO[bytes]) -> Image.Image:
         Unreadable: it is none.
     """
     try:
-        with warnings.catch_warnings(action="ignore"):  # of files that are damaged, or large
-            return Image.open(file, formats=formats())
+        return Image.open(file, formats=formats())
     except Exception as error:  # Pillow's readers raise of every kind on broken files
         raise Unreadable(_why(error)) from error
 
@@ -73,9 +71,8 @@ def eight_bits(image: Image.Image, mode: str) -> tuple[Image.Image, tuple[str, .
         Unreadable: the picture is damaged.
     """
     try:
-        with warnings.catch_warnings(action="ignore"):
-            image.load()
-            remarks = [*_remarks(image)]
+        image.load()
+        remarks = [*_remarks(image)]
         if image.mode in _WIDE:
             image, remark = _scaled(image)
             remarks.append(remark)

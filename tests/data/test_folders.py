@@ -9,6 +9,7 @@ from support.data import read_all
 from prune_realloc.core.errors import InputError
 from prune_realloc.data.images import open_images
 from prune_realloc.data.labels import Naming
+from prune_realloc.data.levels import DATE
 
 PIXEL = Image.new("RGB", (2, 2))
 
@@ -83,6 +84,10 @@ def test_parts_below_the_classes_are_refused(tmp_path):
         ([*(f"{i}.png" for i in range(30)), "rejected/1.png"], "30 pictures in 'itself' beside its folders rejected"),
         (["2021/01/05/1.png", "2021/01/06/1.png"], "named like dates"),
         (["20210105/1.png", "20210106/1.png"], "named like dates"),
+        (["photos/2021/01/05/1.png", "photos/2021/01/06/1.png"], r"named like dates .2021/01/05"),
+        (["2021/01/05/1.png", "2021/01/06/2.png", "2021/02/05/3.png"], r"named like dates .2021/01, 2021/02"),
+        (["2020-01-05/cam/1.png", "2020-01-06/cam/1.png"], "named like dates"),
+        (["2020/1.png", "2021/1.png"], "named like dates"),
         (["5 Jan 2021/1.png", "6 Jan 2021/1.png"], "named like dates"),
         (["2021-01-05_morning/1.png", "2021-01-05_evening/1.png"], "named like dates"),
         (["monday/1.png", "tuesday/1.png"], "named like dates"),
@@ -112,6 +117,8 @@ def test_what_cannot_be_told_is_refused_and_used_without_labels(tmp_path, paths,
         ["a/1.png", "b/1.png", "annotations/a.xml"],
         ["images/a/1.png", "images/b/1.png", "labels/a/1.txt", "labels/b/1.txt"],
         ["a/x1/1.png", "b/x2/1.png"],
+        ["a/2021-01-05/1.png", "b/2021-01-06/1.png"],
+        ["around/deep/a/x/y/1.png", "around/deep/b/x/y/1.png"],
     ],
 )
 def test_layouts_that_mean_one_thing(tmp_path, paths):
@@ -134,6 +141,18 @@ def test_what_is_left_out_is_counted_by_reason_and_named(tmp_path):
         "2 in no picture format (a/x.txt, a/y.csv)",
         "1 beside the class folders (stray.png)",
     ]
+
+
+def test_the_layout_is_said(tmp_path):
+    for paths, said in (
+        (["a/1.png", "b/1.png"], "class folders"),
+        (["train/a/1.png", "train/b/1.png"], "class folders of train"),
+        (["in/a/raw/1.png", "in/b/raw/1.png"], "class folders, each with raw/ inside"),
+        (["a/x/1.png", "b/y/1.png"], "class folders, nested"),
+        (["1.png", "2.png"], "images without labels"),
+    ):
+        source = open_images(make(tmp_path / said.replace("/", ""), *paths))
+        assert source.taken["layout"].value == said
 
 
 def test_a_link_into_itself_ends(tmp_path):
@@ -197,3 +216,12 @@ def test_the_same_folder_gives_the_same_images_in_the_same_order(tmp_path):
     ]
     assert orders[0] == orders[1] == ["a/9.png", "a/10.png", "B/1.png", "B/A.png", "B/a.png"]
     assert len(read_all(open_images(data, naming=Naming(wanted=False)))) == 2
+
+
+def test_names_that_are_dates_and_names_that_are_none():
+    dates = (
+        "2021-01-05 20210105 2021_1_5 05-01-2021 5.1.2021 2021-01-05T10 2021-01-05_a Jan_05_2021 2021-01 2021 day1 Tue"
+    )
+    others = "sun_bear 2019_civic 200001 1112001 n01440764 0 12 may march sunflower 2021a 20211305 daylily 123456 monk"
+    assert [name for name in dates.split() if not DATE.fullmatch(name)] == []
+    assert [name for name in others.split() if DATE.fullmatch(name)] == []

@@ -132,6 +132,7 @@ def test_the_first_frame_of_several_is_taken(tmp_path):
         assert remarks == ("several frames, of which the first is taken",)
 
 
+@pytest.mark.filterwarnings("ignore:.*:UserWarning:PIL")
 @given(st.data())
 def test_damaged_files_are_pictures_or_unreadable(data):
     form = data.draw(st.sampled_from(["PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP", "PPM", "TGA", "JPEG2000", "ICO"]))
