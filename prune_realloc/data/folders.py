@@ -136,9 +136,14 @@ def _classes(names: set[str], others: Sequence[Path]) -> set[str]:
 
 def _layout_fact(layout: Layout, part: str) -> Fact:
     ways = {f"/{folder}/".partition(f"/{name}/")[2].strip("/") for folder, name in layout.class_of.items()}
-    nested = f", each with {ways.pop()}/ inside" if len(ways) == 1 and "" not in ways else ", nested"
-    value = "class folders" + (f" of {part}" if part else "") + (nested if ways != {""} else "")
-    return Fact(value, "the folders" if layout.above is not None else "names of the classes")
+    value = "class folders" + (f" of {part}" if part else "")
+    if layout.above is None:
+        return Fact(value + (", nested" if ways != {""} else ""), "names of the classes")
+    if len(ways) > 1:
+        return Fact(f"{value}, nested", "the folders")
+    inner = ways.pop()
+    # it may be a class too, the only one here, in folders of something else
+    return Fact(value + (f", each with {inner}/ inside" if inner else ""), "the folders", guessed=bool(inner))
 
 
 def _class_fact(labels: Labels, empty: Sequence[str]) -> Fact:

@@ -105,8 +105,13 @@ def _scaled(image: Image.Image) -> tuple[Image.Image, str]:
     low, high, whose = _range(image, pixels)
     span = (high - low) or 1.0
     scaled = np.rint((pixels - low) * 255 / span).astype(np.uint8)
-    kind = {"F": "floating point", "I": "32-bit integers"}.get(image.mode, "16 bits")
+    kind = "16 bits" if _sixteen(image) else {"F": "floating point", "I": "32-bit integers"}[image.mode]
     return Image.fromarray(scaled), f"{kind}, scaled to 8 bits from {whose}"
+
+
+def _sixteen(image: Image.Image) -> bool:
+    """Whether the file has 16 bits, which Pillow may open as 32."""
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
 
 
 def _range(image: Image.Image, pixels: np.ndarray) -> tuple[float, float, str]:
@@ -115,8 +120,7 @@ def _range(image: Image.Image, pixels: np.ndarray) -> tuple[float, float, str]:
     bits = getattr(image, "tag_v2", {}).get(_BITS, (16,))[0]
     if image.mode.startswith("I;16") and 8 < bits < 16:
         return 0.0, float(2**bits - 1), f"0 .. {2**bits - 1}"
-    # files of 16 bits that older Pillows open as 32
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+    if _sixteen(image):
         return 0.0, float(_SIXTEEN), f"0 .. {_SIXTEEN}"
     for top in (1, 255, _SIXTEEN) if image.mode == "F" else (255, _SIXTEEN):
         if 0 <= low <= high <= top:
