@@ -44,7 +44,7 @@ def analyze(
         progress: told how many images are done.
         options: fields of `recipe.Source` and `recipe.Data` by name, with their meaning and default there:
             `ckpt`, `pretrained`, `ema`, `img_size`, `model_args`; `split`, `data_dir`, `samples`, `seed`, `labels`,
-            `preprocess`. Or `model` is a whole Source, `data` a whole Data.
+            `class_map`, `class_order`, `preprocess`. Or `model` is a whole Source, `data` a whole Data.
 
     Raises:
         InputError: the model, the data or an option cannot be used; the message says what to change.
@@ -62,6 +62,7 @@ def analyze(
     stream = calibration(net, images, reading, scorer)
     opened = source.model_dump(mode="json", include=set(SOURCE_OPTIONS))
     asked = {"split": images.split, "data_dir": images.data_dir, "preprocess": images.preprocess or {}}
+    asked |= {key: value for key in ("class_map", "class_order") if (value := getattr(images, key)) is not None}
     with evaluation_mode(net, device=target):
         return examine(net, stream, scorer=scorer, seed=images.seed, amp=amp, source=opened, asked=asked).analysis
 
