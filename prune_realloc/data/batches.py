@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from PIL import Image
@@ -59,6 +60,8 @@ class Batch:
     """Shape (B,); -1 where there is none."""
     checksums: tuple[int, ...]
     """CRC-32 of each image's decoded pixels."""
+    given: Any = None
+    """What a loader of the caller's own yielded."""
 
 
 def iterate(
