@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -62,6 +63,10 @@ class Batch:
     """CRC-32 of each image's decoded pixels."""
     given: Any = None
     """What a loader of the caller's own yielded."""
+
+    def on(self, device: torch.device) -> Batch:
+        """With the images on a device."""
+        return dataclasses.replace(self, images=self.images.to(device))
 
 
 def iterate(

@@ -52,6 +52,8 @@ class OwnBatches:
         self.kept: list[Any] | None = [] if isinstance(batches, Iterator) else None
         self.classes: int | None = None
         """How many classes the labels name; None: they are not read."""
+        self.remarks: list[str] = []
+        """What whoever opened them has to say of them."""
         self.checksums: list[int] = []
         self.changed = False
         """Another pass brought other images, or another order."""
@@ -132,6 +134,12 @@ class OwnBatches:
         check_labels(labels, self.classes, "batches", "give the labels it was trained on, or loss=, or labels=False")
         return labels
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        channels, height, width = self.first.images.shape[1:]
+        return channels, height, width
+
     def taken(self) -> dict[str, Fact]:
         """What was taken, for the line that says it."""
         return {"images": Fact(len(self.checksums), ORIGIN)}
@@ -142,11 +150,11 @@ class OwnBatches:
             "name": None,
             "labels": "unread" if self.classes is None else "given",
             "checksum": hashlib.sha256(np.asarray(self.checksums, dtype=np.uint32).tobytes()).hexdigest(),
-            "input_size": list(self.first.images.shape[1:]),
+            "input_size": list(self.shape),
         }
 
     def notes(self) -> list[str]:
-        notes = []
+        notes = list(self.remarks)
         if self.kept is not None:
             notes.append(f"the batches came from an iterator, so its {len(self.checksums)} images were kept in memory")
         if self.changed:

@@ -52,7 +52,10 @@ class Examined:
 
 def facts_of(net: nn.Module) -> dict[str, Any]:
     """What a network that follows from this one takes and gives: (C, H, W) of an image, and the number of classes."""
-    return {"input_size": list(input_shape(inner_of(net))), "num_classes": count_classes(net)}
+    return {
+        "input_size": list(input_shape(inner_of(net))),
+        "num_classes": count_classes(net) if is_classifier(net) else 0,
+    }
 
 
 def check_scorer(scorer: str) -> None:

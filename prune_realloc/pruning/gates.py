@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,7 +58,7 @@ def gate_moments(
     sums = _GateSums(sites, device)
     with _frozen(model), torch.enable_grad():
         for batch in batches:
-            batch = dataclasses.replace(batch, images=batch.images.to(device))
+            batch = batch.on(device)
             scores: dict[str, Tensor] = {}
             starts: list[Tensor] = []
             with (

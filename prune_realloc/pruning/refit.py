@@ -62,7 +62,7 @@ def refit_(
     host = find_host(source)
     task = _prepared(inner_of(model), host.inner, sites, keep, weights, RIDGE if ridge else None)
     describe, first = task.family.describe, next(task.model.parameters())
-    left = zip(*(describe(network).branches for network in (model, task.wide)), strict=True)
+    left = zip(*(describe(network).branches for network in (task.model, task.wide)), strict=True)
     names = list(task.channels)
     with Streams(first) as streams:
         for batch in batches:
