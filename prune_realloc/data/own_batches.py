@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.names import Progress
@@ -49,7 +50,7 @@ class OwnBatches:
                 f"batches must be a loader or a list of batches, got a {type(batches).__name__}; give [batch]"
             )
         self.source, self.inputs, self.samples, self.dtype, self.progress = batches, inputs, samples, dtype, progress
-        self.kept: list[Any] | None = [] if isinstance(batches, Iterator) else None
+        self.kept: list[Any] | None = [] if _ends(batches) else None
         self.classes: int | None = None
         """How many classes the labels name; None: they are not read."""
         self.remarks: list[str] = []
@@ -166,6 +167,11 @@ class OwnBatches:
             why = "whole batches are taken" if self.left_over else "there are no more"
             notes.append(f"{len(self.checksums)} images were taken where {self.samples} were asked for: {why}")
         return notes
+
+
+def _ends(batches: Iterable[Any]) -> bool:
+    """Can it be gone through once only? It gives the same iterator each time; a loader may too, but starts it anew."""
+    return not isinstance(batches, DataLoader) and iter(batches) is iter(batches)
 
 
 def labels_of(given: Any, images: int) -> Tensor | None:

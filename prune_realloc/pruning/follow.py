@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.structure import Site
 from prune_realloc.families.host import copied, find_host
-from prune_realloc.pruning.cut import blocks_that_go, cut
+from prune_realloc.pruning.cut import Keep, cut
 from prune_realloc.pruning.sites import find_sites
 from prune_realloc.pruning.units import Units
 
@@ -26,13 +26,13 @@ def follow(tensor: Tensor, units: Units, dim: int = 0) -> Tensor:
     """
     if units.basis == "rotated":
         raise InputError(
-            f"{units.source}: its units were rotated before the cut, so none of them is one of the source; {_REMEDY}, or "
-            "mix the tensor by `rotation` first"
+            f"{units.source}: its units were rotated before the cut, so none of them is one of the source; {_REMEDY}, "
+            "or mix the tensor by `rotation` first"
         )
     if not -tensor.ndim <= dim < tensor.ndim or tensor.shape[dim] != units.of:
         raise InputError(
-            f"{units.source}: a tensor of shape {tuple(tensor.shape)} has not {units.of} entries along dimension {dim}; "
-            "name the dimension of its units"
+            f"{units.source}: a tensor of shape {tuple(tensor.shape)} has not {units.of} entries along "
+            f"dimension {dim}; name the dimension of its units"
         )
     return tensor.index_select(dim, torch.as_tensor(units.index, device=tensor.device))
 
@@ -53,19 +53,32 @@ def follow_parameters(
     """
     sites = find_sites(source)
     _check(tensors, source, sites, units)
-    carrier = copied(source)
+    left = {each.source: each.index for each in units.values()}
+    keep = {site.name: left.get(site.name, np.arange(0)) for site in sites if site.axis == "block" or site.name in left}
+    numbers = {name: torch.full_like(p, n) for n, (name, p) in enumerate(_doubled(source).named_parameters())}
+    origins = [*numbers]
+    carried, numbered = (_cut_with(each, source, sites, keep) for each in (tensors, numbers))
+    found = {}
+    for name, number in numbered.items():
+        origin = origins[int(number.flatten()[0])]  # names and order differ where blocks went
+        if origin in tensors:
+            found[name] = carried[name].to(tensors[origin].dtype)
+    return found
+
+
+def _doubled(source: nn.Module) -> nn.Module:
+    return copied(source).double()
+
+
+def _cut_with(
+    tensors: Mapping[str, Tensor], source: nn.Module, sites: tuple[Site, ...], keep: Keep
+) -> dict[str, Tensor]:
+    """The parameters of what is cut from `source` where they have been replaced by `tensors`."""
+    carrier = _doubled(source)
     with torch.no_grad():
         for name, tensor in tensors.items():
             carrier.get_parameter(name).copy_(tensor)
-    left = {each.source: each.index for each in units.values()}
-    keep = {site.name: left.get(site.name, np.arange(0)) for site in sites if site.axis == "block" or site.name in left}
-    smaller = cut(carrier, sites, keep)
-    gone = blocks_that_go(sites, keep)
-    lost = {part.parameter for site in sites if site.block in gone for part in site.slices}
-    inside = f"{find_host(source).at}.".removeprefix(".")
-    before = [name for name, _ in source.named_parameters() if name.removeprefix(inside) not in lost]
-    pairs = zip(before, smaller.named_parameters(), strict=True)
-    return {after: parameter.detach().to(tensors[name].dtype) for name, (after, parameter) in pairs if name in tensors}
+    return {name: parameter.detach() for name, parameter in cut(carrier, sites, keep).named_parameters()}
 
 
 def _check(

@@ -177,7 +177,7 @@ def own_losses(loss: Loss, out: Any, batch: Batch) -> Tensor:
     if not bool(torch.isfinite(each).all()):
         where = int(torch.isfinite(each).logical_not().nonzero()[0])
         raise InputError(
-            f"loss is {float(each[where])} for image {where} of a batch; it must be finite, as for an image in which "
+            f"loss is {each[where].item()} for image {where} of a batch; it must be finite, as for an image in which "
             "nothing counts: give 0 there"
         )
     return single(each)

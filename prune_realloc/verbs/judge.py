@@ -93,7 +93,7 @@ def _score(score: Score, network: nn.Module) -> float:
     Raises:
         InputError: it is no finite number.
     """
-    with evaluation_mode(network):
+    with evaluation_mode(network), torch.no_grad():
         found = score(network)
     try:
         value = float(found)
