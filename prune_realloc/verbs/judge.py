@@ -67,7 +67,7 @@ class Judges:
             return ["without loss= and score= the outcome was not measured, nor compared with the uniform plan"]
         if self.loss is None and self.distance is None:
             return []
-        return ["measured on the batches that layers were fitted on; score= measures whatever you like"]
+        return ["loss and agreement are of the batches that layers were fitted on; a score may look at others"]
 
 
 def judges_for(net: nn.Module, images: Calibration | None, own: Own, predicts: bool) -> Judges:

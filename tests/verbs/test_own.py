@@ -17,7 +17,6 @@ from prune_realloc import (
     apply,
     build_recipe,
     cut_to_widths,
-    load_model,
     load_pruned,
     load_recipe,
     plan,
@@ -33,6 +32,11 @@ SCENES = {"batches": scenes(dtype=torch.float32), "loss": mask_loss, "inputs": p
 
 def cross_entropy(output, batch):
     return F.cross_entropy(output, batch[1], reduction="none")
+
+
+def small():
+    """A classifier of the shipped images, of four blocks."""
+    return build(in_chans=1, num_classes=10, depth=4)
 
 
 def shipped_batches(net, samples=96):
@@ -58,7 +62,7 @@ class Passing(nn.Module):
 
 @pytest.mark.parametrize("scorer", ["fisher", "loss", "taylor"])
 def test_own_batches_and_cross_entropy_are_the_built_in_path(scorer):
-    net = load_model()
+    net = small()
     batches = shipped_batches(net)
     built_in = analyze(net, data="demo", samples=96, scorer=scorer)
     ways = {
@@ -76,7 +80,7 @@ def test_own_batches_and_cross_entropy_are_the_built_in_path(scorer):
 
 
 def test_drawn_labels_and_activations_are_the_built_in_path_too():
-    net = load_model()
+    net = small()
     batches = [images for images, _ in shipped_batches(net, 64)]
     for scorer in ("fisher", "activation"):
         built_in = analyze(net, data="demo", samples=64, labels=False, scorer=scorer)
@@ -88,7 +92,7 @@ def test_drawn_labels_and_activations_are_the_built_in_path_too():
 
 
 def test_the_same_widths_cut_the_same_network_through_a_wrapper():
-    net = load_model()
+    net = small()
     batches = shipped_batches(net)
     done = [
         apply(recipe(), model=model, batches=batches, loss=cross_entropy, timed=False) for model in (net, Passing(net))
@@ -132,7 +136,7 @@ def test_an_outer_network_is_rebuilt_from_its_folder(tmp_path):
 
 
 def test_what_is_left_is_told_in_python_and_in_the_folder(tmp_path):
-    net = load_model()
+    net = small()
     recipe_ = recipe(
         axes=["qk", "v", "ffn", "embed"], compensate={"rotate": False, "refit": False, "mean_shift": False}
     )
@@ -145,14 +149,14 @@ def test_what_is_left_is_told_in_python_and_in_the_folder(tmp_path):
     assert len(load_pruned(tmp_path).blocks[3].mlp.fc1.weight) == len(rows)
     turned = apply(recipe(), model=net, batches=shipped_batches(net), timed=False)
     assert turned.units["blocks.3.qk"].basis == "rotated"
-    assert turned.units["blocks.3.qk"].rotation[0].shape == (4, 16, 16)
+    assert turned.units["blocks.3.qk"].rotation[0].shape == (3, 16, 16)
     assert turned.units["blocks.3.ffn"].basis == "source"
 
 
 @pytest.mark.parametrize("prefers", ["damage", "uniform"])
 def test_the_score_decides_between_the_candidates(prefers):
     """A measure that likes FFNs of one width, or dislikes them."""
-    net, judged = load_model(), []
+    net, judged = small(), []
 
     def score(network):
         assert not network.training
@@ -170,7 +174,7 @@ def test_the_score_decides_between_the_candidates(prefers):
 
 
 def test_without_a_score_the_mean_loss_decides():
-    net = load_model()
+    net = small()
     done = apply(recipe(), model=net, batches=shipped_batches(net), loss=cross_entropy, timed=False)
     [note] = [note for note in done.notes if note.startswith("mean loss: ")]
     numbers = [float(word) for word in note.split() if word[0].isdigit()]
@@ -209,7 +213,7 @@ def distance_to(teacher):
 
 
 def test_distillation_from_another_network_is_a_loss_and_from_itself_is_explained():
-    net, teacher = load_model(), load_model()
+    net, teacher = small(), small()
     batches = shipped_batches(net, 32)
     with torch.no_grad():
         teacher.head.bias.add_(torch.arange(10.0))
@@ -231,21 +235,21 @@ def batches_of(shape, count=4):
         ({"batches": [], "split": "validation"}, "data.split is for images of files"),
         ({"batches": []}, "batches: there are none"),
         ({"batches": SCENES["batches"]}, "say where its images are: inputs="),
-        ({"batches": batches_of((1, 28, 28)), "loss": 3}, "loss must be a function, got a int"),
+        ({"batches": batches_of((1, 32, 32)), "loss": 3}, "loss must be a function, got a int"),
         (
-            {"batches": batches_of((3, 28, 28))},
-            r"images of shape \(3, 28, 28\) do not go through the model .*takes \(1, 28",
+            {"batches": batches_of((3, 32, 32))},
+            r"images of shape \(3, 32, 32\) do not go through the model .*takes \(1, 32",
         ),
         ({"batches": batches_of((1, 64, 64))}, "do not go through the model"),
-        ({"batches": batches_of((1, 28, 28)), "scorer": "magnitude"}, "looks at no images; leave batches= out"),
-        ({"batches": batches_of((1, 28, 28)), "loss": cross_entropy, "scorer": "activation"}, "looks at no loss"),
-        ({"batches": [(torch.zeros(2, 1, 28, 28), torch.tensor([1, 10]))]}, "has the label 10, the model 10 classes"),
-        ({"batches": batches_of((1, 28, 28)), "loss": lambda out, batch: out.mean()}, "one number for a batch of 4"),
+        ({"batches": batches_of((1, 32, 32)), "scorer": "magnitude"}, "looks at no images; leave batches= out"),
+        ({"batches": batches_of((1, 32, 32)), "loss": cross_entropy, "scorer": "activation"}, "looks at no loss"),
+        ({"batches": [(torch.zeros(2, 1, 32, 32), torch.tensor([1, 10]))]}, "has the label 10, the model 10 classes"),
+        ({"batches": batches_of((1, 32, 32)), "loss": lambda out, batch: out.mean()}, "one number for a batch of 4"),
     ],
 )
 def test_what_does_not_fit_is_refused(arguments, complaint):
     with pytest.raises(InputError, match=complaint) as caught:
-        analyze(load_model(), **arguments)
+        analyze(small(), **arguments)
     assert "\n" not in str(caught.value)
 
 
