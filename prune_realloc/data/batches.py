@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import Any
 
 import torch
 from PIL import Image
@@ -69,6 +71,12 @@ class Batch:
     """Shape (B,); -1 where there is none."""
     checksums: tuple[int, ...]
     """CRC-32 of each image's decoded pixels."""
+    given: Any = None
+    """What a loader of the caller's own yielded."""
+
+    def on(self, device: torch.device) -> Batch:
+        """With the images on a device."""
+        return dataclasses.replace(self, images=self.images.to(device))
 
 
 def iterate(

@@ -72,6 +72,8 @@ class ImageStream:
     One of several processes sees its part of them; what they were, it knows of all.
     """
 
+    smaller = "lower --batch-size"
+
     def __init__(
         self,
         images: ImageSource,

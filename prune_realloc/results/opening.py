@@ -60,7 +60,10 @@ def is_shipped(source: Source) -> bool:
 def require_images(data: Data, scorer: str) -> None:
     """Raises InputError where a scorer looks at images and none are named."""
     if data.name is None and scorer not in WEIGHT_SCORERS:
-        raise InputError(f"scorer {scorer!r} looks at images; name some with --data, or use one of {WEIGHT_SCORERS}")
+        raise InputError(
+            f"scorer {scorer!r} looks at images; name some with --data (in Python also batches=), or use one of "
+            f"{WEIGHT_SCORERS}"
+        )
 
 
 def open_stream(net: nn.Module, data: Data, reading: Reading, samples: int | None) -> ImageStream:
