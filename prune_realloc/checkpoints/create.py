@@ -97,6 +97,20 @@ def resize_(net: Any, img_size: int | tuple[int, int]) -> None:
     net.set_input_size(img_size=size)
 
 
+def replace_head_(net: Any, num_classes: int) -> None:
+    """A classifier with new weights, drawn by torch's generator; the network's own class names no longer hold.
+
+    Raises:
+        InputError: the network cannot change its classifier.
+    """
+    if not hasattr(net, "reset_classifier"):
+        raise InputError(f"num_classes: {type(net).__name__} cannot change its classifier")
+    net.reset_classifier(num_classes)
+    net.origin["source_args"]["num_classes"] = num_classes
+    stays = {key: value for key, value in net.pretrained_cfg.items() if not key.startswith("label_")}
+    net.pretrained_cfg = stays | {"num_classes": num_classes}
+
+
 def with_origin(net: Any, name: str, args: Mapping[str, Any]) -> nn.Module:
     """Note what the network was built from, so that what is cut from it can be built again."""
     if not hasattr(net, "origin"):  # a pruned network has that of its own source

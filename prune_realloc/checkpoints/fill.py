@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prune_realloc.checkpoints.read import Checkpoint
+from prune_realloc.checkpoints.found import Checkpoint
 from prune_realloc.core.errors import InputError, first_line
 from prune_realloc.families import FAMILIES
 

@@ -12,12 +12,18 @@ from torch import nn
 
 from prune_realloc.checkpoints.allowed import require_architecture_args
 from prune_realloc.checkpoints.create import create_described, create_published, create_skeleton, resize_, with_origin
+from prune_realloc.checkpoints.facts import with_facts
 from prune_realloc.checkpoints.fill import fill_, require_finite
-from prune_realloc.checkpoints.read import Checkpoint, read_checkpoint, read_config
-from prune_realloc.checkpoints.recognise import create_unlisted, infer_name
+from prune_realloc.checkpoints.fitting import classes_of
+from prune_realloc.checkpoints.folders import read_config
+from prune_realloc.checkpoints.found import Checkpoint
+from prune_realloc.checkpoints.layouts.translated import set_norm_eps_
+from prune_realloc.checkpoints.read import read_checkpoint
+from prune_realloc.checkpoints.recognise import Recognised, recognise, recognise_unlisted
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.names import PRUNED
 from prune_realloc.families import FAMILIES
+from prune_realloc.families.base import Family
 from prune_realloc.families.inputs import input_shape
 from prune_realloc.runtime.networks import count_classes
 
@@ -32,7 +38,7 @@ def load_model(
     *,
     ckpt: str | Path | None = None,
     pretrained: bool = False,
-    ema: bool = False,
+    ema: bool | None = None,
     img_size: int | tuple[int, int] | None = None,
     model_args: Mapping[str, Any] | None = None,
 ) -> nn.Module:
@@ -45,7 +51,8 @@ def load_model(
             be left out where the file names it or its tensors' shapes tell it.
         ckpt: a `.pth`, `.pt`, `.bin` or `.safetensors` file, or a folder with `config.json` as timm writes it.
         pretrained: fetch the published weights of `model` (needs the network or a local cache).
-        ema: take the averaged weights of a training checkpoint.
+        ema: take the averaged weights of a training checkpoint, or the others; None: as the script does that wrote
+            it, timm's averaged ones, and `model` of all others.
         img_size: run at another input size; the position embedding is resized.
         model_args: more arguments of the architecture for `timm.create_model`, such as `{"num_heads": 6}`.
 
@@ -104,7 +111,7 @@ def load_pruned(folder: str | Path) -> nn.Module:
     Raises:
         InputError: the folder is missing, damaged, or holds another kind of network.
     """
-    found = read_checkpoint(Path(folder), ema=False)
+    found = read_checkpoint(Path(folder))
     if found.architecture != PRUNED:
         raise InputError(f"{str(folder)!r} is no pruned network (architecture {found.architecture}); use load_model")
     return load_model(ckpt=folder)
@@ -133,19 +140,41 @@ def _stored(
     extra: dict[str, Any],
     img_size: int | tuple[int, int] | None,
 ) -> nn.Module:
-    if not found.state:
-        raise InputError(f"ckpt {str(path)!r} holds no tensors")
-    if any(".attention.attention.query" in name for name in found.state):
-        raise InputError(f"ckpt {str(path)!r} is in the layout of Hugging Face transformers; give timm's weights")
     known = next((family for family in FAMILIES.values() if family.recognises(found.state)), None)
     name = model or found.architecture
     if name is not None and not is_model(name.split(".")[0]):
         raise InputError(f"model {name!r} is unknown to timm; see timm.list_models()")
-    args = found.model_args | extra
-    if known is None:
-        return fill_(create_unlisted(found, path, name, args), found, path)
-    built = found.model_args.get("source_args", {}) | args  # a pruned network was built for the size of its source
-    args = known.inferred_args(found.state, built.get("img_size", img_size)) | args
-    if name is None or name.split(".")[0] in known.ALIASES:
-        name = infer_name(known, found.state, args, path)
-    return fill_(create_skeleton(name, args, path), found, path)
+    shapes = {} if known is None else _inferred(known, found, extra, img_size)
+    args = shapes | _hints(found, shapes) | found.model_args | extra
+    architecture = None
+    if name is not None and not (known and name.split(".")[0] in known.ALIASES):
+        architecture = Recognised(name, "--model" if model else found.origins["name"], guessed=False)
+    elif known is not None:
+        architecture = recognise(known, found.state, args, path)
+    if architecture is None:  # of no family, or of another than its names suggest
+        shapes, args = {}, found.model_args | extra
+        architecture = recognise_unlisted(found.state, args, path)
+    net = create_skeleton(architecture.name, args, path)
+    if not shapes and (classes := classes_of(net, found.state)) is not None and "num_classes" not in args:
+        shapes = {"num_classes": classes}
+        net = create_skeleton(architecture.name, args | shapes, path)
+    if found.norm_eps is not None:
+        set_norm_eps_(net, found.norm_eps)
+    fill_(net, found, path)
+    return with_facts(net, found, architecture, given={*extra}, shapes={*shapes})
+
+
+def _inferred(
+    family: Family, found: Checkpoint, extra: Mapping[str, Any], img_size: int | tuple[int, int] | None
+) -> dict[str, Any]:
+    """What the shapes tell; where they leave the input size open, what the file states, else what the user asks for."""
+    # a pruned network was built for the size of its source
+    stated = found.hints | found.model_args.get("source_args", {}) | found.model_args | extra
+    return family.inferred_args(found.state, stated.get("img_size", img_size))
+
+
+def _hints(found: Checkpoint, shapes: Mapping[str, Any]) -> dict[str, Any]:
+    """What the file says of arguments that the shapes do not tell; a rectangle has the patches of a square, too."""
+    if not shapes or "num_heads" in shapes:
+        return {}
+    return {name: value for name, value in found.hints.items() if name not in shapes or name == "img_size"}

@@ -1,77 +1,141 @@
-"""A checkpoint's tensors -> the timm architecture that they fit."""
+"""A checkpoint's tensors -> the timm architecture that they fit, or the nearest one and what differs."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import timm
-import torch
+from timm.models import list_modules
 from torch import Tensor, nn
 
-from prune_realloc.checkpoints.create import create_skeleton
-from prune_realloc.checkpoints.read import Checkpoint
+from prune_realloc.checkpoints.fitting import built, fits, likeness, nearest
+from prune_realloc.checkpoints.index import indexed
 from prune_realloc.core.errors import InputError
+from prune_realloc.core.names import PREPROCESSING
 from prune_realloc.families.base import Family
 
-
-def create_unlisted(found: Checkpoint, path: Path, name: str | None, args: dict[str, Any]) -> nn.Module:
-    """The network of a checkpoint that no family recognises, as the user or the file names it.
-
-    Raises:
-        InputError: nobody names it; the message says so of MIT's EfficientViT, which is easily taken for MSRA's.
-    """
-    if name is not None:
-        return create_skeleton(name, args, path)
-    for candidate in timm.list_models("efficientvit_[bl]*"):
-        with torch.device("meta"):
-            net = timm.create_model(candidate)
-        if _shapes(net.state_dict()) == _shapes(found.state):
-            raise InputError(
-                f"ckpt {str(path)!r} is {candidate} (MIT's EfficientViT), whose sites are not supported yet"
-            )
-    first = ", ".join(list(found.state)[:3])
-    raise InputError(f"ckpt {str(path)!r}: tensors {first}, ... are of no known layout; name it with --model")
+_SHOWN = 5
+_ALIKE = 0.2
+"""Share of names in common below which a network is of no known layout."""
 
 
-def infer_name(family: Family, state: dict[str, Tensor], args: dict[str, Any], path: Path) -> str:
-    """The one timm name that fits the tensors, with the file's name as tie-breaker.
+@dataclass(frozen=True)
+class Recognised:
+    """A timm name, and what speaks for it."""
+
+    name: str
+    origin: str
+    """What told it, and where others fit too, in what they differ."""
+    guessed: bool
+    """Others fit too, and nothing in the file tells which it is."""
+
+
+def recognise(family: Family, state: dict[str, Tensor], args: dict[str, Any], path: Path) -> Recognised | None:
+    """The timm name that fits the tensors of a family's network; where several do, the file's name is a guess.
+
+    Returns:
+        None: the tensors have other names than the family's networks, so that they are perhaps another's.
 
     Raises:
         InputError: none fits, or several do and the file's name does not decide.
     """
     native = family.candidates(state)
-    fitting = [name for name in native if _fits(family, name, state, args, path)]
+    fitting = {name: net for name, net in built(native, args, path).items() if fits(family, net, state)}
     if not fitting:
-        first, tensor = next(iter(state.items()))
-        raise InputError(
-            f"ckpt {str(path)!r}: no timm model has its shape ({first} {tuple(tensor.shape)}, ...); "
-            "name the nearest with --model and its differences with --model-arg, such as num_heads=6"
-        )
-    stem = path.name.lower()
-    named = [name for name in fitting if stem.startswith(name)]
-    if named:
-        return max(named, key=len)
-    words = set(re.split(r"[^a-z0-9]+", stem))
-    kin = [name for name in fitting if name.split("_")[0] in words] or fitting
-    size = args.get("img_size")
-    kin = [name for name in kin if native[name] == ((size, size) if isinstance(size, int) else size)] or kin
+        _, kin = indexed(state)
+        own = [name for module in family.TIMM_MODULES for name in timm.list_models(module=module)]
+        if kin and not {*kin} & {*own}:
+            return None
+        raise InputError(f"ckpt {str(path)!r}: {nearest(state, built(native or own, args, path))}")
+    if len(fitting) == 1:
+        return Recognised(next(iter(fitting)), "shapes", guessed=False)
+    kin = [name for name in fitting if path.name.lower().startswith(name)]
+    kin = [max(kin, key=len)] if kin else _akin(fitting, path, native, args.get("img_size"))
     if len(kin) == 1:
-        return kin[0]
-    raise InputError(f"ckpt {str(path)!r} fits {len(kin)} timm models: {', '.join(kin)}; choose one with --model")
+        others = _differences(fitting, kin[0])
+        return Recognised(kin[0], f"the file's name{f'; {others}' if others else ''}", guessed=True)
+    listed = _differences({name: fitting[name] for name in kin}, kin[0])
+    if not listed:
+        return Recognised(kin[0], f"shapes; equal to {', '.join(kin[1:])}", guessed=True)
+    raise InputError(
+        f"ckpt {str(path)!r} fits {len(kin)} timm models: {', '.join(kin)}; {listed}; choose one with --model"
+    )
 
 
-def _fits(family: Family, name: str, state: dict[str, Tensor], args: dict[str, Any], path: Path) -> bool:
-    with torch.device("meta"):
-        net = create_skeleton(name, args, path)
-    try:
-        renamed = family.to_timm_keys(dict(state), net)
-    except RuntimeError:
-        return False  # its token layout is another, so the position embedding cannot be read
-    return _shapes(net.state_dict()) == _shapes(renamed)
+def recognise_unlisted(state: Mapping[str, Tensor], args: dict[str, Any], path: Path) -> Recognised:
+    """The timm name of a network that no family recognises, from its tensors' names and shapes, and the file's name.
+
+    Raises:
+        InputError: none fits, or several do; the message names the nearest and the tensors that differ.
+    """
+    same, kin = indexed(state)
+    fitting = {name: net for name, net in built(same, args, path, state).items() if fits(None, net, state)}
+    if not fitting and kin:
+        raise InputError(f"ckpt {str(path)!r}: {nearest(state, built(kin, args, path, state))}")
+    if not fitting:
+        raise InputError(f"ckpt {str(path)!r}: {_of_no_layout(state, path)}")
+    named = [name for name in fitting if path.name.lower().startswith(name)]
+    chosen = max(named, key=len) if named else next(iter(fitting))
+    listed = _differences(fitting, chosen)
+    if listed and not named:
+        names = ", ".join(fitting)
+        raise InputError(
+            f"ckpt {str(path)!r} fits {len(fitting)} timm models: {names}; {listed}; choose one with --model"
+        )
+    origin = f"the file's name; {listed}" if listed else "shapes"
+    return Recognised(chosen, origin, guessed=bool(listed))
 
 
-def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in state.items()}
+def _of_no_layout(state: Mapping[str, Tensor], path: Path) -> str:
+    """In words: what is there, and the network of timm with the most names in common, where some are."""
+    first = ", ".join([*state][:3])
+    leaders = [models[0] for module in list_modules() if (models := timm.list_models(module=module))]
+    alike = {name: likeness(state, net) for name, net in built(leaders, {}, path).items()}
+    best = max(alike, key=lambda name: alike[name])
+    hint = f"; the names are nearest to {best}'s, {alike[best]:.0%} of them in common" if alike[best] > _ALIKE else ""
+    return f"tensors {first}, ... are of no known layout{hint}; name it with --model"
+
+
+def _akin(fitting: Mapping[str, Any], path: Path, native: Mapping[str, Any], size: Any) -> list[str]:
+    """Those whose first word is in the file's name; of them those that are made for images of this size."""
+    words = {*re.split(r"[^a-z0-9]+", path.name.lower())}
+    kin = [name for name in fitting if name.split("_")[0] in words] or [*fitting]
+    return [name for name in kin if native[name] == ((size, size) if isinstance(size, int) else size)] or kin
+
+
+def _differences(fitting: Mapping[str, Any], chosen: str) -> str:
+    """In what the others differ from the chosen one, in words; empty where in nothing that counts."""
+    listed = []
+    for name, net in fitting.items():
+        fields = [key for key in PREPROCESSING if _config(net).get(key) != _config(fitting[chosen]).get(key)]
+        said = [f"{key} {_short(_config(net).get(key))}" for key in fields]
+        if _inside(net) != _inside(fitting[chosen]):
+            said.append("other layers")
+        if said and name != chosen:
+            listed.append(f"{name} has {', '.join(said)}")
+    if not listed:
+        return ""
+    more = f"; {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    own = ", ".join(f"{key} {_short(_config(fitting[chosen]).get(key))}" for key in ("mean", "std"))
+    return f"{chosen} has {own}; {'; '.join(listed[:_SHOWN])}{more}"
+
+
+def _inside(net: nn.Module) -> str:
+    """What a network computes with, as far as it is printed: activations, epsilons, heads, pooling."""
+    heads = [getattr(module, "num_heads", None) for module in net.modules()]
+    return f"{net} {heads} {getattr(net, 'global_pool', None)}"
+
+
+def _config(net: Any) -> Mapping[str, Any]:
+    return net.pretrained_cfg
+
+
+def _short(value: Any) -> str:
+    """(0.5, 0.5, 0.5) as 0.5."""
+    if isinstance(value, tuple | list):
+        return "/".join(map(str, value[:1] if len({*value}) == 1 else value))
+    return str(value)

@@ -8,7 +8,10 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
+from prune_realloc.checkpoints.norms import add_norms
 from prune_realloc.core.names import EFFICIENTVIT, PRUNED
+
+add_norms()
 
 default_cfgs = generate_default_cfgs(
     {

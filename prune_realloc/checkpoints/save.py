@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from prune_realloc.checkpoints.allowed import require_architecture_args
+from prune_realloc.checkpoints.folders import FORMAT_VERSION
 from prune_realloc.checkpoints.pruned import build_pruned
-from prune_realloc.checkpoints.read import FORMAT_VERSION
 from prune_realloc.core.errors import InputError, first_line
 from prune_realloc.core.files import CHECKSUMS, checksums, make_folder, write_files
-from prune_realloc.core.names import PREPROCESSING, PRUNED
+from prune_realloc.core.names import PREPROCESSING, PRUNED, RECIPE_FILE, RESULT_FILE, WEIGHTS_FILE
 from prune_realloc.families import family_of
 from prune_realloc.families.inputs import input_shape
 from prune_realloc.pruning.sites import find_sites, widths
@@ -41,6 +41,8 @@ def save_pruned(net: Any, folder: str | Path, more: Mapping[str, bytes] | None =
     config = describe(net, PRUNED, check_rebuild(net))
     folder = Path(folder)
     make_folder(folder)
+    for name in {RECIPE_FILE, RESULT_FILE} - {*(more or {})}:  # of the network that lay here before
+        (folder / name).unlink(missing_ok=True)
     write_files(folder, network_files(config, weights_file(net), more))
 
 
@@ -54,8 +56,8 @@ def network_files(config: bytes, weights: bytes | None, more: Mapping[str, bytes
     """
     if weights is None:
         return {**(more or {}), "config.json": config}
-    named = json.loads(config) | {CHECKSUMS: checksums({"model.safetensors": weights})}
-    return {**(more or {}), "model.safetensors": weights, "config.json": _as_json(named)}
+    named = json.loads(config) | {CHECKSUMS: checksums({WEIGHTS_FILE: weights})}
+    return {**(more or {}), WEIGHTS_FILE: weights, "config.json": _as_json(named)}
 
 
 def describe(

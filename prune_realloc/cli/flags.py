@@ -82,7 +82,7 @@ class Flags:
         own = self.part.model_fields[name].default
         default = None if self.optional or kind not in (int, float, bool, str) else self.defaults.get(name, own)
         text = _NAMES.get(name, f"--{name.replace('_', '-')}")
-        switch = f"{text}/--no-{text.removeprefix('--')}" if own is True else text
+        switch = f"{text}/--no-{text.removeprefix('--')}" if kind is bool and own is not False else text
         words = self.help.get(name, " ".join(filter(None, (self.part.model_fields[name].description, hint))))
         annotation = self._annotation(kind if default is not None else kind | None, name, switch, words)
         return Flag(annotation, default, (name,), parse)

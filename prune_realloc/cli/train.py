@@ -9,7 +9,7 @@ import typer
 
 from prune_realloc.cli.compare import compare
 from prune_realloc.cli.console import quiet_libraries, say, say_notes, training_progress
-from prune_realloc.cli.options import DATA, PLAN, RUN, Device, Json, data_flags, option, source_flags
+from prune_realloc.cli.options import DATA, MODEL, PLAN, RUN, Device, Json, data_flags, option, source_flags
 from prune_realloc.cli.trained import say_timm_command, show_trained
 from prune_realloc.cli.values import parse_pairs
 from prune_realloc.core.errors import InputError, require_at_least
@@ -48,6 +48,9 @@ def train(
     ] = "validation",
     samples: Annotated[int | None, option(DATA, "--samples", help="Train on so many images. Default: all.")] = None,
     network: Annotated[dict[str, Any], source_flags("model_args")],
+    num_classes: Annotated[
+        int | None, option(MODEL, "--num-classes", help="Classes of a new head; 1: one logit. Default: the data's.")
+    ] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -64,6 +67,7 @@ def train(
         require_at_least("seeds", seeds, 1)
         parts = images | {"eval_split": eval_split}
         shared = network | parts | {"data": data, "samples": samples, "teacher": teacher, "device": device}
+        shared |= {"num_classes": num_classes}
         runs = _runs(source, settings, seeds, out)
         several = seeds is not None or len(runs) > 1
         with process_group(pick_device(device)) as speaks:
@@ -76,6 +80,7 @@ def train(
     elif speaks:
         show_trained(done, out, as_json)
         given = {"--teacher": teacher, "--samples": samples, "--model-arg": network.get("model_args")}
+        given |= {"--num-classes": num_classes}
         say_timm_command(settings, source, data, out, parts, given)
 
 

@@ -8,8 +8,10 @@ RECIPE_FILE, RESULT_FILE = "recipe.yaml", "result.json"
 """What was asked for, and the numbers that came of it, in the folder of a network."""
 PRUNED, EFFICIENTVIT = "prune_realloc", "efficientvit_flex"
 """timm's names of our own architectures: any network that was cut, and the free EfficientViT."""
-WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")
-"""The file of the weights in a folder that timm writes; the first that is there."""
+WEIGHTS_FILE = "model.safetensors"
+"""The file of the weights in a folder that this package, or timm, writes."""
+WEIGHTS_FILES = (WEIGHTS_FILE, "pytorch_model.bin")
+"""The file of the weights in a folder that is read; the first that is there."""
 STATE_FILE = "state.safetensors"
 """Where a training run has the state that it goes on from."""
 PREPROCESSING = ("mean", "std", "interpolation", "crop_pct", "crop_mode")

@@ -231,7 +231,7 @@ def recognises(state: Mapping[str, Tensor]) -> bool:
 
 
 def inferred_args(state: Mapping[str, Tensor], img_size: int | tuple[int, int] | None) -> dict[str, Any]:
-    """Patch and input size, channels and classes.
+    """Patch and input size, channels and classes, and average pooling where there is a norm behind it.
 
     Raises:
         InputError: the position embedding's grid is not square, and no input size is known.
@@ -243,6 +243,8 @@ def inferred_args(state: Mapping[str, Tensor], img_size: int | tuple[int, int] |
         "patch_size": patch_h if patch_h == patch_w else (patch_h, patch_w),
         "num_classes": state["head.weight"].shape[0] if "head.weight" in state else 0,
     }
+    if "fc_norm.weight" in state and "norm.weight" not in state:
+        args["global_pool"] = "avg"  # timm has this norm behind the pooling of patches only
     if "pos_embed" not in state:
         return args
     length = state["pos_embed"].shape[1]

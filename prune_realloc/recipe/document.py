@@ -49,8 +49,8 @@ class Source(Part):
     """Checkpoint file, or folder with config.json."""
     pretrained: StrictBool = False
     """Fetch the published weights of the named model."""
-    ema: StrictBool = False
-    """Take the averaged weights of a training checkpoint."""
+    ema: StrictBool | None = None
+    """Take the averaged weights of a training checkpoint, or the others. Default: as the script does that wrote it."""
     img_size: ImageSize | None = None
     """Run at another input size in pixels: one number, or height and width."""
     model_args: PlainDict = {}

@@ -26,7 +26,7 @@ from prune_realloc.recipe.document import Data, Source
 from prune_realloc.recipe.options import read_options
 from prune_realloc.results.opening import Reading, is_shipped, open_network, open_stream
 from prune_realloc.runtime.device import out_of_memory_named, pick_device
-from prune_realloc.runtime.networks import count_classes, evaluation_mode, model_identity
+from prune_realloc.runtime.networks import class_logits, count_classes, evaluation_mode, model_identity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ def measure(
 
 def _log_probabilities(model: nn.Module, images: Tensor) -> Tensor:
     """(B, C), float64."""
-    logits = model(images)
+    logits = class_logits(model(images))
     if not torch.isfinite(logits).all():
         raise NotFinite("the model's predictions are not finite: its activations overflow on these images")
     return F.log_softmax(logits.double(), dim=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
@@ -14,7 +16,12 @@ _TEMPLATES = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-_TEMPLATES.filters["number"] = format
+_TEMPLATES.filters |= {
+    "number": format,
+    "quoted": shlex.quote,
+    # what Markdown would read as markup (an underscore inside a word is none), and a line break, which ends a line
+    "literal": lambda text: re.sub(r"[\\`*\[\]<>|#]|\b_|_\b", r"\\\g<0>", " ".join(str(text).split())),
+}
 
 
 def render(template: str, **values: Any) -> str:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -24,8 +25,17 @@ def model_identity(net: nn.Module) -> dict[str, Any]:
 
 
 def count_classes(model: nn.Module) -> int:
-    """Classes that the network tells apart; 0 without a classifier."""
-    return int(getattr(model, "num_classes", 0) or 0)
+    """Classes that the network tells apart; 0 without a classifier. One logit tells two apart."""
+    logits = int(getattr(model, "num_classes", 0) or 0)
+    return 2 if logits == 1 else logits
+
+
+def class_logits(out: Tensor) -> Tensor:
+    """A logit for each class, shape (B, C), of a classifier's output.
+
+    One logit z, shape (B, 1), is (0, z): the softmax of that is the sigmoid of z, and the cross-entropy the binary one.
+    """
+    return F.pad(out, (1, 0)) if out.shape[1] == 1 else out
 
 
 def measured_macs(model: nn.Module, images: Tensor) -> int:

@@ -92,8 +92,20 @@ def _restore(setup: Setup, facts: Mapping[str, Any], tensors: Mapping[str, Tenso
     if setup.ema is not None:
         setup.ema.module.load_state_dict(part("ema"))
     setup.optimizer.load_state_dict(unpack_state(facts["optimizer"], tensors))
+    _lay_out_(setup.optimizer)
     if setup.accelerator.scaler is not None:
         setup.accelerator.scaler.load_state_dict(facts["scaler"])
+
+
+def _lay_out_(optimizer: torch.optim.Optimizer) -> None:
+    """State tensors in the memory layout of their parameters, as they were made.
+
+    In another layout a norm (LAMB's) is summed in another order, so the run would not go on to the bit.
+    """
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def pack_state(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from prune_realloc.runtime.distributed import summed
 from prune_realloc.runtime.global_state import drawn_from
+from prune_realloc.runtime.networks import class_logits
 from prune_realloc.training.setup import Setup
 
 
@@ -73,12 +74,12 @@ def _loss(setup: Setup, out: Tensor | tuple[Tensor, Tensor], targets: Tensor, im
     targets, no task takes both kinds of student, and they call the student themselves, past accumulation in parts.
     """
     config = setup.config
-    own, learns = out if isinstance(out, tuple) else (out, out)
+    own, learns = map(class_logits, out if isinstance(out, tuple) else (out, out))
     loss = torch.sum(-targets * F.log_softmax(own.float(), dim=-1), dim=-1).mean()
     if setup.teacher is None:
         return loss
     t, weight = config.temperature, config.distill_weight
-    logits = setup.teacher(images)
+    logits = class_logits(setup.teacher(images))
     if config.distill == "hard":
         taught = F.cross_entropy(learns.float(), logits.argmax(dim=1))
     else:

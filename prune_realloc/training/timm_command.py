@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from prune_realloc.core.names import WEIGHTS_FILE
 from prune_realloc.training.config import TrainConfig
 
 Flags = dict[str, Any]
@@ -111,6 +112,6 @@ def _switches(config: TrainConfig, source: str) -> list[str]:
         "--torchcompile": config.compile,
         "--grad-checkpointing": config.grad_checkpointing,
         "--amp": config.precision != "float32",
-        "--pretrained": (Path(source) / "model.safetensors").exists(),
+        "--pretrained": (Path(source) / WEIGHTS_FILE).exists(),
     }
     return [flag for flag, wanted in switches.items() if wanted]

@@ -7,6 +7,7 @@ history. So the place in the data is one number, and a run that was killed goes 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,9 +18,10 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
 
+from prune_realloc.checkpoints.create import replace_head_
 from prune_realloc.checkpoints.load import new_model
 from prune_realloc.checkpoints.save import builder, describe
-from prune_realloc.core.errors import InputError, WorkFailed
+from prune_realloc.core.errors import InputError, WorkFailed, require_at_least
 from prune_realloc.core.files import clear_half_written, make_folder
 from prune_realloc.core.names import STATE_FILE
 from prune_realloc.runtime.device import out_of_memory_named, pick_device
@@ -35,6 +37,8 @@ from prune_realloc.training.state import Identity
 from prune_realloc.training.state_file import FREE
 from prune_realloc.training.teacher import is_stored, is_untrained, open_student
 
+_LOG = logging.getLogger(__name__)
+
 
 def train(
     source: str | Path,
@@ -48,6 +52,7 @@ def train(
     samples: int | None = None,
     teacher: str | Path | None = None,
     model_args: Mapping[str, Any] | None = None,
+    num_classes: int | None = None,
     device: str = "auto",
     save_seconds: float = 60.0,
     report: Report | None = None,
@@ -65,6 +70,8 @@ def train(
             `held-out`, others of the split are evaluated, up to `HELD_OUT`.
         teacher: checkpoint, `demo`, or timm name of the network to distil from.
         model_args: more arguments for `timm.create_model`, such as `{"img_size": 64}`.
+        num_classes: classes of a new head, 1 for a single logit that tells two apart. Default: the data's; where these
+            are as many as the network's, its head stays. A network without a head gets one only if this is given.
         save_seconds: least time between two saves of the state inside an epoch.
 
     Raises:
@@ -76,7 +83,7 @@ def train(
         accelerator = _accelerator(config, where)
         images = TrainingImages(data, data_dir, split, eval_split, samples)
         classes = images.source.num_classes or max(images.source.least_classes, images.validation.least_classes)
-        net = _student(source, config, classes, model_args or {})
+        net = _student(source, config, num_classes, classes, model_args or {})
         names = images.source.class_names
         shown = describe(net, *builder(net), own_weights=not is_stored(source), class_names=names)
         setup = set_up(accelerator, config, net, description=shown, images=images, teacher=teacher, folder=folder)
@@ -136,16 +143,32 @@ def _accelerator(config: TrainConfig, device: torch.device) -> Accelerator:
     return found
 
 
-def _student(source: str | Path, config: TrainConfig, classes: int, model_args: Mapping[str, Any]) -> nn.Module:
+def _fit_head_(net: Any, source: str, num_classes: int | None, classes: int) -> None:
+    """A new head where the network has another number of classes than it is to tell apart, which is said."""
+    require_at_least("num_classes", num_classes, 1)
+    have = int(net.num_classes or 0)
+    if not have and num_classes is None:
+        raise InputError(f"source {source!r} has no classifier; give it one with --num-classes {classes or 'N'}")
+    wanted = num_classes or (have if classes in (0, count_classes(net)) else classes)
+    if wanted == have:
+        return
+    replace_head_(net, wanted)
+    _LOG.warning("note: the head is new, %d logits with fresh weights; %s has %s", wanted, source, have or "none")
+
+
+def _student(
+    source: str | Path, config: TrainConfig, num_classes: int | None, classes: int, model_args: Mapping[str, Any]
+) -> nn.Module:
     """The network at `source`; without weights of its own it starts from `seed`. One of timm's gets `classes`."""
     torch.manual_seed(config.seed)
     more = dict(model_args) if config.drop_rate is None else {"drop_rate": config.drop_rate} | dict(model_args)
     stored = is_stored(source)
-    if classes and not stored:
-        more = {"num_classes": classes} | more
+    if stored and "num_classes" in more:
+        raise InputError("model_args: num_classes is what the checkpoint has; give --num-classes for a new head")
+    if not stored and (num_classes or classes):
+        more = {"num_classes": num_classes or classes} | more
     net = new_model(source, model_args=more) if stored and is_untrained(source) else open_student(source, more)
-    if not count_classes(net):
-        raise InputError(f"source {str(source)!r} has no classifier; emit, or prune, one that has")
+    _fit_head_(net, str(source), num_classes, classes)
     if config.distill != "none" and hasattr(net, "set_distilled_training"):
         cast("Any", net).set_distilled_training(True)  # DeiT's second token
     if config.grad_checkpointing:

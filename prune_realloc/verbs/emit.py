@@ -15,7 +15,7 @@ from prune_realloc.core.analysis import META_FILE, Analysis
 from prune_realloc.core.cost import KINDS
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.files import make_folder, write_files
-from prune_realloc.core.names import EFFICIENTVIT, RECIPE_FILE
+from prune_realloc.core.names import EFFICIENTVIT, RECIPE_FILE, WEIGHTS_FILE
 from prune_realloc.models.efficientvit import EfficientVit
 from prune_realloc.models.efficientvit_config import SIZES
 from prune_realloc.models.efficientvit_stock import stock_args
@@ -157,7 +157,7 @@ def _write(
     files: dict[str, bytes] = {}
     for name, config in variant.configs().items():
         make_folder(folder / name)
-        if name not in weights and (folder / name / "model.safetensors").exists():
+        if name not in weights and (folder / name / WEIGHTS_FILE).exists():
             raise InputError(
                 f"output {str(folder / name)!r} holds the weights of another network; choose another folder"
             )

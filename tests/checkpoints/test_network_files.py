@@ -56,3 +56,9 @@ def test_a_killed_save_leaves_the_old_network_the_new_one_or_none(tmp_path, chan
         assert (tmp_path / "recipe.yaml").read_bytes() == (tmp_path / "result.json").read_bytes() == name
         assert torch.equal(load_pruned(tmp_path).head.bias, same.head.bias)
     assert not caplog.messages
+
+
+def test_a_network_written_over_another_leaves_nothing_of_it(tmp_path):
+    save_pruned(build(), tmp_path, {"recipe.yaml": b"of the first", "result.json": b"{}"})
+    save_pruned(build(), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]

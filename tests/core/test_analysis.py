@@ -4,30 +4,30 @@ import shutil
 import numpy as np
 import pytest
 from support.interruption import killed_after
-from support.toy_analysis import make_analysis
+from support.toy_analysis import make_toy_analysis
 
 from prune_realloc.core.analysis import Analysis
 from prune_realloc.core.errors import InputError
 
 
 def test_round_trip(tmp_path):
-    analysis = make_analysis()
+    analysis = make_toy_analysis()
     analysis.save(tmp_path / "run")
     assert Analysis.load(tmp_path / "run") == analysis
-    assert Analysis.load(tmp_path / "run") != make_analysis(seed=1)
-    assert Analysis.load(tmp_path / "run") != make_analysis(scores=analysis.scores | {"embed": np.zeros(4)})
+    assert Analysis.load(tmp_path / "run") != make_toy_analysis(seed=1)
+    assert Analysis.load(tmp_path / "run") != make_toy_analysis(scores=analysis.scores | {"embed": np.zeros(4)})
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["analysis.json", "analysis.safetensors"]
 
 
 def test_same_analysis_same_bytes(tmp_path):
     for name in ("a", "b"):
-        make_analysis().save(tmp_path / name)
+        make_toy_analysis().save(tmp_path / name)
     for path in sorted((tmp_path / "a").iterdir()):
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
 
 
 def test_damaged_analyses_are_refused(tmp_path):
-    make_analysis().save(tmp_path)
+    make_toy_analysis().save(tmp_path)
     meta = json.loads((tmp_path / "analysis.json").read_text())
     for change, complaint in (({"format_version": 99}, "format_version 99"), (None, "damaged")):
         text = "{" if change is None else json.dumps(meta | change)
@@ -56,15 +56,15 @@ def without_checksum(folder):
 
 
 def test_an_analysis_without_checksum_still_loads(tmp_path):
-    make_analysis().save(tmp_path)
+    make_toy_analysis().save(tmp_path)
     without_checksum(tmp_path)
-    assert Analysis.load(tmp_path) == make_analysis()
+    assert Analysis.load(tmp_path) == make_toy_analysis()
 
 
 @pytest.mark.parametrize("before", ["as now", "without checksum"])
 @pytest.mark.parametrize("changes", range(4))
 def test_a_killed_save_never_mixes_two_runs(tmp_path, before, changes):
-    old, new = make_analysis(), make_analysis(scores=make_analysis().scores | {"embed": np.ones(4)}, seed=1)
+    old, new = make_toy_analysis(), make_toy_analysis(scores=make_toy_analysis().scores | {"embed": np.ones(4)}, seed=1)
     old.save(tmp_path)
     if before == "without checksum":
         without_checksum(tmp_path)
@@ -81,8 +81,8 @@ def test_a_killed_save_never_mixes_two_runs(tmp_path, before, changes):
 
 @pytest.mark.parametrize("copied", ["analysis.safetensors", "analysis.json"])
 def test_files_of_two_runs_are_refused(tmp_path, copied):
-    make_analysis().save(tmp_path / "one")
-    make_analysis(scores=make_analysis().scores | {"embed": np.ones(4)}, seed=1).save(tmp_path / "two")
+    make_toy_analysis().save(tmp_path / "one")
+    make_toy_analysis(scores=make_toy_analysis().scores | {"embed": np.ones(4)}, seed=1).save(tmp_path / "two")
     shutil.copy(tmp_path / "two" / copied, tmp_path / "one" / copied)
     with pytest.raises(InputError, match=r"scores and facts are of two runs; run `analyze` again"):
         Analysis.load(tmp_path / "one")

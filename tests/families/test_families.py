@@ -12,7 +12,9 @@ from prune_realloc.families import CUTTABLE, FAMILIES, cuttable_family_of, cutta
 from prune_realloc.families.inputs import input_shape
 from prune_realloc.pruning.sites import find_sites
 
-SUPPORTED = "supported: timm's VisionTransformer (ViT, DeiT, DeiT-III, DINOv2) and EfficientViT (MSRA)"
+SUPPORTED = (
+    "supported: timm's VisionTransformer (ViT, DeiT, DeiT-III, DINOv2) and EfficientViT (MSRA); see docs/support.md"
+)
 
 
 @pytest.mark.parametrize(
@@ -67,8 +69,8 @@ def test_hybrids_take_images_and_not_feature_maps():
 def test_checkpoints_of_hybrids_load_by_name(tmp_path):
     net = timm.create_model("vit_tiny_r_s16_p8_224", num_classes=3).eval()
     torch.save(net.state_dict(), tmp_path / "net.pth")
-    with pytest.raises(InputError, match="of no known layout; name it with --model"):
-        load_model(ckpt=tmp_path / "net.pth")
+    found = load_model(ckpt=tmp_path / "net.pth")
+    assert (found.taken["architecture"].value, found.num_classes) == ("vit_tiny_r_s16_p8_224", 3)
     again = load_model("vit_tiny_r_s16_p8_224", ckpt=tmp_path / "net.pth", model_args={"num_classes": 3})
     assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in net.state_dict().items())
 

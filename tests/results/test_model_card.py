@@ -30,5 +30,5 @@ def test_latency_has_its_rows_and_its_words():
 def test_the_card_says_where_weights_and_widths_come_from():
     text = card_of("realloc", source=None, inherited="ancestor_<1>.pth")
     assert "what pruning kept of its source. Depth" in text
-    assert "It starts with what survives of the weights of ancestor_<1>.pth, to be retrained.\n" in text
+    assert r"It starts with what survives of the weights of ancestor\_\<1\>.pth, to be retrained." in text
     assert "pretrained=True)" in text

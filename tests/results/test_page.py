@@ -1,4 +1,4 @@
-from support.toy_analysis import make_analysis
+from support.toy_analysis import make_toy_analysis
 
 from prune_realloc.results.figures import retention_figure
 from prune_realloc.results.page import write_curves, write_report
@@ -8,7 +8,7 @@ from prune_realloc.results.tables import site_table
 
 def test_same_analysis_same_bytes(tmp_path):
     for name in ("a", "b"):
-        write_report(make_analysis(), tmp_path / name)
+        write_report(make_toy_analysis(), tmp_path / name)
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert names == ["report.html", "retention.png"]
     for name in names:
@@ -16,7 +16,7 @@ def test_same_analysis_same_bytes(tmp_path):
 
 
 def test_the_page_is_self_contained_and_escaped(tmp_path):
-    analysis = make_analysis(model={"architecture": "<script>alert(1)</script>"}, notes=("a < b",))
+    analysis = make_toy_analysis(model={"architecture": "<script>alert(1)</script>"}, notes=("a < b",))
     page = write_report(analysis, tmp_path).read_text()
     assert "<script>" not in page
     assert "a &lt; b" in page

@@ -36,3 +36,8 @@ def test_markdown_is_not_escaped():
 def test_a_value_that_is_missing_is_an_error():
     with pytest.raises(UndefinedError, match="settings"):
         render("training.html.jinja", **{key: value for key, value in CURVES.items() if key != "settings"})
+
+
+def test_a_path_in_a_model_card_is_text_and_no_markup():
+    text = rendering._TEMPLATES.from_string("{{ path | literal }}").render(path="a_b*[c](d)|`e`\n# _f")
+    assert text == r"a_b\*\[c\](d)\|\`e\` \# \_f"

@@ -3,7 +3,7 @@ import json
 
 import numpy as np
 import pytest
-from support.toy_analysis import make_analysis
+from support.toy_analysis import make_toy_analysis
 
 from prune_realloc.results.summary import _units_for, summary
 
@@ -15,7 +15,7 @@ def test_concentration_by_hand():
 
 
 def test_summary_by_hand():
-    numbers = summary(make_analysis())
+    numbers = summary(make_toy_analysis())
     # positive parts: qk 15.5, v 12, ffn 12.3 of 39.8 together; heads and embed each by themselves
     assert numbers["sites"]["blocks.0.v"]["share"] == pytest.approx(12 / 39.8)
     assert numbers["sites"]["blocks.0.heads"]["share"] == 1
@@ -27,6 +27,6 @@ def test_summary_by_hand():
         "units90": 3,
     }
     assert numbers["params"] == 87
-    magnitude = summary(dataclasses.replace(make_analysis(), unit="magnitude"))
+    magnitude = summary(dataclasses.replace(make_toy_analysis(), unit="magnitude"))
     assert magnitude["sites"]["blocks.0.v"]["share"] == 1  # magnitudes of different axes do not compare
     json.dumps(numbers, allow_nan=False)

@@ -1,6 +1,6 @@
 import dataclasses
 
-from support.toy_analysis import make_analysis
+from support.toy_analysis import make_toy_analysis
 from support.variants import old_variant
 
 from prune_realloc.core.cost import KINDS
@@ -33,7 +33,7 @@ def test_every_kind_of_cost_has_a_column():
 
 
 def test_components_by_hand():
-    table = component_table(summary(make_analysis()))
+    table = component_table(summary(make_toy_analysis()))
     # 87 params and 805 MACs at embed 4, two heads of qk 2 and v 2, ffn 4
     assert headers_of(table) == ["component", "params", "%", "MACs", "%"]
     assert rows_of(table)[0] == ("qk", "32", "36.8", "320", "39.8")
@@ -42,7 +42,7 @@ def test_components_by_hand():
 
 def test_a_further_kind_of_cost_joins_by_its_declaration(monkeypatch):
     monkeypatch.setattr(tables, "COST_COLUMNS", (*COST_COLUMNS, ENERGY))
-    numbers = summary(make_analysis())
+    numbers = summary(make_toy_analysis())
     numbers["energy"] = 8
     for number, cost in enumerate(numbers["components"].values()):
         cost["energy"] = number
@@ -73,13 +73,13 @@ def test_before_and_after_by_hand():
 
 def test_sites_by_hand():
     # positive parts: qk 15.5, v 12, ffn 12.3 of 39.8 together; heads by themselves
-    first, total = rows_of(site_table(summary(make_analysis())))
+    first, total = rows_of(site_table(summary(make_toy_analysis())))
     assert first == ("0", "100.0", "2", "100.0", "2", "4", "38.9", "2", "4", "30.2", "3", "4", "30.9", "2")
     assert total == ("all", *first[1:])
 
 
 def test_lines_under_the_tables():
-    assert facts(summary(make_analysis())) == [
+    assert facts(summary(make_toy_analysis())) == [
         "embed: 4 channels, 3 of them carry 90 % of its score",
         "data: 8 images of d, labels given, loss 0.5000 nats, top-1 75.0%",
         "rank correlation between two halves of the images: FFN 0.90",

@@ -16,7 +16,7 @@ TERMS = (
 WIDTHS = {"embed": 4, "blocks.0": 1, "blocks.0.heads": 2, "blocks.0.qk": 2, "blocks.0.v": 2, "blocks.0.ffn": 4}
 
 
-def make_analysis(**changes: Any) -> Analysis:
+def make_toy_analysis(**changes: Any) -> Analysis:
     scores = {
         "embed": np.array([1.0, 2.0, 3.0, 4.0]),
         "blocks.0": np.array([0.5]),

@@ -1,0 +1,97 @@
+"""Whether a checkpoint's tensors fit timm's networks, and which is the nearest where none does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prune_realloc.checkpoints.create import create_skeleton
+from prune_realloc.core.errors import InputError
+from prune_realloc.families.base import Family
+
+_SHOWN = 3
+
+
+def built(
+    names: Iterable[str], args: Mapping[str, Any], path: Path, state: Mapping[str, Tensor] | None = None
+) -> dict[str, Any]:
+    """timm's networks of these names, without memory; those that the arguments do not build are left out.
+
+    Args:
+        state: a checkpoint, whose number of classes they are to have.
+    """
+    found = {}
+    for name in names:
+        try:
+            with torch.device("meta"):
+                net = create_skeleton(name, args, path)
+                if state is not None and (classes := classes_of(net, state)) is not None:
+                    net = create_skeleton(name, {"num_classes": classes} | dict(args), path)
+        except InputError:
+            continue
+        found[name] = net
+    return found
+
+
+def classes_of(net: Any, state: Mapping[str, Tensor]) -> int | None:
+    """How many classes a checkpoint tells apart, where that is not the number of the network; 0: it has no head."""
+    classifier = net.pretrained_cfg.get("classifier")
+    names = [classifier] if isinstance(classifier, str) else classifier or []
+    weights = [state[f"{name}.weight"] for name in names if f"{name}.weight" in state]
+    classes = len(weights[0]) if weights else 0
+    return None if not names or classes == net.num_classes else classes
+
+
+def fits(family: Family | None, net: Any, state: Mapping[str, Tensor]) -> bool:
+    """Whether the checkpoint's tensors are the network's: the same names, and the same shapes.
+
+    Args:
+        family: knows the namings in which such networks are published.
+    """
+    try:
+        renamed = dict(state) if family is None else family.to_timm_keys(dict(state), net)
+    except RuntimeError:
+        return False  # its token layout is another, so the position embedding cannot be read
+    return _shapes(net.state_dict()) == _shapes(renamed)
+
+
+def likeness(state: Mapping[str, Tensor], net: nn.Module) -> float:
+    """Share of names, numbers aside, that the two have in common."""
+    one, other = ({re.sub(r"\d+", "#", name) for name in names} for names in (state, net.state_dict()))
+    return len(one & other) / max(len(one | other), 1)
+
+
+def nearest(state: Mapping[str, Tensor], nets: Mapping[str, nn.Module]) -> str:
+    """In words: the nearest of some networks, and the tensors that differ."""
+    have = _shapes(state)
+    first, shape = next(iter(have.items()))
+    text = f"no timm model has its shape ({first} {tuple(shape)}, ...)"
+    if not nets:
+        return f"{text}; name the nearest with --model and its differences with --model-arg, such as num_heads=6"
+    wants = {name: _shapes(net.state_dict()) for name, net in nets.items()}
+    best = max(wants, key=lambda name: len(have.items() & wants[name].items()))
+    want = wants[best]
+    common = sorted(have.keys() & want.keys())
+    wrong = [f"{key} {tuple(have[key])} for {tuple(want[key])}" for key in common if have[key] != want[key]]
+    parts = [
+        f"{what} {', '.join(names[:_SHOWN])} ({len(names)} in all)"
+        for what, names in (
+            ("other shapes:", wrong),
+            ("without", sorted(want.keys() - have.keys())),
+            ("with unknown", sorted(have.keys() - want.keys())),
+        )
+        if names
+    ]
+    return (
+        f"{text}; the nearest is {best}: {'; '.join(parts)}; name it with --model and its differences with "
+        "--model-arg, such as num_heads=6"
+    )
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in state.items()}
