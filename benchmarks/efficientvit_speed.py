@@ -24,7 +24,8 @@ from prune_realloc.models.efficientvit_config import SIZES, EfficientVitConfig
 from prune_realloc.models.efficientvit_keys import to_flex_keys
 from prune_realloc.results.backends import BACKENDS
 from prune_realloc.results.bench import interleave, timings_of
-from prune_realloc.results.export import export_onnx, onnx_session
+from prune_realloc.results.export import export_onnx
+from prune_realloc.results.parity import onnx_session
 
 BATCH = 16
 

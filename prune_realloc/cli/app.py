@@ -21,7 +21,7 @@ from prune_realloc.cli.flags import with_flags
 from prune_realloc.cli.plan import plan
 from prune_realloc.cli.train import train
 from prune_realloc.cli.validate import validate
-from prune_realloc.core.errors import InputError, WorkFailed
+from prune_realloc.core.errors import InputError, WorkFailed, one_line
 
 VERBS: dict[str, Callable[..., None]] = {
     "analyze": analyze,
@@ -63,10 +63,10 @@ def main() -> None:
     try:
         app()
     except InputError as error:
-        print(f"prune-realloc: {error}", file=sys.stderr)
+        print(f"prune-realloc: {one_line(str(error))}", file=sys.stderr)
         sys.exit(2)
     except WorkFailed as error:
-        print(f"prune-realloc: {error}", file=sys.stderr)
+        print(f"prune-realloc: {one_line(str(error))}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("prune-realloc: interrupted; nothing was left half-written", file=sys.stderr)

@@ -23,6 +23,11 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+def one_line(text: str) -> str:
+    """The text with line breaks and all that a terminal would obey spelled out; file names and keys may hold both."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
 def require_at_least(name: str, value: float | None, least: float) -> None:
     """Raises InputError where `value` is given and smaller."""
     if value is not None and value < least:

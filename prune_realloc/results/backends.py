@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from prune_realloc.core.errors import InputError
-from prune_realloc.results.export import export_onnx, onnx_session
+from prune_realloc.results.export import export_onnx
+from prune_realloc.results.parity import onnx_session
 
 Run = Callable[[Tensor], object]
 """One pass over a batch; a GPU may still be at work when it returns."""

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib.util import find_spec
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from prune_realloc.core.errors import InputError, WorkFailed, first_line, require_at_least
+from prune_realloc.core.errors import InputError, require_at_least
 from prune_realloc.core.files import make_folder, put_in_place
+from prune_realloc.data.preprocessing import CHANNEL_MODE, Preprocessing, preprocessing
 from prune_realloc.models.efficientvit import EfficientVit
+from prune_realloc.results.onnx_file import need_packages, onnx_metadata, write_onnx
+from prune_realloc.results.parity import Parity, parity, parity_on_pictures
+from prune_realloc.results.prepared import Prepared
 from prune_realloc.runtime.networks import evaluation_mode
-
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
-    from torch.onnx import ONNXProgram
-
-TOLERANCE = 1e-4
-"""Largest difference between PyTorch and ONNX Runtime, as a share of the largest absolute output."""
-
-
-class ExportError(WorkFailed):
-    """The network could not be exported, or the export computes something else: the work failed, not the input."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +33,14 @@ class Exported:
     opset: int
     """ONNX operator set that PyTorch wrote."""
     input_shape: tuple[int | str, ...]
-    """Shape of the input `images`: (B, C, H, W), B a number or `batch`. The output is `logits`."""
+    """Shape of the input `images`: (B, C, H, W), B a number or `batch`; with preprocessing inside (B, H, W, C), H and W
+    `height` and `width`. The output is `logits`."""
     difference: float | None
     """Largest absolute difference to PyTorch over the largest absolute output; None: not checked."""
+    pixel_difference: float | None = None
+    """Largest difference of the pixels prepared inside from timm's, in steps of 1/255; None: none are, or unchecked."""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    """What the file says of itself, by name: mean, std, input_size, class_names, ..."""
 
 
 def deployed(net: nn.Module) -> nn.Module:
@@ -60,6 +56,8 @@ def export_onnx(
     batch: int | str = "dynamic",
     opset: int | None = None,
     check: bool = True,
+    prepare: Preprocessing | None = None,
+    with_preprocessing: bool = False,
 ) -> Exported:
     """Write `model` as ONNX: input `images`, output `logits`, float32. An existing file is replaced.
 
@@ -68,73 +66,74 @@ def export_onnx(
         input_shape: (C, H, W) of one image.
         batch: `dynamic`, or the one batch size that the file shall take.
         opset: ONNX operator set; None: what PyTorch recommends.
-        check: compare with PyTorch on seeded random images, at batch 1 and 3 where it is dynamic.
+        check: compare with PyTorch on seeded random images (pictures of several sizes, where they are prepared inside),
+            at batch 1 and 3 where it is dynamic.
+        prepare: what the network wants to see, for the metadata; None: what its `pretrained_cfg` says, if anything.
+        with_preprocessing: the input is uint8 (B, H, W, C), gray or RGB, of any height and width; resizing, cropping,
+            mean and std happen inside, as `prepare` says.
 
     Raises:
         InputError: a package is missing, or an option or the path cannot be used.
         ExportError: PyTorch cannot export the network, or the outputs differ by more than `TOLERANCE`; nothing is
             written.
     """
-    _need_packages()
+    need_packages()
     fixed = _fixed_batch(batch)
     path = Path(path)
     if path.is_dir():
         raise InputError(f"output {str(path)!r} is a folder; give a file name, such as model.onnx")
+    prepare = prepare or _own_preprocessing(model, input_shape)
+    whole = _with_preprocessing(model, prepare) if with_preprocessing else model
+    metadata = onnx_metadata(model, input_shape, prepare, with_preprocessing)
     make_folder(path.parent)
-    with _scratch_folder(path) as folder, evaluation_mode(model, device=torch.device("cpu")):
-        written, difference = folder / path.name, None
-        found = _write(model, written, input_shape, fixed, opset)
+    with _scratch_folder(path) as folder, evaluation_mode(whole, device=torch.device("cpu")):
+        written, found = folder / path.name, None
+        opset = write_onnx(whole, written, input_shape, batch=fixed, opset=opset, metadata=metadata)
         if check:
-            difference = parity(model, written, input_shape, batch_sizes=(1, 3) if fixed is None else (fixed,))
+            found = _checked(whole, written, input_shape, prepare, (1, 3) if fixed is None else (fixed,))
         size = sum(file.stat().st_size for file in folder.iterdir())
         # weights beside the file come before the file
         put_in_place(path.parent, {file.name: file for file in sorted(folder.iterdir(), reverse=True)})
-    shape = ("batch" if fixed is None else fixed, *input_shape)
-    return Exported(path=str(path), size=size, opset=found, input_shape=shape, difference=difference)
+    one = ("height", "width", input_shape[0]) if with_preprocessing else input_shape
+    return Exported(
+        path=str(path),
+        size=size,
+        opset=opset,
+        input_shape=("batch" if fixed is None else fixed, *one),
+        difference=found.outputs if found else None,
+        pixel_difference=found.levels if found else None,
+        metadata=metadata,
+    )
 
 
-def parity(
-    model: nn.Module, path: Path, input_shape: tuple[int, int, int], *, batch_sizes: tuple[int, ...], seed: int = 0
-) -> float:
-    """Largest difference between `model` and the ONNX file on random images, as a share of the largest output.
-
-    Raises:
-        ExportError: the difference is above `TOLERANCE`.
-    """
-    session = onnx_session(path)
-    generator = torch.Generator().manual_seed(seed)
-    worst = 0.0
-    for batch_size in batch_sizes:
-        images = torch.randn(batch_size, *input_shape, generator=generator)
-        with torch.inference_mode():
-            expected = model(images)
-        found = torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
-        worst = max(worst, _difference(found, expected))
-    return worst
+def _own_preprocessing(model: nn.Module, input_shape: tuple[int, int, int]) -> Preprocessing | None:
+    """What the network's own configuration says; None where it says nothing, or takes no images as they are read."""
+    config = getattr(model, "pretrained_cfg", None) or {}
+    if not config.get("mean") or input_shape[0] not in CHANNEL_MODE:
+        return None
+    return preprocessing(model, input_shape, {})
 
 
-def _difference(found: Tensor, expected: Tensor) -> float:
-    """What `parity` finds on one batch of outputs."""
-    if found.shape != expected.shape:
-        raise ExportError(f"ONNX Runtime returns the shape {tuple(found.shape)}, PyTorch {tuple(expected.shape)}")
-    relative = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
-    if not relative <= TOLERANCE:  # also where it is NaN
-        raise ExportError(
-            f"ONNX Runtime and PyTorch differ by {relative:.1e} of the largest output at batch {len(expected)}, "
-            f"more than {TOLERANCE:.0e}; nothing was written, try another --opset"
+def _with_preprocessing(model: nn.Module, prepare: Preprocessing | None) -> Prepared:
+    if prepare is None:
+        raise InputError(
+            f"with_preprocessing: {type(model).__name__} tells no mean and std, or takes no gray or RGB images "
+            "(1 or 3 channels); give prepare, or leave it out"
         )
-    return relative
+    return Prepared(model, prepare)
 
 
-def onnx_session(path: Path, threads: int | None = None) -> InferenceSession:
-    """An ONNX Runtime session on the CPU; with `threads`, so many work on one operator."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+def _checked(
+    model: nn.Module,
+    written: Path,
+    input_shape: tuple[int, int, int],
+    prepare: Preprocessing | None,
+    batch_sizes: tuple[int, ...],
+) -> Parity:
+    if isinstance(model, Prepared):
+        assert prepare is not None
+        return parity_on_pictures(model, written, prepare, batch_sizes=batch_sizes)
+    return parity(model, written, input_shape, batch_sizes=batch_sizes)
 
 
 def _fixed_batch(batch: int | str) -> int | None:
@@ -147,48 +146,6 @@ def _fixed_batch(batch: int | str) -> int | None:
     return None
 
 
-def _write(
-    model: nn.Module, path: Path, input_shape: tuple[int, int, int], batch: int | None, opset: int | None
-) -> int:
-    """Write the file for one batch size, or for any where `batch` is None; returns its operator set."""
-    program = _program(model, input_shape, batch, opset)
-    found = int(program.model.opset_imports[""])
-    if opset is not None and found != opset:
-        raise InputError(f"opset {opset} is not possible for this model, PyTorch wrote {found}; leave --opset out")
-    for node in program.model.graph:
-        node.metadata_props.clear()  # stack traces: paths of this machine, a quarter of a small file
-    program.save(path, external_data=False)
-    return found
-
-
-def _program(model: nn.Module, input_shape: tuple[int, int, int], batch: int | None, opset: int | None) -> ONNXProgram:
-    images = torch.zeros(2 if batch is None else batch, *input_shape)  # 1 would count as fixed
-    try:
-        with _silent():
-            program = torch.onnx.export(
-                model,
-                (images,),
-                dynamo=True,
-                opset_version=opset,
-                verbose=False,
-                input_names=["images"],
-                output_names=["logits"],
-                dynamic_shapes=({0: torch.export.Dim("batch")},) if batch is None else None,
-            )
-    except Exception as error:  # the exporter's own kinds differ by version
-        raise ExportError(f"PyTorch cannot export the model to ONNX: {first_line(error.__cause__ or error)}") from error
-    assert program is not None  # as it always is with dynamo
-    return program
-
-
-def _need_packages() -> None:
-    for name in ("onnx", "onnxruntime", "onnxscript"):
-        if find_spec(name) is None:
-            raise InputError(
-                f"ONNX needs the package {name}, which is not installed: pip install 'prune-realloc[onnx]'"
-            )
-
-
 @contextmanager
 def _scratch_folder(path: Path) -> Iterator[Path]:
     """A folder beside `path`, on the same disk, that is gone afterwards."""
@@ -197,14 +154,3 @@ def _scratch_folder(path: Path) -> Iterator[Path]:
             yield Path(folder)
     except OSError as error:
         raise InputError(f"output {str(path)!r} cannot be written: {error.strerror or error}") from error
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """The exporter logs tracebacks of attempts that fail and are replaced; what counts is checked on the result."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.disable(before)

@@ -10,6 +10,14 @@ def test_unknown_flag_is_exit_code_2(run_cli):
     assert "--colour" in err
 
 
+def test_an_error_is_one_line_whatever_a_path_holds(run_cli, tmp_path):
+    (tmp_path / "two\nlines\x1b[31m").mkdir()
+    code, out, err = run_cli("analyze", tmp_path / "two\nlines\x1b[31m", "--scorer", "magnitude")
+    assert (code, out) == (2, "")
+    assert [line for line in err.splitlines() if "━" not in line and r"two\nlines\x1b[31m" in line]
+    assert "\x1b" not in err
+
+
 def test_help_imports_nothing_heavy():
     probe = """import sys
 sys.argv = ["prune-realloc", "--help"]

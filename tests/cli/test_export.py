@@ -10,7 +10,21 @@ def test_what_is_shipped_exports_at_a_fixed_batch(run_cli, tmp_path):
     code, out, err = run_cli("export", "--onnx", tmp_path / "m.onnx", "--batch", 4, "--json")
     assert code == 0, err
     (images,) = onnx.load(tmp_path / "m.onnx").graph.input
-    assert json.loads(out)["input_shape"] == [d.dim_value for d in images.type.tensor_type.shape.dim] == [4, 1, 28, 28]
+    said = json.loads(out)
+    assert [said["metadata"][name] for name in ("mean", "std", "input_size")] == [[0.286], [0.353], [1, 28, 28]]
+    assert said["input_shape"] == [d.dim_value for d in images.type.tensor_type.shape.dim] == [4, 1, 28, 28]
+
+
+def test_what_the_network_wants_to_see_is_said_and_written(run_cli, tmp_path):
+    code, out, err = run_cli("export", "--onnx", tmp_path / "m.onnx", "--with-preprocessing", "--mean", "0.25")
+    assert code == 0, err
+    rows = dict(line.strip().split("  ", 1) for line in out.splitlines()[1:])
+    rows = {name: value.strip() for name, value in rows.items()}
+    assert (rows["mean"], rows["std"], rows["input size"]) == ("0.25", "0.353", "1, 28, 28")
+    assert rows["preprocessing"] == "inside: bicubic, crop_pct 1, crop_mode center"
+    assert rows["classes"] == "10: t-shirt/top ... ankle boot"
+    written = {entry.key: json.loads(entry.value) for entry in onnx.load(tmp_path / "m.onnx").metadata_props}
+    assert (written["mean"], written["class_names"][9]) == ([0.25], "ankle boot")
 
 
 def test_a_failure_is_exit_code_1(run_cli, tmp_path, monkeypatch):
@@ -29,6 +43,8 @@ def test_a_failure_is_exit_code_1(run_cli, tmp_path, monkeypatch):
         (("--onnx", "file/m.onnx"), "a file is in the way"),
         (("--onnx", "m.onnx", "--batch", "0"), "batch must be at least 1"),
         (("--onnx", "m.onnx", "--batch", "many"), "neither 'dynamic' nor a number"),
+        (("--onnx", "m.onnx", "--with-preprocessing", "--interpolation", "lanczos"), "cannot be done inside the file"),
+        (("--onnx", "m.onnx", "--mean", "0.5,0.5,0.5"), "mean has 3 values"),
     ],
 )
 def test_bad_input_is_one_line(run_cli, tmp_path, monkeypatch, args, complaint):

@@ -9,7 +9,8 @@ from support.interruption import killed_after
 from prune_realloc import find_sites, load_model
 from prune_realloc.core.errors import InputError
 from prune_realloc.pruning.cut import cut_to_widths
-from prune_realloc.results.export import ExportError, export_onnx, onnx_session
+from prune_realloc.results.export import export_onnx
+from prune_realloc.results.parity import ExportError, onnx_session
 
 SHAPE = (3, 32, 32)
 

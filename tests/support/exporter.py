@@ -12,7 +12,10 @@ def fake_exporter(monkeypatch, *, opset=20, files=("",)):
         for suffix in files:
             path.with_name(path.name + suffix).write_bytes(b"x")
 
-    program = SimpleNamespace(model=SimpleNamespace(opset_imports={"": opset}, graph=[]), save=save)
+    program = SimpleNamespace(
+        model=SimpleNamespace(opset_imports={"": opset}, graph=SimpleNamespace(all_nodes=list), metadata_props={}),
+        save=save,
+    )
     monkeypatch.setattr(torch.onnx, "export", lambda *args, **options: program)
 
 
@@ -22,4 +25,4 @@ def fake_session(monkeypatch, outputs):
             return [outputs(torch.from_numpy(feeds["images"])).numpy()]
 
     session = SimpleNamespace(run=run)
-    monkeypatch.setattr("prune_realloc.results.export.onnx_session", lambda path: session)
+    monkeypatch.setattr("prune_realloc.results.parity.onnx_session", lambda path: session)
