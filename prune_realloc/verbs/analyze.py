@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from prune_realloc.checkpoints.facts import plain_facts
 from prune_realloc.core.analysis import Analysis
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.names import Progress
@@ -79,7 +81,7 @@ def analyze(
     asked = {"split": images.split, "data_dir": images.data_dir, "preprocess": images.preprocess or {}}
     asked |= {key: value for key in ("class_map", "class_order") if (value := getattr(images, key)) is not None}
     with evaluation_mode(net, device=target):
-        return examine(
+        found = examine(
             net,
             stream,
             scorer=scorer,
@@ -89,6 +91,7 @@ def analyze(
             source=opened,
             asked={} if own.batches is not None else asked,
         ).analysis
+    return dataclasses.replace(found, taken=plain_facts(net, None if stream is None else stream.taken()))
 
 
 def calibration(net: nn.Module, data: Data, reading: Reading, scorer: str, own: Own) -> Calibration | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from prune_realloc.checkpoints.facts import plain_facts
 from prune_realloc.checkpoints.save import check_rebuild, save_pruned, save_weights
 from prune_realloc.core.cost import total_cost
 from prune_realloc.core.errors import require_at_least
@@ -116,6 +117,7 @@ def apply(
         timing,
         [*notes, *more, *outcome],
         pairs,
+        plain_facts(net, None if images is None else images.taken()),
     )
     if out is not None:
         _write(applied, out)
@@ -230,6 +232,7 @@ def _applied(
     timing: Bench | None,
     notes: list[str],
     own: dict[str, Pair],
+    taken: Mapping[str, Mapping[str, Any]],
 ) -> Applied:
     inner = find_host(result.network).inner
     return Applied(
@@ -243,6 +246,7 @@ def _applied(
         evaluation=found,
         timing=timing,
         notes=tuple(dict.fromkeys(notes)),
+        taken=taken,
         **own,
     )
 
