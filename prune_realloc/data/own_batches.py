@@ -95,7 +95,10 @@ class OwnBatches:
 
     def _expected(self, size: int) -> int:
         """About how many images there are, before they were all seen."""
-        whole = len(self.source) * size if isinstance(self.source, Sized) else 0
+        try:
+            whole = len(self.source) * size if isinstance(self.source, Sized) else 0
+        except TypeError:  # a loader of a stream has the method and no length
+            whole = 0
         return min(whole, self.samples or whole)
 
     def _given(self) -> Iterator[Any]:
