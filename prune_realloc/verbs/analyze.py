@@ -17,7 +17,7 @@ from prune_realloc.data.calibration import Calibration
 from prune_realloc.data.own_batches import Inputs
 from prune_realloc.pruning.examine import check_scorer, examine
 from prune_realloc.pruning.objectives import Loss
-from prune_realloc.pruning.scorers import DEFAULT_SCORER, WEIGHT_SCORERS
+from prune_realloc.pruning.scorers import DEFAULT_SCORER, GRADIENT_SCORERS, WEIGHT_SCORERS
 from prune_realloc.recipe.document import Data, Source
 from prune_realloc.recipe.options import SOURCE_OPTIONS, read_options
 from prune_realloc.results.opening import Reading, is_shipped, open_network, open_stream, require_images
@@ -68,7 +68,9 @@ def analyze(
     reading = Reading(batch_size=batch_size, workers=workers, progress=progress)
     own = Own(batches=batches, loss=loss, inputs=inputs)
     source, images = read_options(None if isinstance(model, nn.Module) else model, data, options)
-    own.check(images, scorer)
+    own.check(images)
+    if loss is not None and scorer not in GRADIENT_SCORERS:
+        raise InputError(f"scorer {scorer!r} looks at no loss; leave loss= out, or take one of {GRADIENT_SCORERS}")
     target = pick_device(device)
     if isinstance(model, nn.Module):
         net = model

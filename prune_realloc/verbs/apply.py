@@ -88,7 +88,7 @@ def apply(
     net = _open_source(recipe.source) if model is None else model
     host, own = find_host(net), Own(batches=batches, loss=loss, inputs=inputs, score=score)
     cuttable_family_of(host.inner)
-    own.check(recipe.data, recipe.scorer)
+    own.check(recipe.data)
     if recipe.data.name is None and model is None and batches is None and is_shipped(recipe.source):
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"name": "demo"})})
     images = _calibration(recipe, net, reading, own)
