@@ -32,10 +32,10 @@ def write_pictures(folder, pics, names, suffix="png"):
 
 
 @torch.no_grad()
-def right_network(pics, classes, label_names=None):
+def right_network(pics, classes, label_names=None, **args):
     """A tiny ViT with a random body and the classifier of least squares."""
     torch.manual_seed(0)
-    net = timm.create_model("vit_tiny_patch16_224", **(TINY | {"num_classes": classes})).eval()
+    net = timm.create_model("vit_tiny_patch16_224", **(TINY | {"num_classes": classes} | args)).eval()
     net.pretrained_cfg = dict(net.pretrained_cfg, num_classes=classes)
     if label_names is not None:
         net.pretrained_cfg["label_names"] = list(label_names)

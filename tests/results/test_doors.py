@@ -1,0 +1,121 @@
+"""A network that is right on every picture comes in through every door: right on all of them, or refused."""
+
+import argparse
+import copy
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.networks import TINY
+from support.right import pictures, right_network, write_pictures
+
+from prune_realloc.core.errors import InputError
+from prune_realloc.data.labels import natural_key
+from prune_realloc.results.evaluate import evaluate
+
+CLASSES = 4
+PICTURES = pictures(CLASSES)
+NAME = "vit_tiny_patch16_224"
+WIDTHS = {"embed_dim": TINY["embed_dim"], "depth": TINY["depth"]}
+HEADS = 6
+NOISE = {
+    "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 0.1}]},
+    "epoch": 3,
+    "criterion": {"weight": torch.ones(CLASSES)},
+}
+
+
+@pytest.fixture(scope="module")
+def net():
+    """With twice the heads of timm's network of these shapes, which no tensor tells."""
+    return right_network(PICTURES, CLASSES, num_heads=HEADS)
+
+
+def options(names):
+    """What a script notes: the heads, which no tensor tells, and perhaps the classes."""
+    told = {"model": NAME, "num_heads": HEADS, "output_dir": "runs/one"}
+    return told | ({"class_names": names} if names else {})
+
+
+def wrong(state):
+    """The same names and shapes, and no network."""
+    return {name: torch.randn(tensor.shape).to(tensor.dtype) for name, tensor in state.items()}
+
+
+CONTAINERS = {
+    "deit": lambda state, told: {"model": state, "args": argparse.Namespace(**told)} | NOISE,
+    "timm": lambda state, told: {"state_dict": wrong(state), "state_dict_ema": state, "args": told},
+    "deit with averages": lambda state, told: {"model": state, "model_ema": wrong(state), "args": told},
+    "lightning": lambda state, told: {"state_dict": state, "hyper_parameters": told, "callbacks": {}},
+    "module": lambda state, told: {"module": state, "config": told},
+    "net": lambda state, told: {"net": state, "acc": 0.9, "cfg": {"model": told}},
+    "nested": lambda state, told: {"model": {"state_dict": state}, "hparams": told},
+    "teacher": lambda state, told: {"teacher": state, "student": wrong(state), "args": told},
+}
+PREFIXES = ["", "module.", "_orig_mod.", "model.", "backbone.", "module.my_vit.", "net.encoder.0."]
+BESIDE = [{}, {"criterion.weight": torch.ones(3)}, {"val_acc.total": torch.ones(1), "decoder.0.weight": torch.ones(2)}]
+NAMES = ["ant", "Bee", "cat", "1", "2", "10", "Zebra", "apple", "x9", "x10"]
+
+
+@st.composite
+def files(draw):
+    return {
+        "container": draw(st.sampled_from([*CONTAINERS])),
+        "prefix": draw(st.sampled_from(PREFIXES)),
+        "beside": draw(st.sampled_from(BESIDE)),
+        "dtype": draw(st.sampled_from([torch.float32, torch.float64, torch.bfloat16])),
+    }
+
+
+@st.composite
+def folders(draw):
+    return {
+        "names": draw(st.lists(st.sampled_from(NAMES), min_size=CLASSES, max_size=CLASSES, unique=True)),
+        "named": draw(st.booleans()),
+        "layout": draw(st.sampled_from(["classes", "part", "wrapped", "inside", "sites"])),
+        "stray": draw(st.booleans()),
+        "empty": draw(st.booleans()),
+    }
+
+
+def write_file(path, net, made, names):
+    state = {made["prefix"] + name: tensor.to(made["dtype"]) for name, tensor in net.state_dict().items()}
+    torch.save(CONTAINERS[made["container"]](state | made["beside"], options(names)), path)
+
+
+def write_folder(root, made):
+    """Labels follow torchvision's order, as DeiT and MAE have trained."""
+    names = sorted(made["names"])
+    inside = {"inside": "/images", "sites": "/site{}"}.get(made["layout"], "")
+    place = root / {"part": "val", "wrapped": "pictures"}.get(made["layout"], "")
+    for number, (image, c) in enumerate(PICTURES):
+        write_pictures(place, [(image, 0)], [names[c] + inside.format(number % 2)], suffix=f"{number}.png")
+    if made["stray"]:
+        PICTURES[0][0].save(place / "sheet.png")
+    if made["empty"]:
+        (place / names[0] / ".cache").mkdir(exist_ok=True)
+    return names
+
+
+def opened(tmp_path, net, made, told):
+    names = write_folder(tmp_path / "data", told)
+    write_file(tmp_path / "net.pth", net, made, names if told["named"] else None)
+    return evaluate(NAME, ckpt=tmp_path / "net.pth", model_args=WIDTHS, data=tmp_path / "data", batch_size=8)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(made=files(), told=folders())
+def test_right_on_all_pictures_or_refused(tmp_path_factory, net, made, told):
+    plain = write_pictures(tmp_path_factory.mktemp("plain"), PICTURES, "abcd")
+    # in a coarse type it may be another network
+    right = evaluate(copy.deepcopy(net).to(made["dtype"]).float(), data=plain, batch_size=8).top1
+    try:
+        result = opened(tmp_path_factory.mktemp("door"), net, made, told)
+    except InputError as error:
+        assert "\n" not in str(error)
+        orders = sorted(told["names"]), sorted(told["names"], key=natural_key)
+        assert not told["named"], error
+        assert told["layout"] == "sites" or orders[0] != orders[1], error
+        return
+    assert result.top1 == right
