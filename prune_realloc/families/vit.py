@@ -255,7 +255,9 @@ def inferred_args(state: Mapping[str, Tensor], img_size: int | tuple[int, int] |
         if side * side == patches:
             return args | {"img_size": side * patch_h if patch_h == patch_w else (side * patch_h, side * patch_w)}
     if img_size is None:
-        raise InputError(f"pos_embed has {length} entries, not a square grid; give the input size with --img-size")
+        raise InputError(
+            f"pos_embed has {length} entries, not a square grid; give the input size with --img-size HEIGHT,WIDTH"
+        )
     return args | {"img_size": img_size}
 
 
