@@ -18,9 +18,15 @@ class Fact:
     guessed: bool = False
     """Nothing states it, so that it may be wrong."""
 
-    def __str__(self) -> str:
-        value = ", ".join(map(str, self.value)) if isinstance(self.value, list | tuple) else str(self.value)
-        return f"{value} ({'a guess from ' if self.guessed else ''}{self.origin})"
+    def text(self) -> str:
+        """The value, for people."""
+        if isinstance(self.value, list | tuple):
+            return (", " if any(isinstance(part, str) for part in self.value) else "/").join(map(str, self.value))
+        return str(self.value)
+
+    def why(self) -> str:
+        """What tells it, for people."""
+        return f"a guess from {self.origin}" if self.guessed else self.origin
 
 
 Taken = Mapping[str, Fact]
@@ -28,8 +34,11 @@ Taken = Mapping[str, Fact]
 
 
 def taken_line(taken: Taken) -> str:
-    """All facts in one line, for people."""
-    return "took " + "; ".join(f"{name} {fact}" for name, fact in taken.items())
+    """All facts in one line, for people; what one source tells stands together."""
+    groups: dict[str, list[str]] = {}
+    for name, fact in taken.items():
+        groups.setdefault(fact.why(), []).append(f"{name} {fact.text()}")
+    return "took " + "; ".join(f"{', '.join(facts)} ({why})" for why, facts in groups.items())
 
 
 def plain_taken(taken: Taken) -> dict[str, dict[str, Any]]:
