@@ -21,7 +21,7 @@ class Fact:
     def text(self) -> str:
         """The value, for people."""
         if isinstance(self.value, list | tuple):
-            return (", " if any(isinstance(part, str) for part in self.value) else "/").join(map(str, self.value))
+            return ("/" if any(isinstance(part, float) for part in self.value) else ", ").join(map(str, self.value))
         return str(self.value)
 
     def why(self) -> str:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from prune_realloc.core.analysis import Analysis
 from prune_realloc.core.files import make_folder, write_file, write_files
+from prune_realloc.core.taken import taken_from
 from prune_realloc.results.figures import curves_figure, retention_figure
 from prune_realloc.results.rendering import render
 from prune_realloc.results.summary import summary
@@ -77,6 +78,7 @@ def _report(numbers: dict[str, Any], picture: bytes) -> str:
         share_of=share_meaning(numbers),
         blocks=_cells(site_table(numbers)),
         costs=_cells(component_table(numbers)),
+        taken=[(name, fact.text(), fact.why()) for name, fact in taken_from(numbers["taken"]).items()],
         provenance=json.dumps({key: numbers[key] for key in _PROVENANCE}, indent=1),
     )
 

@@ -26,6 +26,13 @@ def test_the_page_is_self_contained_and_escaped(tmp_path):
     assert site_table(summary(analysis)).row_count == 2
 
 
+def test_the_page_says_what_was_taken_and_what_is_guessed(tmp_path):
+    taken = {"architecture": {"value": "<deit>", "origin": "the file's name", "guessed": True}}
+    page = write_report(make_toy_analysis(taken=taken), tmp_path).read_text()
+    assert "<td>architecture</td><td>&lt;deit&gt;</td><td>a guess from the file&#39;s name</td>" in page
+    assert "What was taken" not in write_report(make_toy_analysis(), tmp_path).read_text()
+
+
 def test_the_page_of_a_training(tmp_path):
     row = {"loss": 1.5, "lr": 1e-3, "val_loss": 0.5, "images_per_second": 10.0, "seconds": 30.0}
     rows = [row | {"epoch": float(epoch), "top1": top1} for epoch, top1 in ((1, 0.5), (2, 0.75), (3, 0.25))]
