@@ -26,6 +26,7 @@ from prune_realloc.data.preprocessing import preprocessing
 from prune_realloc.families import family_of
 from prune_realloc.pruning.gates import activation_variances, gate_moments
 from prune_realloc.pruning.hooks import masked
+from prune_realloc.pruning.objectives import LABELS
 from prune_realloc.pruning.scorers import GRADIENT_SCORERS, WEIGHT_SCORERS, gradient_scores, weight_scores
 from prune_realloc.pruning.sites import find_sites
 from prune_realloc.runtime.networks import model_identity
@@ -54,7 +55,7 @@ def loss_changes(model: nn.Module, site: Site, units: list[int], images: Tensor,
 
 
 def all_scores(model: nn.Module, sites: tuple[Site, ...], batches: list[Batch]) -> dict[str, dict[str, np.ndarray]]:
-    moments = gate_moments(model, sites, batches, draws=torch.zeros(0), labelled=True)
+    moments = gate_moments(model, sites, batches, objective=LABELS)
     scores = {name: gradient_scores(name, moments, labelled=True) for name in GRADIENT_SCORERS}
     scores["activation"] = {k: v.mean(axis=0) for k, v in activation_variances(model, sites, batches).items()}
     return scores | {name: weight_scores(name, model, sites) for name in WEIGHT_SCORERS}

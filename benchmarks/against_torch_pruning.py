@@ -39,6 +39,7 @@ from prune_realloc.pruning.cut import cut
 from prune_realloc.pruning.damage import damage_curves, kept_units, score_curve
 from prune_realloc.pruning.gates import gate_moments
 from prune_realloc.pruning.moments import GradientWatch, layer_moments
+from prune_realloc.pruning.objectives import LABELS
 from prune_realloc.pruning.refit import refit_
 from prune_realloc.pruning.rotate import rotated
 from prune_realloc.pruning.scorers import gradient_scores
@@ -142,20 +143,21 @@ def time_compensation(name: str, images: int) -> dict[str, float]:
     marks = {"start": time.perf_counter()}
     watch = GradientWatch(model, structure)
     with watch.attached(batches) as watched:
-        moments = gate_moments(model, sites, watched, draws=torch.zeros(0), labelled=True)
+        moments = gate_moments(model, sites, watched, objective=LABELS)
     marks["scoring pass"] = time.perf_counter()
     layers = layer_moments(model, structure, watch, batches)
     marks["second moments"] = time.perf_counter()
-    turned, layers = rotated(model, structure, layers)
+    turned = rotated(model, structure, layers)
+    network, layers = turned.network, turned.moments
     marks["rotation"] = time.perf_counter()
-    curves = damage_curves(turned, sites, structure, layers, gradient_scores("fisher", moments, labelled=True))
+    curves = damage_curves(network, sites, structure, layers, gradient_scores("fisher", moments, labelled=True))
     marks["damage curves"] = time.perf_counter()
     half = {s.name: s.width // 2 if s.axis in ("qk", "v", "ffn") else s.width for s in sites}
     keep = kept_units(curves, half, sites)
-    smaller = cut(turned, sites, keep)
+    smaller = cut(network, sites, keep)
     marks["cut"] = time.perf_counter()
     weights = {key: read.weight for key, read in (layers.writers | layers.readers).items()}
-    refit_(smaller, turned, sites, keep, weights, batches, ridge=True)
+    refit_(smaller, network, sites, keep, weights, batches, ridge=True)
     marks["refit"] = time.perf_counter()
     names = list(marks)
     return {b: round(marks[b] - marks[a], 2) for a, b in pairwise(names)} | {

@@ -23,6 +23,7 @@ from torch import nn
 
 from prune_realloc.data.batches import Batch
 from prune_realloc.pruning.gates import gate_moments
+from prune_realloc.pruning.objectives import LABELS
 from prune_realloc.pruning.sites import find_sites
 
 NAME = "deit_small_patch16_224"
@@ -48,7 +49,7 @@ def bare(model: nn.Module, batches: list[Batch]) -> None:
 
 
 def ours(model: nn.Module, batches: list[Batch]) -> None:
-    gate_moments(model, find_sites(model), batches, draws=torch.zeros(0), labelled=True)
+    gate_moments(model, find_sites(model), batches, objective=LABELS)
 
 
 def hessian(model: nn.Module, batches: list[Batch]) -> None:

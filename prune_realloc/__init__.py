@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from prune_realloc.core.analysis import Analysis as Analysis
     from prune_realloc.core.errors import InputError as InputError
     from prune_realloc.planning.plan import plan as plan
+    from prune_realloc.pruning.cut import cut_to_widths as cut_to_widths
+    from prune_realloc.pruning.follow import follow as follow
+    from prune_realloc.pruning.follow import follow_parameters as follow_parameters
     from prune_realloc.pruning.sites import find_sites as find_sites
+    from prune_realloc.pruning.units import read_units as read_units
     from prune_realloc.recipe.document import Recipe as Recipe
     from prune_realloc.recipe.reader import build_recipe as build_recipe
     from prune_realloc.recipe.reader import load_recipe as load_recipe
@@ -32,12 +36,16 @@ _HOMES = {
     "analyze": "verbs.analyze",
     "apply": "verbs.apply",
     "build_recipe": "recipe.reader",
+    "cut_to_widths": "pruning.cut",
     "emit": "verbs.emit",
     "find_sites": "pruning.sites",
+    "follow": "pruning.follow",
+    "follow_parameters": "pruning.follow",
     "load_model": "checkpoints.load",
     "load_pruned": "checkpoints.load",
     "load_recipe": "recipe.reader",
     "plan": "planning.plan",
+    "read_units": "pruning.units",
     "save_pruned": "checkpoints.save",
     "train": "training.train",
     "write_report": "results.page",

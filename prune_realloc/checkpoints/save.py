@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,21 @@ def save_pruned(net: Any, folder: str | Path, more: Mapping[str, bytes] | None =
     for name in {RECIPE_FILE, RESULT_FILE} - {*(more or {})}:  # of the network that lay here before
         (folder / name).unlink(missing_ok=True)
     write_files(folder, network_files(config, weights_file(net), more))
+
+
+def save_weights(net: nn.Module, folder: str | Path, more: Mapping[str, bytes] | None = None) -> None:
+    """Write the weights of a network that its maker alone can build: `model.safetensors`, and no `config.json`.
+
+    Args:
+        more: files to write before it, name -> content.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    make_folder(folder)
+    (folder / "config.json").unlink(missing_ok=True)  # it would speak of another network
+    write_files(folder, {**(more or {}), "model.safetensors": weights_file(net)})
 
 
 def network_files(config: bytes, weights: bytes | None, more: Mapping[str, bytes] | None = None) -> dict[str, bytes]:
@@ -123,6 +139,11 @@ def _as_json(content: Mapping[str, Any]) -> bytes:
 def weights_file(net: nn.Module) -> bytes:
     """The content of a `model.safetensors`."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
+    places = Counter(tensor.untyped_storage().data_ptr() for tensor in state.values())
+    state = {  # a file holds tensors that share their numbers once for each
+        name: tensor.clone() if places[tensor.untyped_storage().data_ptr()] > 1 else tensor
+        for name, tensor in state.items()
+    }
     return safetensors.torch.save(state, metadata={"format": "pt"})
 
 

@@ -45,7 +45,7 @@ def target_flags(panel: str, *fields: str, **more: Any) -> Flags:
 
 
 ALL_SOURCE = ("ckpt", "model", "pretrained", "ema", "img_size", "model_args")
-OPENED = ("name", "split", "data_dir", "labels", "preprocess")
+OPENED = ("name", "split", "data_dir", "labels", "class_map", "class_order", "preprocess")
 ALL_DATA = (*OPENED, "samples", "seed")
 BUDGET = Flags(part=Budget, fields=tuple(Budget.model_fields), panel=PLAN)
 

@@ -42,7 +42,7 @@ def train(
     teacher: Annotated[
         str | None, option(PLAN, "--teacher", help="Checkpoint, 'demo', or timm's name of a network to distil from.")
     ] = None,
-    images: Annotated[dict[str, Any], data_flags("split", "data_dir")],
+    images: Annotated[dict[str, Any], data_flags("split", "data_dir", "class_map", "class_order")],
     eval_split: Annotated[
         str, option(DATA, "--eval-split", help="Part that is evaluated; held-out: what --samples leaves of --split.")
     ] = "validation",
@@ -65,8 +65,9 @@ def train(
 
         settings = _settings(preset, config, setting or [], teacher)
         require_at_least("seeds", seeds, 1)
+        naming = {name: images.pop(name) for name in ("class_map", "class_order") if name in images}
         parts = images | {"eval_split": eval_split}
-        shared = network | parts | {"data": data, "samples": samples, "teacher": teacher, "device": device}
+        shared = network | parts | naming | {"data": data, "samples": samples, "teacher": teacher, "device": device}
         shared |= {"num_classes": num_classes}
         runs = _runs(source, settings, seeds, out)
         several = seeds is not None or len(runs) > 1
@@ -81,6 +82,7 @@ def train(
         show_trained(done, out, as_json)
         given = {"--teacher": teacher, "--samples": samples, "--model-arg": network.get("model_args")}
         given |= {"--num-classes": num_classes}
+        given |= {"--class-map": naming.get("class_map"), "--class-order": naming.get("class_order")}
         say_timm_command(settings, source, data, out, parts, given)
 
 

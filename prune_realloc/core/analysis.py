@@ -82,7 +82,7 @@ class Analysis:
         source |= {key: self.model[key] for key in ("input_size", "num_classes") if self.model.get(key) is not None}
         images = {"samples": self.samples or 1024, "seed": self.seed}
         if self.data is not None:
-            kept = ("name", "split", "data_dir", "preprocess")
+            kept = ("name", "split", "data_dir", "class_map", "class_order", "preprocess")
             images |= {key: self.data[key] for key in kept if self.data.get(key)}
             images["labels"] = self.data["labels"] == "given"
         return {"source": source, "data": images, "scorer": self.scorer}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-RECIPE_FILE, RESULT_FILE = "recipe.yaml", "result.json"
-"""What was asked for, and the numbers that came of it, in the folder of a network."""
+RECIPE_FILE, RESULT_FILE, UNITS_FILE = "recipe.yaml", "result.json", "units.json"
+"""What was asked for, the numbers that came of it, and which units of the source it is, in the folder of a network."""
 PRUNED, EFFICIENTVIT = "prune_realloc", "efficientvit_flex"
 """timm's names of our own architectures: any network that was cut, and the free EfficientViT."""
 WEIGHTS_FILE = "model.safetensors"

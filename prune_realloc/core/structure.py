@@ -18,6 +18,8 @@ Axis = Literal["embed", "block", "heads", "qk", "v", "ffn"]
 AXES: tuple[Axis, ...] = ("embed", "block", "heads", "qk", "v", "ffn")
 INNER_AXES: tuple[Axis, ...] = ("qk", "v", "ffn")
 """The axes whose units can go without touching any other site."""
+OUTER_AXES: tuple[Axis, ...] = ("embed", "block")
+"""The axes that show outside the network: what stands around it reads the streams, and counts the blocks."""
 Side = Literal["input", "output"]
 """Of a module: its first argument, or what it returns."""
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
 
 import torch
 from PIL import Image
@@ -12,6 +15,9 @@ from timm.data import create_transform
 from torch import Tensor
 
 from prune_realloc.core.errors import InputError
+from prune_realloc.core.taken import Taken
+from prune_realloc.data.labels import Naming
+from prune_realloc.data.pictures import eight_bits
 from prune_realloc.data.preprocessing import CHANNEL_MODE, Preprocessing
 
 MAX_UNREADABLE = 0.05
@@ -42,6 +48,12 @@ class ImageSource:
     """True: only so many of its images as were asked for are here, in the order of the stream."""
     least_classes: int = 0
     """One more than the largest label, where the labels are at hand and nothing else tells the number of classes."""
+    empty: tuple[str, ...] = ()
+    """Classes of which there are no images in this part."""
+    naming: Naming = field(default_factory=Naming)
+    """What the labels were found by; other parts are opened by the same."""
+    taken: Taken = field(default_factory=dict)
+    """How it was read: layout, classes, and what was left out."""
 
 
 def describe_place(name: str, place: int) -> str:
@@ -59,6 +71,12 @@ class Batch:
     """Shape (B,); -1 where there is none."""
     checksums: tuple[int, ...]
     """CRC-32 of each image's decoded pixels."""
+    given: Any = None
+    """What a loader of the caller's own yielded."""
+
+    def on(self, device: torch.device) -> Batch:
+        """With the images on a device."""
+        return dataclasses.replace(self, images=self.images.to(device))
 
 
 def iterate(
@@ -70,13 +88,15 @@ def iterate(
     seed: int,
     workers: int = 0,
     unreadable: list[str] | None = None,
+    remarks: list[str] | None = None,
     part: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
     """Batches of `samples` images, chosen without replacement and ordered by `seed`.
 
     `part` (i, n) yields every n-th of them from the i-th: what one of n processes looks at.
 
-    Images that cannot be read are left out and named in `unreadable`.
+    Images that cannot be read are left out and named in `unreadable`; what was done to others, such as scaling pixels
+    of 16 bits, is added to `remarks` for each.
 
     Raises:
         InputError: more than `MAX_UNREADABLE` of the images cannot be read.
@@ -101,7 +121,9 @@ def iterate(
                 "repair or remove them"
             )
         if good:
-            positions, images, labels, checksums = zip(*good, strict=True)
+            positions, images, labels, checksums, remarked = zip(*good, strict=True)
+            if remarks is not None:
+                remarks += chain.from_iterable(remarked)
             yield Batch(torch.tensor(positions), torch.stack(images), torch.tensor(labels), checksums)
     if mine and len(skipped) == len(mine):
         raise InputError(f"data {source.name!r} has no readable image, first {skipped[0]}")
@@ -126,14 +148,14 @@ class _Prepared(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.chosen)
 
-    def __getitem__(self, position: int) -> tuple[int, Tensor, int, int] | str:
+    def __getitem__(self, position: int) -> tuple[int, Tensor, int, int, tuple[str, ...]] | str:
         try:
             image, label = self.source.load(self.chosen[position])
-            image = image.convert(self.mode)
+            image, remarks = eight_bits(image, self.mode)
         except (
             OSError,
             SyntaxError,
             Image.DecompressionBombError,
         ) as error:  # PIL raises SyntaxError on broken PNGs
             return f"{self.source.describe(self.chosen[position])} ({error})"
-        return position, self.transform(image), int(label), zlib.crc32(image.tobytes())
+        return position, self.transform(image), int(label), zlib.crc32(image.tobytes()), remarks

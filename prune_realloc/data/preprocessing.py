@@ -10,6 +10,7 @@ from timm.data import resolve_data_config
 from torch import nn
 
 from prune_realloc.core.errors import InputError
+from prune_realloc.core.taken import Fact, Taken
 
 CHANNEL_MODE = {1: "L", 3: "RGB"}
 
@@ -24,6 +25,20 @@ class Preprocessing:
     interpolation: str = "bicubic"
     crop_pct: float = 0.875
     crop_mode: str = "center"
+
+
+def preprocessing_taken(model: nn.Module, prepare: Preprocessing, overrides: Mapping[str, Any]) -> Taken:
+    """The fields of `prepare`, each with where it is from; `model` and `overrides` as in `preprocessing`."""
+    stated = getattr(model, "pretrained_cfg", None) or {}
+    found = {}
+    for field in ("mean", "std", "interpolation", "crop_pct"):
+        value = getattr(prepare, field)
+        flag = f"--{field.replace('_', '-')}"
+        given, own = overrides.get(field) is not None, stated.get(field) is not None
+        origin = flag if given else "the network's configuration" if own else "timm's default"
+        plain = [round(number, 4) for number in value] if isinstance(value, tuple) else value
+        found[field.replace("crop_pct", "crop")] = Fact(plain, origin, guessed=not given and not own)
+    return found
 
 
 def preprocessing(model: nn.Module, input_size: tuple[int, int, int], overrides: Mapping[str, Any]) -> Preprocessing:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,10 @@ from torch import Tensor, nn
 
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.names import Progress
+from prune_realloc.core.taken import Fact, Taken
 from prune_realloc.data.batches import Batch, ImageSource, iterate
+from prune_realloc.data.folders import said
+from prune_realloc.data.labels import shortened
 from prune_realloc.data.preprocessing import Preprocessing
 from prune_realloc.runtime.distributed import gathered, place
 from prune_realloc.runtime.networks import count_classes
@@ -44,7 +48,11 @@ def check_classes(source: ImageSource, classes: int, whose: str, remedy: str) ->
         remedy: what to do about it.
     """
     if source.num_classes not in (None, classes):
-        raise InputError(f"data {source.name!r} has {source.num_classes} classes, {whose} {classes}; {remedy}")
+        more = [f"{shortened(source.empty)} without images"] if source.empty else []
+        if "left out" in source.taken:
+            more.append(f"left out: {', '.join(source.taken['left out'].value)}")
+        text = f" ({'; '.join(more)})" if more else ""
+        raise InputError(f"data {source.name!r} has {source.num_classes} classes{text}, {whose} {classes}; {remedy}")
     if source.least_classes > classes:
         largest = source.least_classes - 1
         raise InputError(f"data {source.name!r} has labels up to {largest}, {whose} {classes} classes; {remedy}")
@@ -64,6 +72,8 @@ class ImageStream:
     One of several processes sees its part of them; what they were, it knows of all.
     """
 
+    smaller = "lower --batch-size"
+
     def __init__(
         self,
         images: ImageSource,
@@ -75,20 +85,32 @@ class ImageStream:
         seed: int,
         workers: int = 0,
         progress: Progress | None = None,
+        prepared: Taken | None = None,
     ) -> None:
-        """`classes`: how many the labels may name; None: they are not read. `samples`: None takes all."""
+        """`classes`: how many the labels may name; None: they are not read. `samples`: None takes all.
+
+        `prepared`: the facts of `prepare`.
+        """
+        self.prepared = prepared or {}
         self.images, self.prepare, self.classes, self.progress = images, prepare, classes, progress
         self.asked, self.wanted = samples, min(samples or images.count, images.count)
         if self.wanted < place()[1]:
             raise InputError(f"samples {self.wanted} are fewer than the {place()[1]} processes; raise --samples")
         self.loading: dict[str, int] = {"batch_size": batch_size, "seed": seed, "workers": workers}
         self.unreadable: list[str] = []
+        self.remarks: list[str] = []
         self.checksums: list[int] = []
 
     def __iter__(self) -> Iterator[Batch]:
-        self.unreadable, self.checksums = [], []
+        self.unreadable, self.remarks, self.checksums = [], [], []
         for batch in iterate(
-            self.images, self.prepare, samples=self.wanted, unreadable=self.unreadable, part=place(), **self.loading
+            self.images,
+            self.prepare,
+            samples=self.wanted,
+            unreadable=self.unreadable,
+            remarks=self.remarks,
+            part=place(),
+            **self.loading,
         ):
             if self.classes is not None:
                 check_labels(
@@ -102,6 +124,7 @@ class ImageStream:
             if self.progress is not None:
                 self.progress(len(self.checksums) * place()[1], self.wanted)
         self.unreadable, self.checksums = gathered(self.unreadable), gathered(self.checksums)
+        self.remarks = gathered(self.remarks)
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -110,8 +133,18 @@ class ImageStream:
             "checksum": hashlib.sha256(np.asarray(self.checksums, dtype=np.uint32).tobytes()).hexdigest(),
         } | {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self.prepare).items()}
 
+    def taken(self) -> Taken:
+        """How the images were read; after a run, with those that could not be."""
+        images = Fact(f"{len(self.checksums) or self.wanted} of {self.images.count}", f"--data {self.images.name}")
+        left_out = [*self.images.taken["left out"].value] if "left out" in self.images.taken else []
+        left_out += said({"unreadable": [line.split(" (")[0] for line in self.unreadable]})
+        found = {name: fact for name, fact in self.images.taken.items() if name != "left out"} | {"images": images}
+        if left_out:
+            found["left out"] = Fact(left_out, "the files")
+        return found | dict(self.prepared)
+
     def notes(self) -> list[str]:
-        notes = []
+        notes = [f"{count} of {self.wanted} images: {text}" for text, count in sorted(Counter(self.remarks).items())]
         if self.unreadable:
             notes.append(
                 f"{len(self.unreadable)} of {self.wanted} images could not be read and were left out: "

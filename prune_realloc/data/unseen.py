@@ -45,7 +45,9 @@ def open_unseen(net: nn.Module, fitted: ImageStream, data: str, data_dir: str | 
         InputError: the data set has no such part; another one is named with --eval-split.
     """
     try:
-        source = open_images(data, split=split, data_dir=data_dir, samples=count + fitted.wanted)
+        source = open_images(
+            data, split=split, data_dir=data_dir, samples=count + fitted.wanted, naming=fitted.images.naming
+        )
     except InputError as error:
         raise InputError(f"eval_split {split!r}: {error}; or name another with --eval-split") from error
     labelled = fitted.classes is not None and use_labels(net, source, True)
@@ -55,6 +57,7 @@ def open_unseen(net: nn.Module, fitted: ImageStream, data: str, data_dir: str | 
         classes=count_classes(net) if labelled else None,
         samples=min(count + fitted.wanted, source.count),
         progress=fitted.progress,
+        prepared=fitted.prepared,
         **fitted.loading,
     )
     return Unseen(stream, fitted, count)

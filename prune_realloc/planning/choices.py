@@ -7,7 +7,7 @@ from math import ceil, lcm, prod
 from prune_realloc.core.analysis import Analysis
 from prune_realloc.core.cost import DEFAULT_KIND, Widths
 from prune_realloc.core.errors import InputError
-from prune_realloc.core.structure import site_place
+from prune_realloc.core.structure import OUTER_AXES, site_place
 from prune_realloc.recipe.document import Recipe
 from prune_realloc.recipe.rules import Rule
 
@@ -25,6 +25,7 @@ class PlanningProblem:
         self.source = self.cost(analysis.widths)
         self.rules: dict[str, Rule] = {name: recipe.rule(*site_place(name)) for name in analysis.widths}
         self._check_rules()
+        self._check_inside()
         self.choices = {name: self._choices(name) for name in analysis.widths}
         self.curves = analysis.damage
         if recipe.allocation == "damage" and recipe.budget is not None and analysis.unit != "nats":
@@ -116,6 +117,21 @@ class PlanningProblem:
                         f"rules.{axis}: blocks {rule.blocks} are not in this model, which has "
                         f"{min(blocks)}-{max(blocks)}"
                     )
+
+    def _check_inside(self) -> None:
+        """Raises InputError where something is to go that the network around this one reads."""
+        where = self.analysis.model.get("inside")
+        moving = [f"axes: {axis}" for axis in self.recipe.axes if axis in OUTER_AXES]
+        moving += [
+            f"rules.{axis}: {axis}"
+            for axis in OUTER_AXES
+            if any(rule.fixes_width for rule in self.recipe.rules_of(axis))
+        ]
+        if where and moving:
+            raise InputError(
+                f"{moving[0]} cannot be cut in {where}: the network around it reads the residual stream and counts the "
+                "blocks; what lies inside blocks can: qk, v, ffn, heads"
+            )
 
     def _stuck(self, axis: str) -> bool:
         names = [name for name in self.choices if site_place(name)[0] == axis]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -10,8 +9,9 @@ import torch
 from torch import nn
 
 from prune_realloc.core.errors import InputError
-from prune_realloc.core.structure import Site
+from prune_realloc.core.structure import OUTER_AXES, Site
 from prune_realloc.families import cuttable_family_of
+from prune_realloc.families.host import copied, find_host, inner_of
 from prune_realloc.pruning.sites import find_sites
 
 Keep = Mapping[str, np.ndarray]
@@ -21,6 +21,8 @@ Keep = Mapping[str, np.ndarray]
 def cut(model: nn.Module, sites: Iterable[Site], keep: Keep) -> nn.Module:
     """A copy of `model` without the units that `keep` leaves out; the source is untouched.
 
+    What is around a supported network is copied whole.
+
     Inside a block the copy computes what the source computes with those units masked. The softmax scale stays
     the source's.
 
@@ -28,7 +30,8 @@ def cut(model: nn.Module, sites: Iterable[Site], keep: Keep) -> nn.Module:
         InputError: an unknown site, a unit out of range, a site that would be empty or of a width that cannot be
             built, heads of unequal width, or a network that cannot be cut.
     """
-    family = cuttable_family_of(model)
+    host = find_host(model)
+    family = cuttable_family_of(host.inner)
     by_name = {site.name: site for site in sites}
     for name, units in keep.items():
         _check(by_name, name, np.asarray(units))
@@ -36,12 +39,15 @@ def cut(model: nn.Module, sites: Iterable[Site], keep: Keep) -> nn.Module:
     blocks_gone = blocks_that_go(by_name.values(), keep)
     if blocks_gone and blocks_gone == {site.block for site in by_name.values() if site.axis == "block"}:
         raise InputError("every block would go; keep at least one")
+    if not host.stands_alone:
+        _check_inside(str(host), by_name, keep)
     keep = {name: units for name, units in keep.items() if by_name[name].axis != "block"}
-    smaller = copy.deepcopy(model, _narrower_parameters(model, _removed_positions(by_name, keep)))
-    family.sync_(smaller, keep)
+    smaller = copied(model, _narrower_parameters(host.inner, _removed_positions(by_name, keep)))
+    inner = inner_of(smaller)
+    family.sync_(inner, keep)
     if blocks_gone:
-        family.drop_blocks_(smaller, blocks_gone)
-    for module in smaller.modules():
+        family.drop_blocks_(inner, blocks_gone)
+    for module in inner.modules():
         _sync_layer_(module)
     return smaller
 
@@ -61,6 +67,29 @@ def cut_to_widths(model: nn.Module, widths: Mapping[str, int]) -> nn.Module:
             runs = np.arange(site.groups)[:, None] * site.width
             keep[site.name] = (runs + np.arange(widths[site.name])).ravel()
     return cut(model, sites, keep)
+
+
+def units_left(sites: Iterable[Site], keep: Keep) -> dict[str, np.ndarray]:
+    """Site -> those of its units of which something is left after `cut`; of a block that goes, nothing is."""
+    by_name = {site.name: site for site in sites}
+    blocks_gone = blocks_that_go(by_name.values(), keep)
+    gone = _removed_positions(by_name, {name: units for name, units in keep.items() if by_name[name].axis != "block"})
+    left = {}
+    for name, site in by_name.items():
+        stays = np.zeros(site.units, dtype=bool)
+        for part in site.slices if site.block is None or site.block not in blocks_gone else ():
+            positions = gone.get(part.parameter, {}).get(part.dim, np.arange(0))
+            here = ~np.isin(part.index, positions).all(axis=1)
+            stays[slice(None) if part.units is None else part.units] |= here
+        left[name] = np.flatnonzero(stays)
+    return left
+
+
+def _check_inside(host: str, by_name: Mapping[str, Site], keep: Keep) -> None:
+    """Raises InputError where `keep` narrows what is around the network that is cut: it reads the streams."""
+    for name, units in keep.items():
+        if by_name[name].axis in OUTER_AXES and len(units) < by_name[name].units:
+            raise InputError(f"{name}: {host} reads it from outside; keep it whole")
 
 
 def _check(by_name: Mapping[str, Site], name: str, units: np.ndarray) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,14 +17,17 @@ from prune_realloc.core.analysis import Analysis
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.intervals import rank_correlation
 from prune_realloc.core.structure import AXES, Site, Structure
-from prune_realloc.data.stream import ImageStream
+from prune_realloc.data.calibration import Calibration
 from prune_realloc.families import cuttable_family_of, family_of
+from prune_realloc.families.host import Host, copied, find_host, inner_of
 from prune_realloc.families.inputs import input_shape
 from prune_realloc.pruning.damage import damage_curves, score_curve
 from prune_realloc.pruning.elimination import Curve
 from prune_realloc.pruning.gates import Moments, activation_variances, gate_moments
+from prune_realloc.pruning.handed_on import check_handed_on
 from prune_realloc.pruning.moments import GradientWatch, layer_moments
-from prune_realloc.pruning.rotate import rotated
+from prune_realloc.pruning.objectives import Draws, Loss, Objective, is_classifier, objective_for
+from prune_realloc.pruning.rotate import Basis, rotated
 from prune_realloc.pruning.scorers import ACTIVATION_SCORERS, GRADIENT_SCORERS, SCORERS, gradient_scores, weight_scores
 from prune_realloc.pruning.sites import find_sites, widths
 from prune_realloc.runtime.device import out_of_memory_named
@@ -44,11 +46,16 @@ class Examined:
     """Site name -> in which order its units go, and what is lost."""
     weights: Mapping[str, Tensor]
     """By a writer's site and by a reader: how much each token position matters; empty for scorers without gradients."""
+    bases: Mapping[str, Basis]
+    """Site -> the basis that its units are in, where it is not the source's."""
 
 
 def facts_of(net: nn.Module) -> dict[str, Any]:
     """What a network that follows from this one takes and gives: (C, H, W) of an image, and the number of classes."""
-    return {"input_size": list(input_shape(net)), "num_classes": count_classes(net)}
+    return {
+        "input_size": list(input_shape(inner_of(net))),
+        "num_classes": count_classes(net) if is_classifier(net) else 0,
+    }
 
 
 def check_scorer(scorer: str) -> None:
@@ -59,10 +66,11 @@ def check_scorer(scorer: str) -> None:
 
 def examine(
     net: nn.Module,
-    images: ImageStream | None,
+    images: Calibration | None,
     *,
     scorer: str,
     seed: int,
+    loss: Loss | None = None,
     amp: bool = False,
     source: Mapping[str, Any] | None = None,
     asked: Mapping[str, Any] | None = None,
@@ -72,23 +80,29 @@ def examine(
     """Score `net`, in evaluation mode on the device to be used, and find what each width of each site would cost.
 
     Args:
+        net: a supported network, or one of the caller's that holds one and is run in its place.
         images: None for weight-only scorers.
+        loss: what gradients are taken of, on batches of the caller's; None: the labels, or draws.
         source, asked: how the network and the images were opened, for the record.
         rotate, refit: what will be done around a cut; with neither, units go in the order of their scores.
     """
-    sites, structure = find_sites(net), family_of(net).describe(net)
+    host = find_host(net)
+    sites, structure = find_sites(net), family_of(host.inner).describe(host.inner)
     network = _folded(net, structure)
     if images is None:
-        found = _Found(scores=weight_scores(scorer, net, sites, seed), network=network)
+        found = _Found(scores=weight_scores(scorer, host.inner, sites, seed), network=network)
     else:
-        with out_of_memory_named(images.loading["batch_size"]):
+        objective = objective_for(net, Draws(seed), labelled=images.classes is not None, loss=loss)
+        with out_of_memory_named(images.loading["batch_size"], images.smaller):
+            if not host.stands_alone and structure.branches:
+                _check_first(host, images)
             if scorer in ACTIVATION_SCORERS:
                 found = _by_activations(network, sites, images, amp)
             else:
-                found = _by_gradients(network, sites, structure, images, scorer, seed, amp, rotate, refit)
-        found.facts["data"] = images.facts() | {"labels": _label_kind(net, images)} | dict(asked or {})
+                found = _by_gradients(network, sites, structure, images, objective, scorer, amp, rotate, refit)
+        found.facts["data"] = images.facts() | {"labels": objective.kind} | dict(asked or {})
         found.facts["samples"] = len(images.checksums)
-    notes = [*structure.notes, *found.notes, *(images.notes() if images is not None else ())]
+    notes = [*_host_notes(host), *structure.notes, *found.notes, *(images.notes() if images is not None else ())]
     notes += _dead_sites(found.scores)
     curves = found.curves or {site.name: score_curve(site, found.scores[site.name]) for site in sites}
     analysis = Analysis(
@@ -101,12 +115,12 @@ def examine(
         scorer=scorer,
         unit="nats" if scorer in GRADIENT_SCORERS else scorer,
         seed=seed,
-        model=model_identity(net) | facts_of(net) | dict(source or {}),
+        model=model_identity(net) | facts_of(net) | _place_of(host) | dict(source or {}),
         notes=tuple(dict.fromkeys(notes)),
         versions=_versions(),
         **found.facts,
     )
-    return Examined(analysis, found.network, sites, curves, found.weights)
+    return Examined(analysis, found.network, sites, curves, found.weights, found.bases)
 
 
 @dataclass(kw_only=True)
@@ -120,6 +134,8 @@ class _Found:
     """Damage of each width; None where nothing better is known than scores that add up."""
     weights: Mapping[str, Tensor] = field(default_factory=dict)
     """How much each token position matters, as `Examined` has it."""
+    bases: Mapping[str, Basis] = field(default_factory=dict)
+    """As `Examined` has them."""
     facts: dict[str, Any] = field(default_factory=lambda: {"samples": 0, "data": None, "stability": {}})
     """Fields of the `Analysis` that tell how it was found."""
     notes: list[str] = field(default_factory=list)
@@ -127,14 +143,33 @@ class _Found:
 
 def _folded(net: nn.Module, structure: Structure) -> nn.Module:
     """A copy without LayerScale, where its layers can be cut and refitted."""
-    network = copy.deepcopy(net)
+    network = copied(net)
     if structure.branches:
+        inner = inner_of(network)
         with torch.no_grad():
-            cuttable_family_of(net).fold_scales_(network)
+            cuttable_family_of(inner).fold_scales_(inner)
     return network
 
 
-def _by_activations(network: nn.Module, sites: tuple[Site, ...], images: ImageStream, amp: bool) -> _Found:
+def _check_first(host: Host, images: Calibration) -> None:
+    first = next(iter(images)).images
+    check_handed_on(host, first.to(next(host.network.parameters())))
+
+
+def _place_of(host: Host) -> dict[str, str]:
+    return {} if host.stands_alone else {"inside": host.at}
+
+
+def _host_notes(host: Host) -> list[str]:
+    if host.stands_alone:
+        return []
+    return [
+        f"parameters and multiply-adds are those of {host.at} ({type(host.inner).__name__}); what is around it is run "
+        "and left as it is"
+    ]
+
+
+def _by_activations(network: nn.Module, sites: tuple[Site, ...], images: Calibration, amp: bool) -> _Found:
     """From one pass without gradients."""
     by_half = activation_variances(network, sites, images, amp=amp)
     seen = [half for half in (0, 1) if any(np.isfinite(v[half]).any() for v in by_half.values())]
@@ -148,43 +183,36 @@ def _by_gradients(
     network: nn.Module,
     sites: tuple[Site, ...],
     structure: Structure,
-    images: ImageStream,
+    images: Calibration,
+    objective: Objective,
     scorer: str,
-    seed: int,
     amp: bool,
     rotate: bool,
     refit: bool,
 ) -> _Found:
     """From two passes: one with gradients, and one for the moments of what layers read, where layers can be cut."""
-    labelled, classes = images.classes is not None, count_classes(network)
-    draws = torch.rand(images.wanted, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    slopes = objective.slopes
     watch = GradientWatch(network, structure)
     with watch.attached(images) as batches:
-        moments = gate_moments(network, sites, batches, draws=draws, labelled=labelled, amp=amp)
-    found = _Found(scores=gradient_scores(scorer, moments, labelled=labelled), network=network)
-    halves = [gradient_scores(scorer, moments, labelled=labelled, half=half) for half in (0, 1)]
-    found.notes += _training_notes(scorer, moments, classes, labelled)
-    found.notes += _dead_sites(found.scores)
+        moments = gate_moments(network, sites, batches, objective=objective, amp=amp)
+    found = _Found(scores=gradient_scores(scorer, moments, labelled=slopes), network=network)
+    halves = [gradient_scores(scorer, moments, labelled=slopes, half=half) for half in (0, 1)]
+    found.notes += _training_notes(scorer, moments, network, objective)
+    found.notes += _dead_sites(found.scores, objective)
     if structure.branches:
         layers = layer_moments(network, structure, watch, images)
         found.weights = layers.token_weights()
         if rotate:
-            found.network, layers = rotated(network, structure, layers)
+            turned = rotated(network, structure, layers)
+            found.network, layers, found.bases = turned.network, turned.moments, turned.bases
         if rotate or refit:
-            found.curves = damage_curves(found.network, sites, structure, layers, found.scores, refit=refit)
+            found.curves = damage_curves(inner_of(found.network), sites, structure, layers, found.scores, refit=refit)
     found.facts |= {
-        "loss": moments.loss if classes else None,
+        "loss": None if objective.kind == "random projections" else moments.loss,
         "top1": moments.right,
         "stability": _stability(sites, halves),
     }
     return found
-
-
-def _label_kind(net: nn.Module, images: ImageStream) -> str:
-    """Where the labels come from that the loss is taken at."""
-    if images.classes is not None:
-        return "given"
-    return "drawn from the model" if count_classes(net) else "random projections"
 
 
 def _versions() -> dict[str, str]:
@@ -193,9 +221,14 @@ def _versions() -> dict[str, str]:
     return {name: version(name) for name in names} | {"python": platform.python_version()}
 
 
-def _training_notes(scorer: str, moments: Moments, classes: int, labelled: bool) -> list[str]:
+def _training_notes(scorer: str, moments: Moments, network: nn.Module, objective: Objective) -> list[str]:
     """What the predictions say of the network's training, and the labels of the scores."""
-    notes = []
+    if objective.kind == "own loss":
+        return [
+            "scores and damage are of the loss given: in nats where it is a negative log-likelihood, else for "
+            "comparison among themselves"
+        ]
+    notes, labelled, classes = [], objective.labelled, count_classes(network) if is_classifier(network) else 0
     if labelled and classes > 1 and moments.right is not None and moments.right < 1.5 / classes:
         notes.append(
             f"the model is right on {moments.right:.1%} of the images, near chance: it looks untrained, "
@@ -214,11 +247,12 @@ def _training_notes(scorer: str, moments: Moments, classes: int, labelled: bool)
             "expectation and left out, so loss equals fisher here"
         )
     if not classes:
-        notes.append("the model has no classifier: scores are of random projections of its features")
+        what = "features" if find_host(network).stands_alone else "output, since no loss was given"
+        notes.append(f"the model has no classifier: scores are of random projections of its {what}")
     return notes
 
 
-def _dead_sites(scores: Mapping[str, np.ndarray]) -> list[str]:
+def _dead_sites(scores: Mapping[str, np.ndarray], objective: Objective | None = None) -> list[str]:
     """A note where some sites have only zero scores.
 
     Raises:
@@ -231,6 +265,11 @@ def _dead_sites(scores: Mapping[str, np.ndarray]) -> list[str]:
             "try without --amp"
         )
     dead = [name for name, s in scores.items() if not s.any()]
+    if len(dead) == len(scores) and objective is not None and objective.kind == "own loss":
+        raise InputError(
+            "every score is zero: the loss given is at its least for every image, such as the distance of a network to "
+            "itself; compare with labels, with another network, or draw what it is compared with"
+        )
     if len(dead) == len(scores):
         raise InputError(
             "every score is zero: no gradient reaches any unit; the network is untrained (residual "

@@ -9,15 +9,15 @@ from functools import partial
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prune_realloc.core.structure import Gate, Site, Slice
 from prune_realloc.data.batches import Batch
-from prune_realloc.families import family_of
+from prune_realloc.data.nested import single
+from prune_realloc.families.host import inner_of
 from prune_realloc.pruning.hooks import Place, tapped
+from prune_realloc.pruning.objectives import Losses, Objective
 from prune_realloc.runtime.distributed import summed
-from prune_realloc.runtime.networks import count_classes
 
 
 @dataclass
@@ -43,37 +43,33 @@ def gate_moments(
     sites: Iterable[Site],
     batches: Iterable[Batch],
     *,
-    draws: Tensor,
-    labelled: bool,
+    objective: Objective,
     amp: bool = False,
 ) -> Moments:
     """Moments of the per-sample gate gradients from one forward and backward per batch.
 
     Args:
-        model: in evaluation mode; its weights and their gradients are not touched.
-        draws: uniform numbers in [0, 1), one per image of the whole run: they decide the label that is drawn from
-            the model's own prediction, so that it does not depend on the batch split. Their bits also seed the
-            projections of a model without a classifier.
-        labelled: use the batches' labels.
+        model: in evaluation mode; its weights and their gradients are not touched, nor are those of a loss.
+        objective: gives the loss of each image.
         amp: run in bfloat16 autocast.
     """
-    sites = tuple(sites)
-    device = next(model.parameters()).device
+    sites, inner = tuple(sites), inner_of(model)
+    device = next(inner.parameters()).device
     sums = _GateSums(sites, device)
-    classifier = count_classes(model) > 0
     with _frozen(model), torch.enable_grad():
         for batch in batches:
-            images = batch.images.to(device)
+            batch = batch.on(device)
             scores: dict[str, Tensor] = {}
+            starts: list[Tensor] = []
             with (
-                tapped(model, sites, partial(_add_gate_gradients, scores, len(images))),
+                tapped(inner, sites, partial(_add_gate_gradients, scores, starts, len(batch.images))),
                 torch.autocast(device.type, torch.bfloat16, enabled=amp),
             ):
-                out = model(images) if classifier else family_of(model).features(model, images)
-            losses, right, entropy = _losses(_at_least_single(out), batch, draws, labelled, classifier)
-            losses.sum().backward()
-            sums.add(scores, batch.positions, losses, right, entropy)
-    return sums.moments(labelled, classifier)
+                out = objective.run(model, batch.images)
+            losses = objective.judge(out, batch)
+            losses.each.sum().backward(inputs=starts or None)
+            sums.add(scores, batch.positions, losses)
+    return sums.moments(objective)
 
 
 class _GateSums:
@@ -85,8 +81,8 @@ class _GateSums:
         self.second = {name: torch.zeros_like(total) for name, total in self.first.items()}
         self.loss, self.right, self.entropy = 0.0, 0, 0.0
 
-    def add(self, scores: Mapping[str, Tensor], positions: Tensor, losses: Tensor, right: int, entropy: float) -> None:
-        """One batch: scores of each site, shape (B, U), and losses, shape (B,)."""
+    def add(self, scores: Mapping[str, Tensor], positions: Tensor, losses: Losses) -> None:
+        """One batch: scores of each site, shape (B, U), and losses."""
         odd = (positions % 2 == 1).to(self.count.device)
         for half, members in enumerate((~odd, odd)):
             self.count[half] += members.sum()
@@ -94,11 +90,11 @@ class _GateSums:
                 part = s[members].to(torch.float64)
                 self.first[name][half] += part.sum(0)
                 self.second[name][half] += part.square().sum(0)
-        self.loss += float(losses.detach().double().sum())
-        self.right += right
-        self.entropy += entropy
+        self.loss += float(losses.each.detach().double().sum())
+        self.right += losses.right
+        self.entropy += losses.entropy
 
-    def moments(self, labelled: bool, classifier: bool) -> Moments:
+    def moments(self, objective: Objective) -> Moments:
         """Over the images of all processes."""
         count = summed(self.count)
         first, second = (
@@ -112,8 +108,8 @@ class _GateSums:
             first=first,
             second=second,
             loss=loss,
-            right=right if labelled else None,
-            entropy=entropy if classifier else None,
+            right=right if objective.labelled else None,
+            entropy=entropy if objective.classifier else None,
         )
 
 
@@ -124,14 +120,14 @@ def activation_variances(
 
     Summed over the unit's channels and gates. Returns shape (2, U) per site: the two halves of the data.
     """
-    sites = tuple(sites)
-    device = next(model.parameters()).device
+    sites, inner = tuple(sites), inner_of(model)
+    device = next(inner.parameters()).device
     sums: dict[Place, Tensor] = {}
     with torch.inference_mode():
         for batch in batches:
             odd = (batch.positions % 2 == 1).to(device)
             with (
-                tapped(model, sites, partial(_add_activations, sums, odd)),
+                tapped(inner, sites, partial(_add_activations, sums, odd)),
                 torch.autocast(device.type, torch.bfloat16, enabled=amp),
             ):
                 model(batch.images.to(device))
@@ -174,11 +170,21 @@ def _frozen(model: nn.Module) -> Iterator[None]:
 
 
 def _add_gate_gradients(
-    scores: dict[str, Tensor], images: int, place: Place, gates: list[tuple[Site, Gate]], x: Tensor
+    scores: dict[str, Tensor],
+    starts: list[Tensor],
+    images: int,
+    place: Place,
+    gates: list[tuple[Site, Gate]],
+    x: Tensor,
 ) -> None:
-    """Once the gradient of `x` is known, adds activation x gradient of each image to the gates' sites."""
+    """Once the gradient of `x` is known, adds activation x gradient of each image to the gates' sites.
+
+    Args:
+        starts: gets the tensors where the graph begins.
+    """
     if not x.requires_grad:
         x.requires_grad_()  # no weight asks for gradients, so the first gate is where the graph begins
+        starts.append(x)
     held = [x.detach()]
 
     def on_gradient(grad: Tensor) -> None:
@@ -188,7 +194,7 @@ def _add_gate_gradients(
             start, stop = int(gate.index.min()), int(gate.index.max()) + 1
             if (start, stop) not in runs:
                 a, g = (t.movedim(gate.dim, -1)[..., start:stop] for t in (kept, grad))
-                runs[start, stop] = (_at_least_single(a) * g).flatten(1, -2).sum(1)
+                runs[start, stop] = (single(a) * g).flatten(1, -2).sum(1)
             s = _gather_units(runs[start, stop], gate.index - start)
             if gate.units is not None:
                 s = s.new_zeros(len(s), site.units).index_copy(1, torch.as_tensor(gate.units, device=s.device), s)
@@ -203,35 +209,8 @@ def unit_values(part: Gate | Slice) -> np.ndarray | slice:
     return slice(None) if part.units is None else part.units
 
 
-def _at_least_single(x: Tensor) -> Tensor:
-    """In single precision, where it was in half."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 def _gather_units(values: Tensor, index: np.ndarray) -> Tensor:
     """(B, C) -> (B, U): the sum over each unit's channels."""
     if index.shape[1] == 1 and index.shape[0] == values.shape[1] and (index[:, 0] == np.arange(len(index))).all():
         return values
     return values[:, torch.as_tensor(index, device=values.device)].sum(2)
-
-
-def _losses(out: Tensor, batch: Batch, draws: Tensor, labelled: bool, classifier: bool) -> tuple[Tensor, int, float]:
-    """Loss of each image (B,), how many the model gets right, and the summed entropy of its predictions."""
-    if not classifier:
-        directions = torch.stack([random_direction(float(draws[p]), out.shape[1]) for p in batch.positions.tolist()])
-        return (out * directions.to(out.device)).sum(1), 0, 0.0
-    log_p = F.log_softmax(out, dim=1)
-    entropy = float(-(log_p.detach().exp() * log_p.detach()).sum())
-    if labelled:
-        target = batch.labels.to(out.device)
-    else:
-        u = draws[batch.positions].to(out.device, torch.float64)[:, None]
-        cumulated = log_p.detach().double().exp().cumsum(1)
-        target = (cumulated < u * cumulated[:, -1:]).sum(1)
-    right = int((out.detach().argmax(1) == target).sum()) if labelled else 0
-    return F.nll_loss(log_p, target, reduction="none"), right, entropy
-
-
-def random_direction(draw: float, width: int) -> Tensor:
-    """A standard normal vector that belongs to one image: its loss is the projection of the features on it."""
-    return torch.randn(width, generator=torch.Generator().manual_seed(int(draw * 2**53)))

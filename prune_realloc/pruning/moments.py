@@ -15,8 +15,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from prune_realloc.core.errors import InputError
 from prune_realloc.core.structure import Site, Structure
 from prune_realloc.data.batches import Batch
+from prune_realloc.families.host import inner_of
 from prune_realloc.pruning.hooks import Place, hooked
 from prune_realloc.runtime.distributed import summed
 
@@ -78,7 +80,7 @@ class GradientWatch:
     """Collects the gradient side while somebody else runs forward and backward with losses summed over images."""
 
     def __init__(self, model: nn.Module, structure: Structure) -> None:
-        self.model = model
+        self.model = inner_of(model)
         self.layers = _watched_layers(structure)
         self.qk_sites = [site for site in structure.sites if site.axis == "qk" and structure.branches]
         self.images = 0
@@ -109,7 +111,8 @@ class GradientWatch:
             self._add(_gradient_key(key), flat.T @ flat)
             self._add(_weight_key(key), g.square().sum((0, 2)))
 
-        x.register_hook(on_gradient)
+        if x.requires_grad:  # else the objective says what is wrong
+            x.register_hook(on_gradient)
 
     def _on_logits(self, site: Site, out: Tensor) -> None:
         held = [out.detach()]
@@ -124,13 +127,24 @@ class GradientWatch:
             self._add(_activation_key(site.name), x.mT @ x)
             self._add(_gradient_key(site.name), g.mT @ g)
 
-        out.register_hook(on_gradient)
+        if out.requires_grad:
+            out.register_hook(on_gradient)
 
     def _add(self, key: str, value: Tensor) -> None:
         self.sums[key] = self.sums[key] + value if key in self.sums else value
 
     def complete(self) -> None:
-        """Take in what the other processes have seen."""
+        """Take in what the other processes have seen.
+
+        Raises:
+            InputError: the loss does not depend on a layer.
+        """
+        for key, (name, _) in self.layers.items():
+            if _weight_key(key) not in self.sums:
+                raise InputError(
+                    f"model: no gradient of the loss reaches {name}, the output does not depend on it; take the blocks "
+                    "out that nothing reads, as timm's features_only does"
+                )
         self.sums = {key: summed(value) for key, value in self.sums.items()}
         self.images = int(summed(torch.tensor(self.images, device=next(self.model.parameters()).device)))
 
@@ -218,7 +232,7 @@ def layer_moments(
 ) -> LayerMoments:
     """Complete what `watch` collected by the moments of the layers' inputs, from one forward pass."""
     watch.complete()
-    first = next(model.parameters())
+    first = next(watch.model.parameters())
     gradients = {key: watch.gradient(key) for key in watch.layers}
     inputs = {key: Regression() for key in watch.layers}
 
@@ -227,7 +241,7 @@ def layer_moments(
 
     with (
         torch.inference_mode(),
-        hooked(model, [(name, "input", partial(add, key)) for key, (name, _) in watch.layers.items()]),
+        hooked(watch.model, [(name, "input", partial(add, key)) for key, (name, _) in watch.layers.items()]),
     ):
         for batch in batches:
             model(batch.images.to(first))

@@ -22,8 +22,10 @@ from prune_realloc.core.structure import Branch, Side, Site, Structure
 from prune_realloc.data.batches import Batch
 from prune_realloc.families import cuttable_family_of
 from prune_realloc.families.base import CuttableFamily
+from prune_realloc.families.host import find_host, inner_of
 from prune_realloc.pruning.cut import Keep, blocks_that_go, cut
 from prune_realloc.pruning.elimination import RIDGE, ridged
+from prune_realloc.pruning.handed_on import handed_on
 from prune_realloc.pruning.hooks import hooked
 from prune_realloc.pruning.moments import Regression
 from prune_realloc.pruning.sites import stream_sites
@@ -57,13 +59,14 @@ def refit_(
     Raises:
         InputError: the temporary folder cannot hold the streams of all images.
     """
-    task = _prepared(model, source, sites, keep, weights, RIDGE if ridge else None)
-    describe, first = task.family.describe, next(model.parameters())
-    left = zip(*(describe(network).branches for network in (model, task.wide)), strict=True)
+    host = find_host(source)
+    task = _prepared(inner_of(model), host.inner, sites, keep, weights, RIDGE if ridge else None)
+    describe, first = task.family.describe, next(task.model.parameters())
+    left = zip(*(describe(network).branches for network in (task.model, task.wide)), strict=True)
     names = list(task.channels)
     with Streams(first) as streams:
         for batch in batches:
-            images = batch.images.to(first)
+            images = handed_on(host, batch.images.to(first))  # what is around was not cut: both see the same
             streams.append(*task.enter(names[0], images, images))
         for place, name in enumerate(names):
             _fit_stream_(task, streams, name, left)

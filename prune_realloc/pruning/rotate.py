@@ -7,12 +7,14 @@ diagonal sorts the units by what they carry (balanced truncation, Moore, IEEE TA
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from prune_realloc.core.structure import Pair, Slice, Structure
+from prune_realloc.families.host import copied, inner_of
 from prune_realloc.pruning.elimination import ridged
 from prune_realloc.pruning.moments import LayerMoments, LinearMoments, LogitMoments
 
@@ -20,9 +22,26 @@ _BASIS_RIDGE = 1e-4
 """Keeps the change of basis well-conditioned; any value leaves the function as it is."""
 
 
-def rotated(model: nn.Module, structure: Structure, moments: LayerMoments) -> tuple[nn.Module, LayerMoments]:
-    """A copy of `model` with the same function, each pair in the basis that sorts its units, and its moments."""
-    network = copy.deepcopy(model)
+Basis = tuple[Tensor, Tensor]
+"""What the two sides of a pair were multiplied by: units x -> A x on the left, A^-T r on the right; each (H, K, K)."""
+
+
+@dataclass(frozen=True)
+class Rotated:
+    """A network whose pairs are in another basis."""
+
+    network: nn.Module
+    """The same function."""
+    moments: LayerMoments
+    """Those that would be measured on it."""
+    bases: Mapping[str, Basis]
+    """Site of each pair -> the basis that its units are in now."""
+
+
+def rotated(model: nn.Module, structure: Structure, moments: LayerMoments) -> Rotated:
+    """A copy of `model` with the same function, each pair in the basis that sorts its units."""
+    whole = copied(model)
+    network, bases = inner_of(whole), {}
     writers, logits = dict(moments.writers), dict(moments.logits)
     with torch.no_grad():
         for pair in structure.pairs:
@@ -32,10 +51,11 @@ def rotated(model: nn.Module, structure: Structure, moments: LayerMoments) -> tu
             else:
                 left, right = _value_basis(network, pair, writers[pair.site])
                 writers[pair.site] = _rotated_units(writers[pair.site], left)
+            bases[pair.site] = (left, right)
             for parts, matrix in ((pair.left, left), (pair.right, right)):
                 for part in parts:
                     _apply_(network, part, matrix)
-    return network, LayerMoments(writers, moments.readers, logits)
+    return Rotated(whole, LayerMoments(writers, moments.readers, logits), bases)
 
 
 def _logit_basis(moments: LogitMoments) -> tuple[Tensor, Tensor]:

@@ -10,15 +10,20 @@ from prune_realloc.core.cost import Widths
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.structure import Site, Slice, Stream
 from prune_realloc.families import family_of
+from prune_realloc.families.host import inner_of
 from prune_realloc.pruning.graph import stream_slices
 
 
 def find_sites(model: nn.Module) -> tuple[Site, ...]:
     """Every site of `model`: the streams first, then of each block the whole, `heads`, `qk`, `v`, `ffn`.
 
+    Args:
+        model: a supported network, or one that holds one; names are those in the supported one.
+
     Raises:
         InputError: no family supports the model, or a parameter is neither in a slice nor declared fixed.
     """
+    model = inner_of(model)
     family = family_of(model)
     structure = family.describe(model)
     shape = family.example_input(model)

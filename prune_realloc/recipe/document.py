@@ -80,8 +80,16 @@ class Data(Part):
     """Seed that chooses the images and decides every draw."""
     labels: StrictBool = True
     """Use the data's labels, or do without them."""
+    class_map: StrictStr | None = None
+    """File of class names and their labels, for data whose classes have names."""
+    class_order: Literal["torchvision", "timm"] | None = None
+    """How labels follow from the names of class folders: torchvision sorts by characters, timm numbers by value."""
     preprocess: Annotated[dict[str, Any] | None, BeforeValidator(_preprocess)] = None
     """Overrides of the model's own preprocessing: mean, std, interpolation, crop_pct, crop_mode."""
+
+    def _conflicts(self) -> Iterator[Conflict]:
+        if self.class_map is not None and self.class_order is not None:
+            yield Conflict(("class_order",), "says nothing beside class_map, which has the labels; give one of them")
 
 
 class Recipe(Part):

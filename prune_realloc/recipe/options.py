@@ -18,7 +18,7 @@ from prune_realloc.recipe.reader import build_recipe
 SOURCE_OPTIONS = ("model", "ckpt", "pretrained", "ema", "img_size", "model_args")
 """Fields of `Source` that say how the network is opened; `plan` and `apply` write the others."""
 _OF_ANOTHER_CHECKPOINT = ("pretrained", "ema")
-_OF_OTHER_IMAGES = ("data_dir", "labels", "preprocess")
+_OF_OTHER_IMAGES = ("data_dir", "labels", "class_map", "class_order", "preprocess")
 AnyPart = TypeVar("AnyPart", bound=Part)
 
 

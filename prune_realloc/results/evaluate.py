@@ -138,8 +138,8 @@ def evaluate(
         progress: told how many images are done.
         options: fields of `recipe.Source` and `recipe.Data` by name, with their meaning there: `ckpt`, `pretrained`,
             `ema`, `img_size`, `model_args`; `split`, by default validation; `data_dir`, `seed`, `preprocess`;
-            `samples`, by default all; `labels`, without which a source is needed. Or `model` is a whole Source, `data`
-            a whole Data.
+            `samples`, by default all; `class_map`, `class_order`; `labels`, without which a source is needed. Or
+            `model` is a whole Source, `data` a whole Data.
 
     Raises:
         InputError: the model, the source, the data or an option cannot be used; the message says what to change.

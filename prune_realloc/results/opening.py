@@ -11,7 +11,8 @@ from prune_realloc.checkpoints.load import load_model
 from prune_realloc.core.errors import InputError, require_at_least
 from prune_realloc.core.names import Progress
 from prune_realloc.data.images import open_images
-from prune_realloc.data.preprocessing import preprocessing
+from prune_realloc.data.labels import naming_of
+from prune_realloc.data.preprocessing import preprocessing, preprocessing_taken
 from prune_realloc.data.stream import ImageStream, use_labels
 from prune_realloc.families.inputs import input_shape
 from prune_realloc.pruning.scorers import WEIGHT_SCORERS
@@ -59,7 +60,10 @@ def is_shipped(source: Source) -> bool:
 def require_images(data: Data, scorer: str) -> None:
     """Raises InputError where a scorer looks at images and none are named."""
     if data.name is None and scorer not in WEIGHT_SCORERS:
-        raise InputError(f"scorer {scorer!r} looks at images; name some with --data, or use one of {WEIGHT_SCORERS}")
+        raise InputError(
+            f"scorer {scorer!r} looks at images; name some with --data (in Python also batches=), or use one of "
+            f"{WEIGHT_SCORERS}"
+        )
 
 
 def open_stream(net: nn.Module, data: Data, reading: Reading, samples: int | None) -> ImageStream:
@@ -72,7 +76,10 @@ def open_stream(net: nn.Module, data: Data, reading: Reading, samples: int | Non
         InputError: they cannot be opened, or are not for this network.
     """
     assert data.name is not None
-    images = open_images(data.name, split=data.split, data_dir=data.data_dir, samples=samples or sys.maxsize)
+    naming = naming_of(net, data.labels, data.class_map, data.class_order)
+    images = open_images(
+        data.name, split=data.split, data_dir=data.data_dir, samples=samples or sys.maxsize, naming=naming
+    )
     prepare = preprocessing(net, input_shape(net), data.preprocess or {})
     labelled = use_labels(net, images, data.labels)
     return ImageStream(
@@ -84,4 +91,5 @@ def open_stream(net: nn.Module, data: Data, reading: Reading, samples: int | Non
         seed=data.seed,
         workers=reading.workers,
         progress=reading.progress,
+        prepared=preprocessing_taken(net, prepare, data.preprocess or {}),
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from prune_realloc.core.errors import InputError
 from prune_realloc.data.batches import MAX_UNREADABLE
+from prune_realloc.data.pictures import eight_bits
 from prune_realloc.data.preprocessing import CHANNEL_MODE, Preprocessing
 from prune_realloc.runtime.global_state import drawn_from
 from prune_realloc.training.config import TrainConfig
@@ -35,7 +36,7 @@ class Augmented(torch.utils.data.Dataset):
         epoch, index, turn = place
         image, label, replaced = self._loaded(index)
         with drawn_from(self.seed, epoch, index, turn):
-            return self.transform(image.convert(self.mode)), label, replaced
+            return self.transform(image), label, replaced
 
     def _loaded(self, index: int) -> tuple[Image.Image, int, int]:
         """The image, or the next of the chosen ones that can be read in place of a broken one.
@@ -50,8 +51,7 @@ class Augmented(torch.utils.data.Dataset):
                 tried = self.chosen[(start + offset) % len(self.chosen)]
             try:
                 image, label = self.source.load(tried)
-                image.load()
-                return image, int(label), int(offset > 0)
+                return eight_bits(image, self.mode)[0], int(label), int(offset > 0)
             except (OSError, SyntaxError, Image.DecompressionBombError):
                 continue
         return Image.new(self.mode, (32, 32)), 0, len(self.chosen) + 1

@@ -11,8 +11,10 @@ import torch
 from torch import nn
 
 from prune_realloc.core.errors import InputError
+from prune_realloc.core.taken import Fact, Taken
 from prune_realloc.data.batches import ImageSource
 from prune_realloc.data.images import open_images
+from prune_realloc.data.labels import Naming, UnknownClasses, shortened
 from prune_realloc.data.preprocessing import Preprocessing, preprocessing
 from prune_realloc.data.stream import check_classes
 from prune_realloc.families.inputs import input_shape
@@ -21,6 +23,7 @@ from prune_realloc.training.config import TrainConfig
 
 Found = TypeVar("Found")
 
+_ANY_ORDER = Naming(free=True)
 HELD_OUT = 10_000
 """Images that are evaluated at most of those that are held out."""
 
@@ -28,8 +31,16 @@ HELD_OUT = 10_000
 class TrainingImages:
     """Training and validation images of one run."""
 
-    def __init__(self, data: str, data_dir: str | None, split: str, eval_split: str, samples: int | None) -> None:
-        """As in `training.train`.
+    def __init__(
+        self,
+        data: str,
+        data_dir: str | None,
+        split: str,
+        eval_split: str,
+        samples: int | None,
+        naming: Naming = _ANY_ORDER,
+    ) -> None:
+        """As in `training.train`; `naming`: what is known of the labels.
 
         Raises:
             InputError: a part is missing, has no labels, or streams; or the parts are the same.
@@ -37,7 +48,10 @@ class TrainingImages:
         if samples is not None and samples < 1:
             raise InputError(f"samples {samples} must be at least 1")
         self.asked = {"name": data, "data_dir": data_dir, "split": split, "eval_split": eval_split, "samples": samples}
-        self.source = open_images(data, split=split, data_dir=data_dir, samples=1)
+        given = {"class_map": naming.class_map, "class_order": naming.class_order}
+        self.asked |= {name: value for name, value in given.items() if value is not None}
+        self.naming = naming
+        self.source = self._open(data, data_dir, split)
         if self.source.streams:
             raise InputError(
                 f"data {data!r} streams; training needs images that can be read in any order: a folder, "
@@ -61,9 +75,21 @@ class TrainingImages:
             if where.num_classes == 0:
                 raise InputError(f"data {where.name!r} has no labels; training needs them")
 
+    def _open(self, data: str, data_dir: str | None, split: str) -> ImageSource:
+        """One part; where its classes are not the network's, a new classifier may learn them."""
+        try:
+            return open_images(data, split=split, data_dir=data_dir, samples=1, naming=self.naming)
+        except UnknownClasses:
+            naming = replace(self.naming, names=(), classes=0, free=True)
+            found = open_images(data, split=split, data_dir=data_dir, samples=1, naming=naming)
+            if self.naming.class_map is not None or found.num_classes == self.naming.classes:
+                raise
+            self.naming = naming
+            return found
+
     def _other_part(self, data: str, data_dir: str | None, eval_split: str) -> ImageSource:
         """The part that is evaluated, which must not be the one that is trained on."""
-        found = open_images(data, split=eval_split, data_dir=data_dir)
+        found = self._open(data, data_dir, eval_split)
         if found.part == self.source.part:
             why = "is what is trained on" if self.source.part else f"is not there: {data!r} has no parts"
             raise InputError(
@@ -78,6 +104,11 @@ class TrainingImages:
         Raises:
             InputError: the data has other classes.
         """
+        if strange := [name for name in self.source.empty if name not in self.validation.empty]:
+            raise InputError(
+                f"data {self.source.name!r}: {shortened(strange)} has images in the part that is evaluated and none to "
+                "train on; give both the same classes"
+            )
         classes = count_classes(net)
         for where in (self.source, self.validation):
             check_classes(where, classes, "the network", "give images of its classes")
@@ -89,6 +120,14 @@ class TrainingImages:
                 "the part that is evaluated; give both the same classes"
             )
         return preprocessing(net, input_shape(net), {})
+
+    def taken(self) -> Taken:
+        """How the images that are trained on were read."""
+        images = Fact(
+            f"{len(self.chosen)} of {self.source.count}, evaluated on {self.validation.count}",
+            f"--data {self.source.name}",
+        )
+        return {**self.source.taken, "images": images}
 
     def facts(self) -> dict[str, Any]:
         """What was asked for, and how many images it came to, for the result."""

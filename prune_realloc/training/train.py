@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +25,7 @@ from prune_realloc.checkpoints.save import builder, describe
 from prune_realloc.core.errors import InputError, WorkFailed, require_at_least
 from prune_realloc.core.files import clear_half_written, make_folder
 from prune_realloc.core.names import STATE_FILE
+from prune_realloc.data.labels import Naming, naming_of
 from prune_realloc.runtime.device import out_of_memory_named, pick_device
 from prune_realloc.runtime.distributed import process_group
 from prune_realloc.runtime.global_state import own_accelerate_state, random_state_kept
@@ -50,6 +52,8 @@ def train(
     split: str = "train",
     eval_split: str = "validation",
     samples: int | None = None,
+    class_map: str | None = None,
+    class_order: str | None = None,
     teacher: str | Path | None = None,
     model_args: Mapping[str, Any] | None = None,
     num_classes: int | None = None,
@@ -68,6 +72,7 @@ def train(
         data, data_dir, split, eval_split: as in `open_images`; with labels.
         samples: train on the first so many of the images in an order drawn by seed 0; None: all. Where `eval_split` is
             `held-out`, others of the split are evaluated, up to `HELD_OUT`.
+        class_map, class_order: as in `recipe.Data`; names of the classes in `source` go before the order.
         teacher: checkpoint, `demo`, or timm name of the network to distil from.
         model_args: more arguments for `timm.create_model`, such as `{"img_size": 64}`.
         num_classes: classes of a new head, 1 for a single logit that tells two apart. Default: the data's; where these
@@ -81,9 +86,13 @@ def train(
     where, folder = pick_device(device), Path(out)
     with random_state_kept(where), process_group(where), own_accelerate_state():
         accelerator = _accelerator(config, where)
-        images = TrainingImages(data, data_dir, split, eval_split, samples)
+        net = _student(source, config, 0, model_args or {}) if is_stored(source) else None
+        naming = Naming(class_map=class_map, class_order=class_order)
+        naming = _naming(naming, net, str(source), num_classes, taught=teacher is not None)
+        images = TrainingImages(data, data_dir, split, eval_split, samples, naming)
         classes = images.source.num_classes or max(images.source.least_classes, images.validation.least_classes)
-        net = _student(source, config, num_classes, classes, model_args or {})
+        net = _student(source, config, num_classes or classes, model_args or {}) if net is None else net
+        _fit_head_(net, str(source), config, num_classes, classes)
         names = images.source.class_names
         shown = describe(net, *builder(net), own_weights=not is_stored(source), class_names=names)
         setup = set_up(accelerator, config, net, description=shown, images=images, teacher=teacher, folder=folder)
@@ -143,32 +152,43 @@ def _accelerator(config: TrainConfig, device: torch.device) -> Accelerator:
     return found
 
 
-def _fit_head_(net: Any, source: str, num_classes: int | None, classes: int) -> None:
-    """A new head where the network has another number of classes than it is to tell apart, which is said."""
+def _naming(given: Naming, net: Any, source: str, num_classes: int | None, taught: bool) -> Naming:
+    """What is known of the labels: of a network with a head, what it has learnt; a new head takes any order.
+
+    Raises:
+        InputError: there is no head, and none is asked for.
+    """
     require_at_least("num_classes", num_classes, 1)
+    have = None if net is None else int(net.num_classes or 0)
+    if have == 0 and num_classes is None:
+        raise InputError(f"source {source!r} has no classifier; give it one with --num-classes")
+    new = is_untrained(source) or (num_classes is not None and num_classes != have)
+    # a teacher has learnt an order, too
+    found = given if new or net is None else naming_of(net, True, given.class_map, given.class_order)
+    return replace(found, free=new and not taught)
+
+
+def _fit_head_(net: Any, source: str, config: TrainConfig, num_classes: int | None, classes: int) -> None:
+    """A new head where the network has another number of classes than it is to tell apart, which is said."""
     have = int(net.num_classes or 0)
-    if not have and num_classes is None:
-        raise InputError(f"source {source!r} has no classifier; give it one with --num-classes {classes or 'N'}")
     wanted = num_classes or (have if classes in (0, count_classes(net)) else classes)
     if wanted == have:
         return
+    torch.manual_seed(config.seed)
     replace_head_(net, wanted)
     _LOG.warning("note: the head is new, %d logits with fresh weights; %s has %s", wanted, source, have or "none")
 
 
-def _student(
-    source: str | Path, config: TrainConfig, num_classes: int | None, classes: int, model_args: Mapping[str, Any]
-) -> nn.Module:
+def _student(source: str | Path, config: TrainConfig, classes: int, model_args: Mapping[str, Any]) -> nn.Module:
     """The network at `source`; without weights of its own it starts from `seed`. One of timm's gets `classes`."""
     torch.manual_seed(config.seed)
     more = dict(model_args) if config.drop_rate is None else {"drop_rate": config.drop_rate} | dict(model_args)
     stored = is_stored(source)
     if stored and "num_classes" in more:
         raise InputError("model_args: num_classes is what the checkpoint has; give --num-classes for a new head")
-    if not stored and (num_classes or classes):
-        more = {"num_classes": num_classes or classes} | more
+    if not stored and classes:
+        more = {"num_classes": classes} | more
     net = new_model(source, model_args=more) if stored and is_untrained(source) else open_student(source, more)
-    _fit_head_(net, str(source), num_classes, classes)
     if config.distill != "none" and hasattr(net, "set_distilled_training"):
         cast("Any", net).set_distilled_training(True)  # DeiT's second token
     if config.grad_checkpointing:

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from prune_realloc.core.cost import Cost
+from prune_realloc.pruning.units import Units
 from prune_realloc.recipe.document import Recipe
 from prune_realloc.results.bench import Bench
 from prune_realloc.results.evaluate import Evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """One number, before and after."""
+
+    source: float
+    achieved: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +30,8 @@ class Applied:
 
     network: nn.Module
     """The pruned one, on the CPU."""
+    units: Mapping[str, Units]
+    """Site of the pruned network -> which units of the source its units are."""
     recipe: Recipe
     """As it was carried out: with its plan."""
     source_cost: Cost
@@ -36,10 +48,15 @@ class Applied:
     """Both networks in turns."""
     notes: tuple[str, ...]
     """What must be known of it."""
+    score: Pair | None = None
+    """The caller's measure; larger is better."""
+    loss: Pair | None = None
+    """Mean of the caller's loss over the batches."""
 
     def summary(self) -> dict[str, Any]:
         """The numbers, ready for JSON."""
         found, done = self.evaluation, self.recipe.plan
+        own = {"score": self.score, "loss": self.loss}
         assert done is not None
         top1 = None if found is None or found.top1 is None else _pair(found.source_top1, found.top1)
         return {
@@ -57,7 +74,7 @@ class Applied:
             "latency": None if self.timing is None else [dataclasses.asdict(t) for t in self.timing.timings],
             "faster": None if self.timing is None else list(self.timing.verdicts()),
             "notes": list(self.notes),
-        }
+        } | {name: _pair(pair.source, pair.achieved) for name, pair in own.items() if pair is not None}
 
 
 def _pair(source: float | None, achieved: float) -> dict[str, float | None]:

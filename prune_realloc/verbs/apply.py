@@ -3,31 +3,41 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
-from prune_realloc.checkpoints.save import check_rebuild, save_pruned
+from prune_realloc.checkpoints.save import check_rebuild, save_pruned, save_weights
 from prune_realloc.core.cost import total_cost
 from prune_realloc.core.errors import require_at_least
-from prune_realloc.core.names import RECIPE_FILE, RESULT_FILE, Progress
+from prune_realloc.core.names import RECIPE_FILE, RESULT_FILE, UNITS_FILE, Progress
+from prune_realloc.data.calibration import Calibration
+from prune_realloc.data.own_batches import Inputs, OwnBatches
 from prune_realloc.data.stream import ImageStream
 from prune_realloc.data.unseen import Unseen, open_unseen
 from prune_realloc.families import cuttable_family_of, family_of
+from prune_realloc.families.host import find_host
 from prune_realloc.families.inputs import input_shape
 from prune_realloc.planning.plan import plan
 from prune_realloc.pruning.examine import Examined, examine
+from prune_realloc.pruning.objectives import Loss, is_classifier
 from prune_realloc.pruning.scorers import GRADIENT_SCORERS, WEIGHT_SCORERS
 from prune_realloc.pruning.sites import find_sites, widths
+from prune_realloc.pruning.units import units_file
 from prune_realloc.recipe.document import Recipe, Source
 from prune_realloc.recipe.writer import dump_recipe
 from prune_realloc.results.bench import Bench, bench
 from prune_realloc.results.evaluate import Evaluation, measure
 from prune_realloc.results.opening import Reading, is_shipped, open_network, open_stream, require_images
 from prune_realloc.runtime.device import out_of_memory_named, pick_device
-from prune_realloc.runtime.networks import count_classes, evaluation_mode
-from prune_realloc.verbs.applied import Applied
-from prune_realloc.verbs.carry_out import carry_out, check_fit, no_worse_than_uniform
+from prune_realloc.runtime.networks import evaluation_mode
+from prune_realloc.verbs.applied import Applied, Pair
+from prune_realloc.verbs.carry_out import Result, carry_out, check_fit, no_worse_than_uniform
+from prune_realloc.verbs.judge import Judge, Judges, judges_for
+from prune_realloc.verbs.own import Own, Score, open_batches, require_batches
 
 _IDENTITY = ("architecture", "weights_sha256", "input_size", "num_classes")
 """Fields of a recipe's source that say what the network was."""
@@ -37,6 +47,10 @@ def apply(
     recipe: Recipe,
     *,
     model: nn.Module | None = None,
+    batches: Iterable[Any] | None = None,
+    loss: Loss | None = None,
+    score: Score | None = None,
+    inputs: Inputs | None = None,
     out: str | Path | None = None,
     eval_split: str = "validation",
     eval_samples: int = 5000,
@@ -50,11 +64,16 @@ def apply(
     """Cut a network as the recipe says, make up for what is lost, and measure before and after.
 
     Where the recipe has no plan, the network is analysed and planned first; of that plan and the uniform one at the
-    same budget, the one with the lower calibration loss (KL to the source) is carried out. The source stays as it is.
+    same budget, the one with the larger score is carried out; without one, that of the lower mean loss, and without
+    that, the one nearer to the source (KL on the calibration images). The source stays as it is.
 
     Args:
-        model: the network, instead of the recipe's source. With neither, the shipped one and its images.
-        out: folder for the pruned network, the recipe as carried out, and the numbers.
+        model: the network, instead of the recipe's source; with `batches`, also one of your own that holds a supported
+            one, of which whatever lies inside blocks can be cut. With neither, the shipped one and its images.
+        batches, loss, inputs: as in `analyze`; instead of the recipe's images.
+        score: of a network: a number, larger is better. Reported of the source and of the result.
+        out: folder for the pruned network, the recipe as carried out, the units that are left, and the numbers. Of a
+            network of your own it holds the weights only.
         eval_split, eval_samples: images of the recipe's data set that the outcome is measured on; those that layers
             were fitted on are left out.
         timed: measure latency at batch 1 and 32.
@@ -66,30 +85,47 @@ def apply(
     reading = Reading(batch_size=batch_size, workers=workers, progress=progress)
     target = pick_device(device)
     net = _open_source(recipe.source) if model is None else model
-    cuttable_family_of(net)
-    if recipe.data.name is None and model is None and is_shipped(recipe.source):
+    host, own = find_host(net), Own(batches=batches, loss=loss, inputs=inputs, score=score)
+    cuttable_family_of(host.inner)
+    own.check(recipe.data, recipe.scorer)
+    if recipe.data.name is None and model is None and batches is None and is_shipped(recipe.source):
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"name": "demo"})})
-    images = _calibration(recipe, net, reading)
+    images = _calibration(recipe, net, reading, own)
     notes = check_fit(recipe, net, given=model is not None)
-    if out is not None:
+    if out is not None and host.stands_alone:
         check_rebuild(net)
     unseen = _unseen(recipe, net, images, eval_split, eval_samples)
-    with evaluation_mode(net, device=target), out_of_memory_named(batch_size):
-        seen = _examined(recipe, net, images, amp)
+    judges = judges_for(net, images, own, predicts=is_classifier(net))
+    with evaluation_mode(net, device=target), _memory_named(images, batch_size):
+        seen = _examined(recipe, net, images, own, amp)
         notes += [*seen.analysis.notes, *_rotation_notes(recipe, images)]
-        planned, pruned, more = _pruned(recipe, net, seen, images, compared=unseen is not None)
-        found, outcome = _measured(pruned, net, unseen, images, eval_split)
-        timing = _timed(net, pruned, target.type) if timed else None
-    pruned.to("cpu")
+        planned, result, more = _pruned(recipe, seen, images, judges.decisive())
+        found, outcome = _measured(result.network, net, unseen, images, eval_split, judges)
+        pairs = {name: _pair(judge, net, result.network) for name, judge in judges.own().items()}
+        timing = _timed(net, result.network, images, target.type) if timed else None
+    result.network.to("cpu")
     source = Source(**{key: seen.analysis.model[key] for key in _IDENTITY})
     if model is None:
         source = recipe.source.model_copy(update={key: getattr(source, key) for key in _IDENTITY})
     applied = _applied(
-        planned.model_copy(update={"source": source}), net, pruned, seen, found, timing, [*notes, *more, *outcome]
+        planned.model_copy(update={"source": source}),
+        net,
+        result,
+        seen,
+        found,
+        timing,
+        [*notes, *more, *outcome],
+        pairs,
     )
     if out is not None:
         _write(applied, out)
     return applied
+
+
+def _memory_named(images: Calibration | None, batch_size: int) -> AbstractContextManager[None]:
+    if isinstance(images, OwnBatches):
+        return out_of_memory_named(images.loading["batch_size"], images.smaller)
+    return out_of_memory_named(batch_size)
 
 
 def _open_source(source: Source) -> nn.Module:
@@ -99,64 +135,71 @@ def _open_source(source: Source) -> nn.Module:
     return open_network(source)
 
 
-def _calibration(recipe: Recipe, net: nn.Module, reading: Reading) -> ImageStream | None:
+def _calibration(recipe: Recipe, net: nn.Module, reading: Reading, own: Own) -> Calibration | None:
     """The images to score and refit on; with a scorer that looks at none they need not be given."""
+    if own.batches is not None:
+        return open_batches(net, own, recipe.data, reading.progress)
     if recipe.data.name is not None:
+        require_batches(net)
         return open_stream(net, recipe.data, reading, recipe.data.samples)
     require_images(recipe.data, recipe.scorer)
     return None
 
 
-def _unseen(recipe: Recipe, net: nn.Module, images: ImageStream | None, split: str, count: int) -> Unseen | None:
-    """The images to measure the outcome on, where there is one to measure."""
-    if images is None or not count_classes(net):
+def _unseen(recipe: Recipe, net: nn.Module, images: Calibration | None, split: str, count: int) -> Unseen | None:
+    """The images of the data set to measure the outcome on, where there is one to measure."""
+    if not isinstance(images, ImageStream) or not is_classifier(net):
         return None
     return open_unseen(net, images, str(recipe.data.name), recipe.data.data_dir, split, count)
 
 
-def _examined(recipe: Recipe, net: nn.Module, images: ImageStream | None, amp: bool) -> Examined:
+def _examined(recipe: Recipe, net: nn.Module, images: Calibration | None, own: Own, amp: bool) -> Examined:
     return examine(
         net,
         None if recipe.scorer in WEIGHT_SCORERS else images,
         scorer=recipe.scorer,
         seed=recipe.data.seed,
+        loss=own.loss if recipe.scorer in GRADIENT_SCORERS else None,
         amp=amp,
         rotate=recipe.compensate.rotate and images is not None,
         refit=recipe.compensate.refit and images is not None,
     )
 
 
-def _rotation_notes(recipe: Recipe, images: ImageStream | None) -> list[str]:
+def _rotation_notes(recipe: Recipe, images: Calibration | None) -> list[str]:
     if not recipe.compensate.rotate or images is None or recipe.scorer in GRADIENT_SCORERS:
         return []
     return [f"scorer {recipe.scorer} sees no gradients, so Q/K and V were not rotated"]
 
 
 def _pruned(
-    recipe: Recipe, net: nn.Module, seen: Examined, images: ImageStream | None, compared: bool
-) -> tuple[Recipe, nn.Module, list[str]]:
-    """The recipe with its plan, the network that it makes, and notes.
+    recipe: Recipe, seen: Examined, images: Calibration | None, judge: Judge | None
+) -> tuple[Recipe, Result, list[str]]:
+    """The recipe with its plan, what it makes of the network, and notes.
 
     Args:
-        compared: a plan that is made here is carried out only where the uniform one is not nearer to the source.
+        judge: a plan that is made here is carried out only where the uniform one is not judged better.
     """
     allocation: str = recipe.allocation
-    done = recipe.plan or plan(seen.analysis, recipe)
-    pruned = carry_out(done, seen, recipe, images)
+    result = carry_out(recipe.plan or plan(seen.analysis, recipe), seen, recipe, images)
     notes = []
-    if recipe.plan is None and recipe.budget is not None and allocation == "damage" and compared:
+    if recipe.plan is None and recipe.budget is not None and allocation == "damage" and judge is not None:
         assert images is not None
-        allocation, done, pruned, note = no_worse_than_uniform(done, pruned, seen, recipe, images, net)
+        allocation, result, note = no_worse_than_uniform(result, seen, recipe, images, judge)
         notes.append(note)
-    return recipe.model_copy(update={"plan": done, "allocation": allocation}), pruned, notes
+    return recipe.model_copy(update={"plan": result.plan, "allocation": allocation}), result, notes
 
 
 def _measured(
-    pruned: nn.Module, net: nn.Module, unseen: Unseen | None, images: ImageStream | None, split: str
+    pruned: nn.Module, net: nn.Module, unseen: Unseen | None, images: Calibration | None, split: str, judges: Judges
 ) -> tuple[Evaluation | None, list[str]]:
     """The pruned network against its source, and notes."""
     if images is None:
         return None, ["without --data nothing was rotated or refitted, and the outcome was not measured"]
+    if isinstance(images, OwnBatches):
+        notes = [*images.notes(), *judges.notes()]
+        classifier = is_classifier(net)
+        return measure(pruned, images, labelled=images.classes is not None, source=net) if classifier else None, notes
     if unseen is None:
         return None, ["the model has no classifier: the outcome was not measured"]
     found = measure(pruned, unseen, labelled=unseen.stream.classes is not None, source=net)
@@ -169,29 +212,38 @@ def _measured(
     return found, notes
 
 
-def _timed(net: nn.Module, pruned: nn.Module, device: str) -> Bench:
-    return bench({"source": net, "pruned": pruned}, input_shape(net), device=device, seconds=2.0)
+def _timed(net: nn.Module, pruned: nn.Module, images: Calibration | None, device: str) -> Bench:
+    shape = images.shape if isinstance(images, OwnBatches) else input_shape(net)
+    return bench({"source": net, "pruned": pruned}, shape, device=device, seconds=2.0)
+
+
+def _pair(judge: Judge, net: nn.Module, pruned: nn.Module) -> Pair:
+    return Pair(source=judge(net), achieved=judge(pruned))
 
 
 def _applied(
     recipe: Recipe,
     net: nn.Module,
-    pruned: nn.Module,
+    result: Result,
     seen: Examined,
     found: Evaluation | None,
     timing: Bench | None,
     notes: list[str],
+    own: dict[str, Pair],
 ) -> Applied:
+    inner = find_host(result.network).inner
     return Applied(
-        network=pruned,
+        network=result.network,
+        units=result.units,
         recipe=recipe,
         source_cost=seen.analysis.cost(),
-        cost=total_cost(family_of(pruned).describe(pruned).terms, widths(find_sites(pruned))),
+        cost=total_cost(family_of(inner).describe(inner).terms, widths(find_sites(inner))),
         source_bytes=_bytes(net),
-        bytes=_bytes(pruned),
+        bytes=_bytes(result.network),
         evaluation=found,
         timing=timing,
         notes=tuple(dict.fromkeys(notes)),
+        **own,
     )
 
 
@@ -203,4 +255,6 @@ def _write(applied: Applied, out: str | Path) -> None:
     """The pruned network with its recipe and its numbers."""
     text = dump_recipe(applied.recipe, f"prune-realloc apply {RECIPE_FILE} -o pruned")
     numbers = json.dumps(applied.summary(), indent=1) + "\n"
-    save_pruned(applied.network, out, {RECIPE_FILE: text.encode(), RESULT_FILE: numbers.encode()})
+    files = {RECIPE_FILE: text.encode(), RESULT_FILE: numbers.encode(), UNITS_FILE: units_file(applied.units)}
+    save = save_pruned if find_host(applied.network).stands_alone else save_weights
+    save(applied.network, out, files)

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from torch import nn
 
 from prune_realloc.core.cost import total_cost
 from prune_realloc.core.errors import InputError
-from prune_realloc.data.stream import ImageStream
+from prune_realloc.data.calibration import Calibration
 from prune_realloc.families import family_of
+from prune_realloc.families.host import find_host
 from prune_realloc.planning.plan import plan
 from prune_realloc.pruning.cut import cut
 from prune_realloc.pruning.damage import kept_units
 from prune_realloc.pruning.examine import Examined
 from prune_realloc.pruning.refit import refit_
 from prune_realloc.pruning.sites import find_sites, widths
+from prune_realloc.pruning.units import Units, units_of
 from prune_realloc.recipe.document import Recipe
 from prune_realloc.recipe.plan import Plan
-from prune_realloc.results.evaluate import measure
 from prune_realloc.runtime.networks import model_identity
+from prune_realloc.verbs.judge import Judge
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a plan made of a network."""
+
+    plan: Plan
+    network: nn.Module
+    units: Mapping[str, Units]
+    """By its sites: which units of the source they are."""
 
 
 def check_fit(recipe: Recipe, net: nn.Module, given: bool) -> list[str]:
@@ -46,7 +61,8 @@ def _check_plan(planned: Plan, net: nn.Module, meant: str) -> None:
             raise InputError(f"plan.sites: {'this model' if name not in have else 'the plan'} has no {name}; {remedy}")
         if planned.sites[name].of != have[name]:
             raise InputError(f"plan.sites.{name}: of {planned.sites[name].of}, this model has {have[name]}; {remedy}")
-    cost = total_cost(family_of(net).describe(net).terms, have).of(planned.kind)
+    inner = find_host(net).inner
+    cost = total_cost(family_of(inner).describe(inner).terms, have).of(planned.kind)
     if planned.source != cost:
         raise InputError(
             f"plan.source: {planned.source:,} {planned.kind}, this model has {cost:,}, perhaps at "
@@ -54,34 +70,32 @@ def _check_plan(planned: Plan, net: nn.Module, meant: str) -> None:
         )
 
 
-def carry_out(done: Plan, seen: Examined, recipe: Recipe, images: ImageStream | None) -> nn.Module:
+def carry_out(done: Plan, seen: Examined, recipe: Recipe, images: Calibration | None) -> Result:
     """Cut, and make up for it as the recipe says."""
     keep = kept_units(seen.curves, {name: site.width for name, site in done.sites.items()}, seen.sites)
     pruned = cut(seen.network, seen.sites, keep)
     if images is not None and (recipe.compensate.refit or recipe.compensate.mean_shift):
         refit_(pruned, seen.network, seen.sites, keep, seen.weights, images, ridge=recipe.compensate.refit)
-    return pruned
+    return Result(done, pruned, units_of(seen.sites, keep, seen.bases))
 
 
 def no_worse_than_uniform(
-    done: Plan, pruned: nn.Module, seen: Examined, recipe: Recipe, images: ImageStream, net: nn.Module
-) -> tuple[str, Plan, nn.Module, str]:
-    """Allocation, plan, network and a note: those given, or the uniform ones where these are nearer to the source.
+    planned: Result, seen: Examined, recipe: Recipe, images: Calibration, judge: Judge
+) -> tuple[str, Result, str]:
+    """Allocation, result and a note: what was planned, or the uniform one where it is judged better.
 
     Args:
-        done, pruned: the plan, and the network that it made.
-        net: the source.
+        judge: decides between the two.
     """
     try:
         even = plan(seen.analysis, recipe.model_copy(update={"allocation": "uniform"}))
     except InputError as error:
-        return "damage", done, pruned, f"there is no uniform plan to compare with ({error})"
+        return "damage", planned, f"there is no uniform plan to compare with ({error})"
     control = carry_out(even, seen, recipe, images)
-    # against the source's own predictions: on labels, noise of either sign drowns what a good cut adds
-    planned, uniform = (
-        float(measure(network, images, labelled=False, source=net).kl or 0.0) for network in (pruned, control)
+    text = (
+        f"{judge.name}: {judge.text(planned.network)}{judge.unit} as planned, {judge.text(control.network)} with "
+        "uniform widths of equal cost"
     )
-    text = f"calibration loss added: {planned:.2g} nats as planned, {uniform:.2g} with uniform widths of equal cost"
-    if uniform < planned:
-        return "uniform", even, control, f"{text}; the uniform plan was carried out"
-    return "damage", done, pruned, text
+    if judge.better(control.network, planned.network):
+        return "uniform", control, f"{text}; the uniform plan was carried out"
+    return "damage", planned, text

@@ -63,8 +63,17 @@ def test_empty_folder_and_unknown_split(tmp_path):
 def test_a_data_set_lies_in_a_local_folder(root, tmp_path, monkeypatch):
     """webdataset runs what follows `pipe:` in a shell; timm must not be asked at all."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("prune_realloc.data.images.create_dataset", lambda *args, **more: pytest.fail("was asked"))
+    monkeypatch.setattr("prune_realloc.data.named.create_dataset", lambda *args, **more: pytest.fail("was asked"))
     with pytest.raises(InputError, match="is no folder here"):
         open_images("wds/shards", split="train", data_dir=root)
     with pytest.raises(InputError, match="must be a name or a pattern"):
         open_images("wds/shards", split="pipe:touch pwned # .tar", data_dir=str(tmp_path))
+
+
+def test_nothing_is_fetched(tmp_path, monkeypatch):
+    pytest.importorskip("datasets")
+    monkeypatch.setattr("socket.create_connection", lambda *args, **more: pytest.fail("asked the network"))
+    monkeypatch.setattr("socket.getaddrinfo", lambda *args, **more: pytest.fail("asked the network"))
+    for spec in ("hfds/some/thing", "hfids/some/thing"):
+        with pytest.raises(InputError, match="cannot be opened"):
+            open_images(spec, data_dir=str(tmp_path))

@@ -1,10 +1,12 @@
 import pytest
-from support.data import write_idx
+from support.data import write_classes, write_idx
 from support.networks import build
 
 from prune_realloc.core.errors import InputError
 from prune_realloc.data.images import open_images
-from prune_realloc.data.stream import use_labels
+from prune_realloc.data.labels import Naming, naming_of
+from prune_realloc.data.preprocessing import preprocessing, preprocessing_taken
+from prune_realloc.data.stream import ImageStream, use_labels
 
 
 def test_a_part_without_the_last_class_fits_the_network(tmp_path):
@@ -13,3 +15,56 @@ def test_a_part_without_the_last_class_fits_the_network(tmp_path):
     assert use_labels(build(num_classes=4), source, True)
     with pytest.raises(InputError, match="has labels up to 3, the model 3 classes"):
         use_labels(build(num_classes=3), source, True)
+
+
+def test_what_was_taken_of_the_images(tmp_path):
+    data = write_classes(tmp_path / "d", names=("cat", "dog", "owl"), count=10)
+    (data / "cat" / "notes.txt").write_text("x")
+    (data / "dog" / "003.png").write_bytes(b"broken")
+    net = build(num_classes=3)
+    overrides = {"mean": [0.1, 0.2, 0.3]}
+    prepare = preprocessing(net, (3, 32, 32), overrides)
+    stream = ImageStream(
+        open_images(str(data), naming=naming_of(net, True)),
+        prepare,
+        classes=3,
+        samples=None,
+        batch_size=8,
+        seed=0,
+        prepared=preprocessing_taken(net, prepare, overrides),
+    )
+    list(stream)
+    said = {name: str(fact) for name, fact in stream.taken().items()}
+    assert said == {
+        "layout": "class folders (the folders)",
+        "classes": "3, cat .. owl (folder names, both orders agree)",
+        "images": f"29 of 30 (--data {data})",
+        "left out": "1 in no picture format (cat/notes.txt), 1 unreadable (dog/003.png) (the files)",
+        "mean": "0.1, 0.2, 0.3 (--mean)",
+        "std": "0.5, 0.5, 0.5 (the network's configuration)",
+        "interpolation": "bicubic (the network's configuration)",
+        "crop": "0.9 (the network's configuration)",
+    }
+
+
+def test_a_refusal_for_other_classes_names_what_is_missing(tmp_path):
+    data = write_classes(tmp_path / "d", names=("cat", "dog"))
+    (data / "owl").mkdir()
+    (data / "yak").mkdir()
+    (data / "yak" / "1.heic").write_text("x")
+    with pytest.raises(
+        InputError, match=r"3 classes \(owl without images; left out: 1 in no picture format .yak/1.heic"
+    ):
+        use_labels(build(num_classes=4), open_images(str(data)), True)
+
+
+def test_the_network_and_the_options_say_what_is_known_of_labels():
+    net = build(num_classes=3)
+    assert naming_of(net, True) == Naming(classes=3)
+    net.pretrained_cfg = {"label_names": ["LABEL_0", "LABEL_1", "LABEL_2"]}
+    assert naming_of(net, True).names == ()
+    net.pretrained_cfg = {"label_names": ["a", "b"]}  # of another classifier
+    assert naming_of(net, True).names == ()
+    net.pretrained_cfg = {"label_names": ["a", "b", "c"]}
+    assert naming_of(net, False, "map") == Naming(wanted=False, names=("a", "b", "c"), classes=3, class_map="map")
+    assert not naming_of(build(num_classes=0), True).wanted

@@ -17,6 +17,7 @@ from prune_realloc.models.efficientvit import EfficientVit
 from prune_realloc.models.efficientvit_config import SIZES, EfficientVitConfig
 from prune_realloc.pruning.cut import cut
 from prune_realloc.pruning.gates import gate_moments
+from prune_realloc.pruning.objectives import LABELS
 from prune_realloc.pruning.sites import find_sites, widths
 from prune_realloc.runtime.networks import measured_macs
 from prune_realloc.verbs.analyze import analyze
@@ -119,7 +120,7 @@ def test_scores_are_the_gradient_of_one_factor_on_all_of_a_units_channels(axis):
     net, image, label = flex(img_size=56).double(), images(1, 56, 1).double(), torch.tensor([3])
     site = [s for s in find_sites(net) if s.axis == axis][0 if axis in ("qk", "v") else 1]
     batch = Batch(torch.arange(1), image, label, ())
-    first = gate_moments(net, [site], [batch], draws=torch.zeros(1), labelled=True).first[site.name].sum(0)
+    first = gate_moments(net, [site], [batch], objective=LABELS).first[site.name].sum(0)
     for unit in {0, site.units // 2, site.units - 1}:
         factor = torch.ones((), dtype=torch.float64, requires_grad=True)
 

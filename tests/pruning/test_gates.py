@@ -7,6 +7,7 @@ from support.networks import TINY, VARIANTS, build
 from prune_realloc.core.intervals import rank_correlation
 from prune_realloc.data.batches import Batch
 from prune_realloc.pruning.gates import activation_variances, gate_moments
+from prune_realloc.pruning.objectives import LABELS, objective_for
 from prune_realloc.pruning.scorers import gradient_scores
 from prune_realloc.pruning.sites import find_sites
 
@@ -22,9 +23,8 @@ def batches_of(images, labels, size):
 def moments_of(model, images, size=6, labelled=True, amp=False):
     labels = torch.arange(len(images)) % TINY["num_classes"]
     draws = torch.linspace(0.05, 0.95, len(images), dtype=torch.float64)
-    return gate_moments(
-        model, find_sites(model), batches_of(images, labels, size), draws=draws, labelled=labelled, amp=amp
-    )
+    objective = objective_for(model, draws.__getitem__, labelled=labelled, loss=None)
+    return gate_moments(model, find_sites(model), batches_of(images, labels, size), objective=objective, amp=amp)
 
 
 def weight_gradients(model, image, label):
@@ -80,7 +80,7 @@ def test_gates_equal_the_slope_of_fading_a_unit_out(variant, images_BCHW):
     model = build(variant).double()
     images, labels = images_BCHW.double(), torch.arange(6) % 5
     sites = find_sites(model)
-    moments = gate_moments(model, sites, batches_of(images, labels, 6), draws=torch.zeros(0), labelled=True)
+    moments = gate_moments(model, sites, batches_of(images, labels, 6), objective=LABELS)
     for site in (s for s in sites if s.block in (None, 1)):
         unit = site.units // 2
         step = 1e-4
@@ -168,7 +168,8 @@ def test_drawn_labels_follow_the_models_prediction(tiny_vit, images_BCHW):
     images = images_BCHW[:1].expand(4096, -1, -1, -1)
     draws = (torch.arange(4096, dtype=torch.float64) + 0.5) / 4096
     batches = batches_of(images, torch.full((4096,), -1), 1024)
-    moments = gate_moments(tiny_vit, find_sites(tiny_vit)[-1:], batches, draws=draws, labelled=False)
+    objective = objective_for(tiny_vit, draws.__getitem__, labelled=False, loss=None)
+    moments = gate_moments(tiny_vit, find_sites(tiny_vit)[-1:], batches, objective=objective)
     assert moments.loss == pytest.approx(moments.entropy, abs=5e-3)
 
 

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from support.moments import LAYOUTS, batches_of, built, case_of, draws_of, folded, images_of, measured
 
 from prune_realloc.families import cuttable_family_of
-from prune_realloc.pruning.gates import random_direction
 from prune_realloc.pruning.moments import GradientWatch, Regression, layer_moments
+from prune_realloc.pruning.objectives import random_direction
 
 
 def captured(model, structure, images):

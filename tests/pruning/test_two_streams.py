@@ -13,6 +13,7 @@ from prune_realloc.pruning.cut import cut
 from prune_realloc.pruning.damage import damage_curves
 from prune_realloc.pruning.gates import gate_moments
 from prune_realloc.pruning.hooks import masked
+from prune_realloc.pruning.objectives import LABELS
 from prune_realloc.pruning.refit import refit_
 from prune_realloc.pruning.sites import find_sites, stream_sites, widths
 from prune_realloc.runtime.networks import measured_macs
@@ -62,10 +63,7 @@ def test_gates_in_windows_and_outside_add_up_image_by_image(two_streams, name):
     """-mean(s) is the loss change per unit of gate, whatever the split into batches."""
     images, labels = images_of(6), torch.arange(6) % 5
     site = next(s for s in find_sites(two_streams) if s.name == name)
-    split = [
-        gate_moments(two_streams, [site], batches_of(images, size), draws=torch.zeros(0), labelled=True)
-        for size in (6, 4, 1)
-    ]
+    split = [gate_moments(two_streams, [site], batches_of(images, size), objective=LABELS) for size in (6, 4, 1)]
     for found in split[1:]:
         np.testing.assert_allclose(found.second[name], split[0].second[name], rtol=1e-9)
     assert split[0].count.tolist() == [3, 3]

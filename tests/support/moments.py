@@ -18,6 +18,7 @@ from prune_realloc.pruning.damage import damage_curves
 from prune_realloc.pruning.elimination import Curve
 from prune_realloc.pruning.gates import gate_moments
 from prune_realloc.pruning.moments import GradientWatch, LayerMoments, layer_moments
+from prune_realloc.pruning.objectives import objective_for
 from prune_realloc.pruning.refit import refit_
 from prune_realloc.pruning.rotate import rotated
 from prune_realloc.pruning.sites import find_sites
@@ -38,8 +39,8 @@ class Case:
         return next(site for site in self.sites if site.name == name)
 
     def rotated(self) -> "Case":
-        network, moments = rotated(self.model, self.structure, self.moments)
-        return dataclasses.replace(self, model=network, moments=moments)
+        turned = rotated(self.model, self.structure, self.moments)
+        return dataclasses.replace(self, model=turned.network, moments=turned.moments)
 
     @property
     def token_weights(self) -> dict[str, Tensor]:
@@ -77,7 +78,8 @@ def measured(model: nn.Module, batches: Sequence[Batch], amp: bool = False, labe
     draws = draws_of(sum(len(batch.images) for batch in batches))
     labelled = model.num_classes > 0 if labelled is None else labelled
     with watch.attached(batches) as watched:
-        gate_moments(model, sites, watched, draws=draws, labelled=labelled, amp=amp)
+        objective = objective_for(model, draws.__getitem__, labelled=labelled, loss=None)
+        gate_moments(model, sites, watched, objective=objective, amp=amp)
     return Case(model, structure, sites, layer_moments(model, structure, watch, batches))
 
 

@@ -4,18 +4,19 @@ from dataclasses import replace
 
 import pytest
 from support.data import write_idx
-from support.networks import build
-from support.training import (
-    Relabelled,
-    folder_of_images,
-    run_on,
-)
+from support.networks import TINY, build
+from support.right import pictures, write_pictures
+from support.training import SMALL, Relabelled, folder_of_images, run_on
 
 from prune_realloc import InputError
+from prune_realloc.checkpoints.load import load_model
 from prune_realloc.core.errors import WorkFailed
+from prune_realloc.data.labels import Naming
+from prune_realloc.results.evaluate import evaluate
 from prune_realloc.training import images as training_images
 from prune_realloc.training.config import train_config
 from prune_realloc.training.images import TrainingImages, epoch_order
+from prune_realloc.training.train import train
 
 
 def test_an_epoch_has_every_image_once_in_an_order_of_its_own():
@@ -61,7 +62,7 @@ def test_folders_of_parts(variant, tmp_path):
 def test_both_parts_have_the_same_classes(variant, tmp_path):
     data = folder_of_images(tmp_path / "data")
     (data / "validation" / "class9").rename(data / "validation" / "other")
-    with pytest.raises(InputError, match="class 'class9' of the training images is 'other' in the part that is eval"):
+    with pytest.raises(InputError, match="other has images in the part that is evaluated and none to train on"):
         run_on(data, variant, tmp_path / "run")
 
 
@@ -87,3 +88,56 @@ def test_labels_beyond_the_networks_classes_are_refused_before_the_work(tmp_path
     assert images.fit(build(num_classes=5))
     with pytest.raises(InputError, match="has labels up to 4, the network 4 classes"):
         images.fit(build(num_classes=4))
+
+
+def class_folders(tmp_path, names, each=4):
+    pics = pictures(len(names), each=each)
+    for part in ("train", "validation"):
+        write_pictures(tmp_path / "data" / part, pics, names)
+    return str(tmp_path / "data")
+
+
+def test_a_new_network_learns_timms_order_and_keeps_the_names(tmp_path):
+    names = ("10", "9", "Zebra", "ant")
+    data = class_folders(tmp_path, names)
+    args = {name: value for name, value in TINY.items() if name != "num_classes"}
+    done = train(
+        "vit_tiny_patch16_224",
+        train_config(**SMALL | {"batch_size": 8}),
+        data=data,
+        out=tmp_path / "run",
+        model_args=args,
+    )
+    assert done.data["validation_images"] == 16
+    net = load_model(ckpt=tmp_path / "run" / "last")
+    assert net.pretrained_cfg["label_names"] == ("9", "10", "ant", "Zebra")
+    found = evaluate(net, data=data, device="cpu")
+    assert found.top1 == done.top1
+    again = train(
+        tmp_path / "run" / "last", train_config(**SMALL | {"batch_size": 8}), data=data, out=tmp_path / "more"
+    )
+    assert load_model(ckpt=tmp_path / "more" / "last").pretrained_cfg["label_names"] == ("9", "10", "ant", "Zebra")
+    assert again.data["images"] == 16
+
+
+def test_a_trained_network_without_names_needs_its_order(tmp_path):
+    names = ("10", "9", "Zebra", "ant")
+    data = class_folders(tmp_path, names)
+    naming = Naming(classes=4)
+    with pytest.raises(InputError, match="give --class-order"):
+        TrainingImages(data, None, "train", "validation", None, naming)
+    for order, first in (("torchvision", "10"), ("timm", "9")):
+        images = TrainingImages(data, None, "train", "validation", None, replace(naming, class_order=order))
+        assert images.source.class_names[0] == images.validation.class_names[0] == first
+        assert images.facts()["class_order"] == order
+
+
+def test_names_of_a_trained_network_go_before_the_order_unless_it_learns_other_classes(tmp_path):
+    data = class_folders(tmp_path, ("ant", "bee"))
+    named = Naming(names=("bee", "cow", "ant"), classes=3)
+    images = TrainingImages(data, None, "train", "validation", None, named)
+    assert (images.source.num_classes, {images.source.load(i)[1] for i in range(8)}) == (3, {0, 2})
+    images = TrainingImages(data, None, "train", "validation", None, replace(named, names=("bee", "cow", "elk")))
+    assert (images.source.num_classes, images.source.class_names) == (2, ("ant", "bee"))
+    with pytest.raises(InputError, match="ant is none of the 2 classes"):
+        TrainingImages(data, None, "train", "validation", None, Naming(names=("bee", "cow"), classes=2))

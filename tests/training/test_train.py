@@ -17,7 +17,6 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from support.training import (
     SMALL,
-    described,
     folder_of_images,
     place_of,
     run,
@@ -148,7 +147,7 @@ def test_what_does_not_fit_together_is_refused(variant, tmp_path):
     with pytest.raises(InputError, match="precision 'fp16' needs a GPU"):
         run(variant, tmp_path, precision="fp16")
     with pytest.raises(InputError, match="has 10 classes, the network 7"):
-        train(described(tmp_path, num_classes=7), train_config(**SMALL), data="demo", out=tmp_path / "x", device="cpu")
+        train(variant, train_config(**SMALL), data="demo", out=tmp_path / "x", device="cpu", num_classes=7)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_a_state(variant, tmp_path):

@@ -13,7 +13,7 @@ from prune_realloc.core.errors import InputError
 
 
 def test_the_uniform_plan_is_taken_where_it_has_the_lower_loss(monkeypatch):
-    from prune_realloc.verbs import carry_out as verb
+    from prune_realloc.verbs import judge as verb
 
     losses = iter([2.0, 1.0])
     measure = verb.measure

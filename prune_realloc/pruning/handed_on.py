@@ -1,0 +1,71 @@
+"""What reaches a supported network through the one around it, and whether it is run as its family describes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from prune_realloc.core.errors import InputError
+from prune_realloc.families import cuttable_family_of
+from prune_realloc.families.host import Host
+from prune_realloc.pruning.hooks import hooked
+
+_ROUNDING = 1e-3
+"""What the same layers computed twice may differ by, as a share of the largest value."""
+
+
+@torch.no_grad()
+def handed_on(host: Host, images: Tensor) -> Tensor:
+    """The images that the supported network sees where the one around it gets `images`.
+
+    Raises:
+        InputError: it does not see as many images, or not once.
+    """
+    if host.stands_alone:
+        return images
+    seen: list[Tensor] = []
+    with hooked(host.inner, [(_first_layer(host), "input", seen.append)]):
+        host.network(images)
+    if [(x.ndim, len(x)) for x in seen] != [(4, len(images))]:
+        shapes = ", ".join(str(tuple(x.shape)) for x in seen) or "nothing"
+        raise InputError(
+            f"model {host} hands on {shapes} for images of shape {tuple(images.shape)}; it must hand on each image once"
+        )
+    return seen[0]
+
+
+@torch.no_grad()
+def check_handed_on(host: Host, images: Tensor) -> None:
+    """Is the supported network run as its family describes, one branch after the other, from the images that it sees?
+
+    Raises:
+        InputError: it is not; layers could not be refitted.
+    """
+    family, inner = cuttable_family_of(host.inner), host.inner
+    branches = family.describe(inner).branches
+    seen, last = handed_on(host, images), branches[-1]
+    runs: list[Tensor] = []
+    again: list[Tensor] = []
+    with hooked(inner, [(last.writer, "input", runs.append)]):
+        host.network(images)
+    with hooked(inner, [(last.writer, "input", again.append)]):
+        x, stream = seen, None
+        for branch in branches:
+            if branch.stream != stream:
+                x, stream = family.stream_input(inner, branch.stream, x), branch.stream
+            x = x + family.branch_output(inner, branch, x)
+    if len(runs) != 1 or runs[0].shape != again[0].shape or _differ(runs[0], again[0]):
+        raise InputError(
+            f"model {host} does not run all blocks once, in order and on the images alone (tokens or masks of its own, "
+            "blocks left out); run it as timm does, by forward, forward_features or forward_intermediates"
+        )
+
+
+def _first_layer(host: Host) -> str:
+    """The module that reads the images."""
+    [stream, *_] = cuttable_family_of(host.inner).describe(host.inner).streams
+    return stream.root[0].rpartition(".")[0]
+
+
+def _differ(a: Tensor, b: Tensor) -> bool:
+    return float((a - b).abs().max()) > _ROUNDING * float(b.abs().max())

@@ -1,0 +1,109 @@
+"""What a caller brings from Python: batches, a loss and a measure of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from prune_realloc.core.errors import InputError, first_line
+from prune_realloc.core.names import Progress
+from prune_realloc.data.own_batches import Inputs, OwnBatches, labels_of
+from prune_realloc.families.host import find_host
+from prune_realloc.families.inputs import input_shape
+from prune_realloc.pruning.objectives import Loss, is_classifier
+from prune_realloc.pruning.scorers import GRADIENT_SCORERS
+from prune_realloc.recipe.document import Data
+from prune_realloc.runtime.networks import count_classes, evaluation_mode
+
+Score = Callable[[nn.Module], float]
+"""A network -> how good it is; larger is better."""
+_OF_FILES = ("name", "split", "data_dir", "preprocess")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Own:
+    """Nothing of it need be given."""
+
+    batches: Iterable[Any] | None = None
+    """A loader or a list of batches; instead of images from files."""
+    inputs: Inputs | None = None
+    """A batch -> its images; where a batch is not the images, nor a tuple that begins with them."""
+    loss: Loss | None = None
+    """What gradients are taken of: (output, batch) -> one value for each image."""
+    score: Score | None = None
+    """What is reported of source and result, and decides between candidates."""
+
+    def check(self, data: Data, scorer: str) -> None:
+        """Raises InputError where parts do not fit each other, the images of files, or the scorer."""
+        for name, value in (("loss", self.loss), ("inputs", self.inputs), ("score", self.score)):
+            if value is not None and not callable(value):
+                raise InputError(f"{name} must be a function, got a {type(value).__name__}")
+        if self.batches is None:
+            for name, value in (("loss", self.loss), ("inputs", self.inputs)):
+                if value is not None:
+                    raise InputError(f"{name} is for batches of your own; give batches= too, or leave it out")
+            return
+        for name in _OF_FILES:
+            if getattr(data, name) != Data.model_fields[name].default:
+                raise InputError(f"data.{name} is for images of files, and batches are given; leave one of them out")
+        if self.loss is not None and scorer not in GRADIENT_SCORERS:
+            raise InputError(f"scorer {scorer!r} looks at no loss; leave loss= out, or take one of {GRADIENT_SCORERS}")
+
+
+def open_batches(net: nn.Module, own: Own, data: Data, progress: Progress | None) -> OwnBatches:
+    """The caller's batches for `net`, of which the first was looked at.
+
+    Raises:
+        InputError: they are no batches of images for this network.
+    """
+    assert own.batches is not None
+    host, first = find_host(net), next(net.parameters())
+    images = OwnBatches(
+        own.batches,
+        inputs=own.inputs,
+        samples=data.samples if "samples" in data.model_fields_set else None,
+        dtype=first.dtype,
+        progress=progress,
+    )
+    if host.stands_alone:
+        _check_goes_through(net, images.first.images)
+    labels = labels_of(images.first.given, len(images.first.images))
+    if own.loss is None and data.labels and is_classifier(net) and labels is not None:
+        images.classes = count_classes(net)
+    images.remarks += _remarks(net, images, own)
+    return images
+
+
+def require_batches(net: nn.Module) -> None:
+    """Raises InputError where a network of the caller's own would be run on images of files."""
+    host = find_host(net)
+    if not host.stands_alone:
+        raise InputError(f"model {host}: nothing tells how images are prepared for it; give batches= of your own")
+
+
+def _remarks(net: nn.Module, images: OwnBatches, own: Own) -> list[str]:
+    """What follows from network and batches together."""
+    notes, host = [], find_host(net)
+    if is_classifier(net) and own.loss is None and images.classes is None:
+        notes.append("the batches' labels were not used: labels were drawn from the model's own prediction")
+    if host.stands_alone and images.shape != input_shape(net):
+        notes.append(
+            f"the images are {images.shape}; multiply-adds are counted at the network's own size, {input_shape(net)}"
+        )
+    return notes
+
+
+def _check_goes_through(net: nn.Module, images: torch.Tensor) -> None:
+    where = next(net.parameters())
+    try:
+        with evaluation_mode(net), torch.no_grad():
+            net(images[:1].to(where))
+    except (AssertionError, RuntimeError) as error:  # what timm and torch raise for images of another shape
+        raise InputError(
+            f"batches: images of shape {tuple(images.shape[1:])} do not go through the model ({first_line(error)}); it "
+            f"takes {input_shape(net)}"
+        ) from error
