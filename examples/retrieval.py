@@ -81,6 +81,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         loss=NeighbourLoss(net.eval(), gallery),
         score=lambda network: right_by_neighbours(network, gallery, chosen),
         out=args.out,
+        device="cpu",  # where the pictures are that loss and score compare with
         timed=False,
     )
     queries = tuple(part[: args.test] for part in pictures("t10k"))

@@ -119,6 +119,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         loss=segmentation_loss,
         score=lambda network: mean_iou(network, *chosen),
         out=args.out,
+        device="cpu",  # where the pictures are that loss and score compare with
         timed=False,
     )
     unseen = [part[: args.test] for part in pictures("t10k")]

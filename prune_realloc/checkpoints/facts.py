@@ -9,7 +9,7 @@ from torch import nn
 
 from prune_realloc.checkpoints.found import Checkpoint
 from prune_realloc.checkpoints.recognise import Recognised
-from prune_realloc.core.taken import Fact
+from prune_realloc.core.taken import Fact, Taken, plain_taken
 from prune_realloc.families.inputs import input_shape
 from prune_realloc.runtime.networks import count_classes
 
@@ -41,7 +41,8 @@ def with_facts(
     taken["input size"] = of("img_size", list(input_shape(net)))
     if isinstance(pooling := getattr(net, "global_pool", None), str):
         taken["pooling"] = of("global_pool", pooling or "none")
-    taken |= {field: of(field, _plain(net.pretrained_cfg.get(field))) for field in ("mean", "std")}
+    for field in ("mean", "std", "interpolation", "crop_pct"):
+        taken[field.replace("crop_pct", "crop")] = of(field, _plain(net.pretrained_cfg.get(field)))
     if classes := count_classes(net):
         taken["classes"] = of("num_classes", classes)
     net.taken = taken
@@ -60,6 +61,11 @@ def facts_of_given(net: Any) -> dict[str, Fact]:
         found["heads"] = Fact(heads, origin)
     found |= {field: Fact(_plain(config[field]), origin) for field in ("mean", "std") if config.get(field)}
     return found
+
+
+def plain_facts(net: nn.Module, images: Taken | None = None) -> dict[str, dict[str, Any]]:
+    """All facts of a run, ready for JSON: of the network, and of the images where there are some."""
+    return plain_taken(facts_of_given(net) | dict(images or {}))
 
 
 def _heads(net: nn.Module) -> Any:

@@ -10,6 +10,7 @@ from prune_realloc.cli.console import (
     quiet_libraries,
     say,
     say_notes,
+    say_taken,
     show_json,
     show_lines,
     show_tables,
@@ -88,6 +89,7 @@ def show_analysis(found: Analysis, out: Path | None, as_json: bool) -> None:
     else:
         show_tables(site_table(numbers), component_table(numbers))
         show_lines("", *facts(numbers))
+    say_taken(found.taken)
     say_notes(found.notes)
     if out is not None:
         say(f"wrote {out}/analysis.safetensors, analysis.json, retention.png and report.html")

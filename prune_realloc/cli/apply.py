@@ -12,6 +12,7 @@ from prune_realloc.cli.console import (
     quiet_libraries,
     say,
     say_notes,
+    say_taken,
     show_json,
     show_lines,
     show_tables,
@@ -93,6 +94,7 @@ def show_outcome(done: Applied, out: Path | None, as_json: bool) -> None:
         show_lines("")
         show_tables(outcome_table(numbers))
         show_lines(*outcome_facts(numbers))
+    say_taken(done.taken)
     say_notes(done.notes)
     if out is not None:
         say(

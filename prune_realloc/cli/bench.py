@@ -33,12 +33,14 @@ def bench(
 ) -> None:
     """Latency and throughput; with --source both networks in turns, and whether the model is faster at all."""
     with quiet_libraries():
+        from prune_realloc.checkpoints.facts import plain_facts
         from prune_realloc.families.inputs import input_shape
         from prune_realloc.results.bench import bench as run
         from prune_realloc.results.evaluate import load_source, require_same_input
         from prune_realloc.results.export import deployed
 
         net = _opened(network)
+        taken = plain_facts(net)
         models = {"model": deployed(net)}
         if source is not None:
             before = load_source(source, img_size=network.img_size)
@@ -56,7 +58,8 @@ def bench(
             progress=lambda what: say(f"timing {what}"),
         )
     where = f"{found.device_name} ({found.device}), {found.threads} threads, images {found.input_shape}"
-    print_table(found, as_json, where, _COLUMNS, [_row(timing, found.reference) for timing in found.timings])
+    rows = [_row(timing, found.reference) for timing in found.timings]
+    print_table(found, as_json, where, _COLUMNS, rows, taken=taken)
     if not as_json:
         show_lines(*found.verdicts())
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+
+from prune_realloc.core.taken import taken_from, taken_line
 
 
 def _console(*, stderr: bool, width: int | None = None) -> Console:
@@ -54,6 +56,12 @@ def say_notes(notes: Iterable[str]) -> None:
         say(f"note: {note}")
 
 
+def say_taken(taken: Mapping[str, Mapping[str, Any]] | None) -> None:
+    """What a run went by, in one line on stderr."""
+    if taken:
+        say(taken_line(taken_from(taken)))
+
+
 def print_table(
     found: Any,
     as_json: bool,
@@ -61,16 +69,23 @@ def print_table(
     columns: Sequence[str],
     rows: Sequence[tuple[str, ...]],
     notes: tuple[str, ...] = (),
+    taken: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
-    """The dataclass `found` as JSON, or the title and `rows` as a table, on stdout; the notes on stderr."""
+    """The dataclass `found` as JSON, or the title and `rows` as a table, on stdout; the notes on stderr.
+
+    Args:
+        taken: what the run went by; None: `found` knows it, or there is nothing to say.
+    """
+    taken = taken or getattr(found, "taken", None)
     if as_json:
-        show_json(dataclasses.asdict(found))
+        show_json(dataclasses.asdict(found) | ({"taken": taken} if taken else {}))
     else:
         table = Table(*columns, show_header=any(columns), box=None)
         for row in rows:
             table.add_row(*row)
         show_lines(title)
         show_tables(table)
+    say_taken(taken)
     say_notes(notes)
 
 

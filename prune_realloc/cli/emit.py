@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prune_realloc.cli.console import quiet_libraries, say, show_json, show_lines, show_tables
+from prune_realloc.cli.console import quiet_libraries, say, say_taken, show_json, show_lines, show_tables
 from prune_realloc.cli.options import MODEL, PLAN, RUN, Json, option, require_writable, target_flags
 from prune_realloc.core.cost import KINDS
 from prune_realloc.recipe.cost_fields import size_help
@@ -47,6 +47,7 @@ def emit(
 ) -> None:
     """A new EfficientViT (MSRA) whose widths follow from what pruning keeps, and the uniform control of equal cost."""
     with quiet_libraries():
+        from prune_realloc.core.analysis import META_FILE, Analysis
         from prune_realloc.recipe.reader import load_recipe
         from prune_realloc.verbs.emit import emit as run
 
@@ -63,6 +64,8 @@ def emit(
             progress=say,
         )
     show_variants(found, out, as_json)
+    if (Path(source) / META_FILE).is_file():
+        say_taken(Analysis.load(source).taken)
 
 
 def show_variants(found: Sequence[Variant], out: Path | None, as_json: bool) -> None:

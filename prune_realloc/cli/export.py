@@ -29,12 +29,14 @@ def export(
 ) -> None:
     """Write the network as ONNX, after ONNX Runtime has computed the same outputs as PyTorch."""
     with quiet_libraries():
+        from prune_realloc.checkpoints.facts import plain_facts
         from prune_realloc.data.preprocessing import CHANNEL_MODE, preprocessing
         from prune_realloc.families.inputs import input_shape
         from prune_realloc.results.export import deployed, export_onnx
         from prune_realloc.results.opening import open_network
 
-        net = deployed(open_network(network))
+        opened = open_network(network)
+        net, taken = deployed(opened), plain_facts(opened)
         shape, overrides = input_shape(net), data.preprocess or {}
         known = shape[0] in CHANNEL_MODE or overrides or with_preprocessing
         found = export_onnx(
@@ -46,7 +48,7 @@ def export(
             prepare=preprocessing(net, shape, overrides) if known else None,
             with_preprocessing=with_preprocessing,
         )
-    print_table(found, as_json, found.path, ("", ""), _rows(found))
+    print_table(found, as_json, found.path, ("", ""), _rows(found), taken=taken)
 
 
 def _rows(found: Exported) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prune_realloc.cli.console import say, show_json, show_lines, show_tables
+from prune_realloc.cli.console import say, say_taken, show_json, show_lines, show_tables
 from prune_realloc.cli.options import BUDGET, PLAN, RUN, Json, option, per_axis
 from prune_realloc.cli.values import parse_pairs
 
@@ -70,6 +70,7 @@ def plan(
     if out is not None:
         write_file(out, dump_recipe(done, f"prune-realloc apply {out.name} -o pruned").encode())
     show_plan(done, as_json)
+    say_taken(found.taken)
     if out is not None and not as_json:
         say(f"wrote {out}")
 

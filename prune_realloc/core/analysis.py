@@ -59,6 +59,8 @@ class Analysis:
     notes: tuple[str, ...] = ()
     """What the reader must know: skipped images, dead sites, an untrained network."""
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    taken: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    """What the run went by, and what says so, as `core.taken.plain_taken` has it; older files say nothing."""
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Analysis):
@@ -77,9 +79,11 @@ class Analysis:
 
     def as_recipe(self) -> dict[str, Any]:
         """What a recipe says of the network, the images and the scorer, so that `apply` finds them again."""
-        known = ("model", "ckpt", "pretrained", "ema", "img_size", "model_args", "architecture", "weights_sha256")
+        known = ("model", "ckpt", "pretrained", "img_size", "model_args", "architecture", "weights_sha256")
         source = {key: self.model[key] for key in known if self.model.get(key)}
-        source |= {key: self.model[key] for key in ("input_size", "num_classes") if self.model.get(key) is not None}
+        source |= {
+            key: self.model[key] for key in ("ema", "input_size", "num_classes") if self.model.get(key) is not None
+        }
         images = {"samples": self.samples or 1024, "seed": self.seed}
         if self.data is not None:
             kept = ("name", "split", "data_dir", "class_map", "class_order", "preprocess")
@@ -98,8 +102,9 @@ class Analysis:
         meta = {"format_version": FORMAT_VERSION} | {
             field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in _ARRAYS
         }
-        if not self.multiples:  # as files without it have always been
-            del meta["multiples"]
+        for name in ("multiples", "taken"):
+            if not getattr(self, name):  # as files without it have always been
+                del meta[name]
         meta["terms"] = [dataclasses.asdict(term) for term in self.terms]
         arrays = {
             f"{kind}/{name}": np.ascontiguousarray(values, dtype=np.float64)

@@ -101,7 +101,7 @@ class Stream:
     """A residual stream whose slices the dependency graph finds: one for the network, or one for each stage."""
 
     root: tuple[str, int]
-    """The (parameter, dim) that writes the stream first."""
+    """The (parameter, dim) that writes the stream first; where no stream is before it, its layer reads the images."""
     gates: tuple[Gate, ...]
     """Outputs of every module that writes the stream."""
     stage: int | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
+from prune_realloc.core.taken import Taken
 from prune_realloc.data.batches import Batch
 
 
@@ -32,6 +33,9 @@ class Calibration(Protocol):
 
     def facts(self) -> dict[str, Any]:
         """What the images were, after a pass; plain values."""
+
+    def taken(self) -> Taken:
+        """What was taken of them, and what says so, after a pass."""
 
     def notes(self) -> list[str]:
         """What the user must know of them, after a pass."""

@@ -96,12 +96,13 @@ def _aligned(source: ImageSource, naming: Naming) -> ImageSource:
 def _own_classes(source: ImageSource, naming: Naming) -> Fact:
     """The classes of a data set whose labels are taken as they are."""
     classes = source.num_classes or source.least_classes
-    names = source.class_names or [str(label) for label in range(classes)]
+    named = len(naming.names) == classes
+    names = source.class_names or (naming.names if named else [str(label) for label in range(classes)])
     text = class_range(names) if classes else "as many as there are labels"
     if naming.names and source.class_names:
         others = f"labels of the data; the checkpoint has other names, {class_range(naming.names)}"
         return Fact(text, others, guessed=True)
-    return Fact(text, "labels of the data")
+    return Fact(text, "labels of the data" + (", names in the checkpoint" if named and not source.class_names else ""))
 
 
 def _why(naming: Naming) -> str:

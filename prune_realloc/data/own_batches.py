@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 import numpy as np
@@ -86,12 +86,20 @@ class OwnBatches:
             yield Batch(positions, images, self._labels(given, number, len(images)), own, given)
             checksums += own
             if self.progress is not None:
-                self.progress(len(checksums), max(len(before), len(checksums)))
+                self.progress(len(checksums), max(len(checksums), len(before) or self._expected(len(images))))
         if not checksums:
             again = f", after {len(before)} images in an earlier pass" if before else ""
             raise InputError(f"batches: there are none{again}; give a loader or a list that holds images every time")
         self.changed = self.changed or (bool(before) and before != checksums)
         self.checksums = checksums
+
+    def _expected(self, size: int) -> int:
+        """About how many images there are, before they were all seen."""
+        try:
+            whole = len(self.source) * size if isinstance(self.source, Sized) else 0
+        except TypeError:  # a loader of a stream has the method and no length
+            whole = 0
+        return min(whole, self.samples or whole)
 
     def _given(self) -> Iterator[Any]:
         """What the loader yields; of an iterator what is kept, and then what is left."""

@@ -30,14 +30,20 @@ class Preprocessing:
 def preprocessing_taken(model: nn.Module, prepare: Preprocessing, overrides: Mapping[str, Any]) -> Taken:
     """The fields of `prepare`, each with where it is from; `model` and `overrides` as in `preprocessing`."""
     stated = getattr(model, "pretrained_cfg", None) or {}
+    known: Taken = getattr(model, "taken", {})
     found = {}
     for field in ("mean", "std", "interpolation", "crop_pct"):
+        name = field.replace("crop_pct", "crop")
         value = getattr(prepare, field)
-        flag = f"--{field.replace('_', '-')}"
-        given, own = overrides.get(field) is not None, stated.get(field) is not None
-        origin = flag if given else "the network's configuration" if own else "timm's default"
         plain = [round(number, 4) for number in value] if isinstance(value, tuple) else value
-        found[field.replace("crop_pct", "crop")] = Fact(plain, origin, guessed=not given and not own)
+        if overrides.get(field) is not None:
+            found[name] = Fact(plain, f"--{field.replace('_', '-')}")
+        elif name in known:
+            found[name] = Fact(plain, known[name].origin, known[name].guessed)
+        elif stated.get(field) is not None:
+            found[name] = Fact(plain, "the network's configuration")
+        else:
+            found[name] = Fact(plain, "timm's default", guessed=True)
     return found
 
 

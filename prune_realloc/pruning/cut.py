@@ -59,10 +59,24 @@ def blocks_that_go(sites: Iterable[Site], keep: Keep) -> set[int]:
 
 
 def cut_to_widths(model: nn.Module, widths: Mapping[str, int]) -> nn.Module:
-    """A copy in which each site keeps its first units: the shapes of a pruned network, whatever the weights."""
+    """A copy in which each site keeps its first units: the shapes of a pruned network, whatever the weights.
+
+    Args:
+        model: a supported network, or one that holds one.
+        widths: of every site; for `qk` and `v` of each head.
+
+    Raises:
+        InputError: a site is missing, unknown, or narrower than asked for.
+    """
     sites = find_sites(model)
+    for name in sorted({site.name for site in sites} ^ set(widths)):
+        raise InputError(
+            f"widths: {name} is {'no site of this model' if name in widths else 'missing'}; see find_sites"
+        )
     keep = {}
     for site in sites:
+        if widths[site.name] > site.width:
+            raise InputError(f"widths: {widths[site.name]} of {site.name} are more than its {site.width}; give fewer")
         if widths[site.name] or site.axis == "block":  # the other sites of a block that goes are gone with it
             runs = np.arange(site.groups)[:, None] * site.width
             keep[site.name] = (runs + np.arange(widths[site.name])).ravel()

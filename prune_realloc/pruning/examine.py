@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from math import log
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -24,7 +24,6 @@ from prune_realloc.families.inputs import input_shape
 from prune_realloc.pruning.damage import damage_curves, score_curve
 from prune_realloc.pruning.elimination import Curve
 from prune_realloc.pruning.gates import Moments, activation_variances, gate_moments
-from prune_realloc.pruning.handed_on import check_handed_on
 from prune_realloc.pruning.moments import GradientWatch, layer_moments
 from prune_realloc.pruning.objectives import Draws, Loss, Objective, is_classifier, objective_for
 from prune_realloc.pruning.rotate import Basis, rotated
@@ -54,7 +53,7 @@ def facts_of(net: nn.Module) -> dict[str, Any]:
     """What a network that follows from this one takes and gives: (C, H, W) of an image, and the number of classes."""
     return {
         "input_size": list(input_shape(inner_of(net))),
-        "num_classes": count_classes(net) if is_classifier(net) else 0,
+        "num_classes": int(cast("Any", net).num_classes) if is_classifier(net) else 0,
     }
 
 
@@ -94,8 +93,6 @@ def examine(
     else:
         objective = objective_for(net, Draws(seed), labelled=images.classes is not None, loss=loss)
         with out_of_memory_named(images.loading["batch_size"], images.smaller):
-            if not host.stands_alone and structure.branches:
-                _check_first(host, images)
             if scorer in ACTIVATION_SCORERS:
                 found = _by_activations(network, sites, images, amp)
             else:
@@ -149,11 +146,6 @@ def _folded(net: nn.Module, structure: Structure) -> nn.Module:
         with torch.no_grad():
             cuttable_family_of(inner).fold_scales_(inner)
     return network
-
-
-def _check_first(host: Host, images: Calibration) -> None:
-    first = next(iter(images)).images
-    check_handed_on(host, first.to(next(host.network.parameters())))
 
 
 def _place_of(host: Host) -> dict[str, str]:

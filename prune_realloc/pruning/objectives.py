@@ -16,7 +16,7 @@ from prune_realloc.data.batches import Batch
 from prune_realloc.data.nested import described, moved, single
 from prune_realloc.families import family_of
 from prune_realloc.families.host import find_host
-from prune_realloc.runtime.networks import count_classes
+from prune_realloc.runtime.networks import class_logits, count_classes
 
 Loss = Callable[[Any, Any], Tensor]
 """(output of the network, batch as the loader gave it) -> one loss for each image, shape (B,), differentiable."""
@@ -106,7 +106,7 @@ def _output(model: nn.Module, images: Tensor) -> Any:
 
 def _classified(draws: Callable[[Tensor], Tensor] | None, out: Tensor, batch: Batch) -> Losses:
     """Cross-entropy at the batch's labels, or without them at labels drawn from the prediction."""
-    log_p = F.log_softmax(single(out), dim=1)
+    log_p = F.log_softmax(class_logits(single(out)), dim=1)
     entropy = float(-(log_p.detach().exp() * log_p.detach()).sum())
     if draws is None:
         target = batch.labels.to(out.device)
@@ -114,7 +114,7 @@ def _classified(draws: Callable[[Tensor], Tensor] | None, out: Tensor, batch: Ba
         u = draws(batch.positions).to(out.device, torch.float64)[:, None]
         cumulated = log_p.detach().double().exp().cumsum(1)
         target = (cumulated < u * cumulated[:, -1:]).sum(1)
-    right = int((out.detach().argmax(1) == target).sum()) if draws is None else 0
+    right = int((log_p.detach().argmax(1) == target).sum()) if draws is None else 0
     return Losses(F.nll_loss(log_p, target, reduction="none"), right, entropy)
 
 

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from prune_realloc.checkpoints.facts import plain_facts
 from prune_realloc.checkpoints.load import load_model
 from prune_realloc.core.errors import InputError, NotFinite
 from prune_realloc.core.names import Progress
@@ -50,6 +51,8 @@ class Evaluation:
     data: Mapping[str, Any] | None = None
     """Name, split, preprocessing and a checksum of the images."""
     notes: tuple[str, ...] = ()
+    taken: Mapping[str, Mapping[str, Any]] | None = None
+    """What the run went by, as an analysis has it."""
 
 
 def measure(
@@ -169,6 +172,7 @@ def evaluate(
         source=None if origin is None else model_identity(origin),
         data={"split": images.split} | stream.facts(),
         notes=tuple(notes),
+        taken=plain_facts(net, stream.taken()),
     )
 
 

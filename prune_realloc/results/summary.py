@@ -38,6 +38,7 @@ def summary(analysis: Analysis) -> dict[str, Any]:
         **asdict(analysis.cost()),
         "notes": list(analysis.notes),
         "versions": dict(analysis.versions),
+        "taken": dict(analysis.taken),
     }
 
 

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,8 @@ class Trained:
     """Checkpoint or name of the network that it was distilled from; None without one."""
     teacher_top1: float | None
     """Share of the validation images that the teacher gets right; None without a teacher."""
+    taken: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What the run went by, as an analysis has it; of the network that it began with."""
 
 
 def rows_as_csv(rows: Sequence[Row]) -> str:

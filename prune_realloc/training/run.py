@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prune_realloc.checkpoints.facts import plain_facts
 from prune_realloc.core.errors import InputError, NotFinite, WorkFailed
 from prune_realloc.core.files import write_file
 from prune_realloc.core.names import STATE_FILE
@@ -189,4 +190,5 @@ class Run:
             teacher=self.identity["teacher"],
             teacher_top1=state.teacher_top1,
             data=setup.images.facts() | {"validation_images": state.evaluated},
+            taken=plain_facts(setup.net, setup.images.taken()),
         )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from prune_realloc.checkpoints.facts import plain_facts
 from prune_realloc.core.analysis import Analysis
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.names import Progress
@@ -15,7 +17,7 @@ from prune_realloc.data.calibration import Calibration
 from prune_realloc.data.own_batches import Inputs
 from prune_realloc.pruning.examine import check_scorer, examine
 from prune_realloc.pruning.objectives import Loss
-from prune_realloc.pruning.scorers import DEFAULT_SCORER, WEIGHT_SCORERS
+from prune_realloc.pruning.scorers import DEFAULT_SCORER, GRADIENT_SCORERS, WEIGHT_SCORERS
 from prune_realloc.recipe.document import Data, Source
 from prune_realloc.recipe.options import SOURCE_OPTIONS, read_options
 from prune_realloc.results.opening import Reading, is_shipped, open_network, open_stream, require_images
@@ -66,7 +68,9 @@ def analyze(
     reading = Reading(batch_size=batch_size, workers=workers, progress=progress)
     own = Own(batches=batches, loss=loss, inputs=inputs)
     source, images = read_options(None if isinstance(model, nn.Module) else model, data, options)
-    own.check(images, scorer)
+    own.check(images)
+    if loss is not None and scorer not in GRADIENT_SCORERS:
+        raise InputError(f"scorer {scorer!r} looks at no loss; leave loss= out, or take one of {GRADIENT_SCORERS}")
     target = pick_device(device)
     if isinstance(model, nn.Module):
         net = model
@@ -79,7 +83,7 @@ def analyze(
     asked = {"split": images.split, "data_dir": images.data_dir, "preprocess": images.preprocess or {}}
     asked |= {key: value for key in ("class_map", "class_order") if (value := getattr(images, key)) is not None}
     with evaluation_mode(net, device=target):
-        return examine(
+        found = examine(
             net,
             stream,
             scorer=scorer,
@@ -89,6 +93,7 @@ def analyze(
             source=opened,
             asked={} if own.batches is not None else asked,
         ).analysis
+    return dataclasses.replace(found, taken=plain_facts(net, None if stream is None else stream.taken()))
 
 
 def calibration(net: nn.Module, data: Data, reading: Reading, scorer: str, own: Own) -> Calibration | None:

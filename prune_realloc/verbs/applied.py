@@ -52,6 +52,8 @@ class Applied:
     """The caller's measure; larger is better."""
     loss: Pair | None = None
     """Mean of the caller's loss over the batches."""
+    taken: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    """What the run went by, as an analysis has it."""
 
     def summary(self) -> dict[str, Any]:
         """The numbers, ready for JSON."""
@@ -74,6 +76,7 @@ class Applied:
             "latency": None if self.timing is None else [dataclasses.asdict(t) for t in self.timing.timings],
             "faster": None if self.timing is None else list(self.timing.verdicts()),
             "notes": list(self.notes),
+            "taken": dict(self.taken),
         } | {name: _pair(pair.source, pair.achieved) for name, pair in own.items() if pair is not None}
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from prune_realloc.checkpoints.facts import plain_facts
 from prune_realloc.checkpoints.save import check_rebuild, save_pruned, save_weights
 from prune_realloc.core.cost import total_cost
 from prune_realloc.core.errors import require_at_least
@@ -87,7 +88,7 @@ def apply(
     net = _open_source(recipe.source) if model is None else model
     host, own = find_host(net), Own(batches=batches, loss=loss, inputs=inputs, score=score)
     cuttable_family_of(host.inner)
-    own.check(recipe.data, recipe.scorer)
+    own.check(recipe.data)
     if recipe.data.name is None and model is None and batches is None and is_shipped(recipe.source):
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"name": "demo"})})
     images = _calibration(recipe, net, reading, own)
@@ -116,6 +117,7 @@ def apply(
         timing,
         [*notes, *more, *outcome],
         pairs,
+        plain_facts(net, None if images is None else images.taken()),
     )
     if out is not None:
         _write(applied, out)
@@ -230,6 +232,7 @@ def _applied(
     timing: Bench | None,
     notes: list[str],
     own: dict[str, Pair],
+    taken: Mapping[str, Mapping[str, Any]],
 ) -> Applied:
     inner = find_host(result.network).inner
     return Applied(
@@ -243,6 +246,7 @@ def _applied(
         evaluation=found,
         timing=timing,
         notes=tuple(dict.fromkeys(notes)),
+        taken=taken,
         **own,
     )
 

@@ -116,7 +116,7 @@ def _ancestor(source: str | Path | Analysis | Recipe, ckpt: str | Path) -> tuple
         source = Analysis.load(source)
     if not isinstance(source, Analysis):
         raise InputError("inherit: needs the scores of an analysis as source, a recipe has none")
-    opened = {key: source.model[key] for key in ("ema", "img_size", "model_args") if source.model.get(key)}
+    opened = {key: source.model[key] for key in ("ema", "img_size", "model_args") if source.model.get(key) is not None}
     net = load_model(ckpt=ckpt, **opened)
     if not isinstance(net, EfficientVit):
         raise InputError(

@@ -12,10 +12,11 @@ from torch import nn
 from prune_realloc.core.errors import InputError, first_line
 from prune_realloc.core.names import Progress
 from prune_realloc.data.own_batches import Inputs, OwnBatches, labels_of
-from prune_realloc.families.host import find_host
+from prune_realloc.families import family_of
+from prune_realloc.families.host import Host, find_host
 from prune_realloc.families.inputs import input_shape
+from prune_realloc.pruning.handed_on import check_handed_on
 from prune_realloc.pruning.objectives import Loss, is_classifier
-from prune_realloc.pruning.scorers import GRADIENT_SCORERS
 from prune_realloc.recipe.document import Data
 from prune_realloc.runtime.networks import count_classes, evaluation_mode
 
@@ -37,8 +38,8 @@ class Own:
     score: Score | None = None
     """What is reported of source and result, and decides between candidates."""
 
-    def check(self, data: Data, scorer: str) -> None:
-        """Raises InputError where parts do not fit each other, the images of files, or the scorer."""
+    def check(self, data: Data) -> None:
+        """Raises InputError where parts do not fit each other, or the images of files."""
         for name, value in (("loss", self.loss), ("inputs", self.inputs), ("score", self.score)):
             if value is not None and not callable(value):
                 raise InputError(f"{name} must be a function, got a {type(value).__name__}")
@@ -50,8 +51,6 @@ class Own:
         for name in _OF_FILES:
             if getattr(data, name) != Data.model_fields[name].default:
                 raise InputError(f"data.{name} is for images of files, and batches are given; leave one of them out")
-        if self.loss is not None and scorer not in GRADIENT_SCORERS:
-            raise InputError(f"scorer {scorer!r} looks at no loss; leave loss= out, or take one of {GRADIENT_SCORERS}")
 
 
 def open_batches(net: nn.Module, own: Own, data: Data, progress: Progress | None) -> OwnBatches:
@@ -69,8 +68,7 @@ def open_batches(net: nn.Module, own: Own, data: Data, progress: Progress | None
         dtype=first.dtype,
         progress=progress,
     )
-    if host.stands_alone:
-        _check_goes_through(net, images.first.images)
+    _check_goes_through(host, images.first.images.to(first))
     labels = labels_of(images.first.given, len(images.first.images))
     if own.loss is None and data.labels and is_classifier(net) and labels is not None:
         images.classes = count_classes(net)
@@ -97,11 +95,17 @@ def _remarks(net: nn.Module, images: OwnBatches, own: Own) -> list[str]:
     return notes
 
 
-def _check_goes_through(net: nn.Module, images: torch.Tensor) -> None:
-    where = next(net.parameters())
+def _check_goes_through(host: Host, images: torch.Tensor) -> None:
+    """Does the network take these images, and hand them on where it only holds the one that is cut?"""
+    net = host.network
+    if not host.stands_alone:
+        if family_of(host.inner).describe(host.inner).branches:
+            with evaluation_mode(net):
+                check_handed_on(host, images)
+        return
     try:
         with evaluation_mode(net), torch.no_grad():
-            net(images[:1].to(where))
+            net(images[:1])
     except (AssertionError, RuntimeError) as error:  # what timm and torch raise for images of another shape
         raise InputError(
             f"batches: images of shape {tuple(images.shape[1:])} do not go through the model ({first_line(error)}); it "

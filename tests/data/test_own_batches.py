@@ -73,6 +73,23 @@ def test_samples_bound_the_images_and_batches_stay_whole():
     assert own.notes() == ["10 images were taken where 99 were asked for: there are no more"]
 
 
+def test_progress_knows_about_how_many_there_are():
+    seen = []
+    own = OwnBatches(FORMS["tensors"](), progress=lambda done, whole: seen.append((done, whole)))
+    passes(own)
+    assert seen[-3:] == [(4, 10), (8, 10), (10, 10)]
+    assert (4, 12) in seen
+
+
+def test_a_loader_of_a_stream_has_no_length():
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(IMAGES)
+
+    own = OwnBatches(DataLoader(Stream(), batch_size=4), progress=lambda done, whole: None)
+    assert all(torch.equal(found, IMAGES) for found in passes(own))
+
+
 def test_an_endless_iterator_is_read_as_far_as_samples_go():
     def endless():
         while True:

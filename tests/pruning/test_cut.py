@@ -6,7 +6,7 @@ from support.networks import VARIANTS, build
 from prune_realloc.core.cost import total_cost
 from prune_realloc.core.errors import InputError
 from prune_realloc.families import family_of
-from prune_realloc.pruning.cut import cut
+from prune_realloc.pruning.cut import cut, cut_to_widths
 from prune_realloc.pruning.hooks import masked
 from prune_realloc.pruning.sites import find_sites, widths
 from prune_realloc.runtime.networks import measured_macs
@@ -82,6 +82,20 @@ def test_softmax_scale_of_the_source_is_kept(tiny_vit):
     smaller = cut(tiny_vit, sites, {site.name: some_units(site, drop=8)})
     assert smaller.blocks[0].attn.scale == tiny_vit.blocks[0].attn.scale == 16**-0.5
     assert smaller.blocks[0].attn.qk_dim == 8
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"blocks.9.ffn": 8}, r"blocks\.9\.ffn is no site of this model"),
+        ({"blocks.0.ffn": None}, r"blocks\.0\.ffn is missing"),
+        ({"blocks.0.qk": 17}, r"17 of blocks\.0\.qk are more than its 16"),
+    ],
+)
+def test_widths_that_are_not_those_of_the_network_are_refused(tiny_vit, change, complaint):
+    wanted = widths(find_sites(tiny_vit)) | change
+    with pytest.raises(InputError, match=complaint):
+        cut_to_widths(tiny_vit, {name: width for name, width in wanted.items() if width is not None})
 
 
 @pytest.mark.parametrize(

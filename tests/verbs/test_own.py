@@ -253,6 +253,33 @@ def test_what_does_not_fit_is_refused(arguments, complaint):
     assert "\n" not in str(caught.value)
 
 
+def test_a_network_that_runs_its_blocks_in_another_way_is_refused_before_the_work():
+    class Prompted(Passing):
+        def forward(self, images):
+            tokens = self.inner._pos_embed(self.inner.patch_embed(images))
+            return self.inner.blocks(torch.cat([tokens, tokens[:, -1:]], 1)).mean(1)
+
+    for scorer in ("fisher", "magnitude"):
+        values = {"scorer": scorer} | ({"allocation": "per-axis"} if scorer == "magnitude" else {})
+        with pytest.raises(InputError, match="does not run all blocks once"):
+            apply(recipe(**values), model=Prompted(small()), batches=batches_of((1, 32, 32)), timed=False)
+
+
+@pytest.mark.parametrize("scorer", ["activation", "magnitude"])
+def test_scorers_that_look_at_no_loss_leave_it_for_the_measure(scorer):
+    done = apply(recipe(scorer=scorer), model=segmenter(torch.float32), **SCENES, timed=False)
+    assert done.loss.achieved > 0
+    assert done.recipe.allocation == "per-axis"
+
+
+def test_a_pruned_outer_network_is_pruned_again_and_timed():
+    done = apply(recipe(), model=segmenter(torch.float32), **SCENES, timed=False)
+    again = apply(recipe(budget={"keep_macs": 0.7}), model=done.network, **SCENES)
+    assert again.source_cost == done.cost
+    assert again.timing.input_shape == (3, 32, 32)
+    assert again.units["blocks.0.ffn"].of == len(done.units["blocks.0.ffn"].index)
+
+
 @pytest.mark.parametrize("axis", ["embed", "block"])
 def test_what_a_network_around_reads_is_not_on_offer(axis, tmp_path):
     net = segmenter(torch.float32)
