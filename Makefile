@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-oldest lint house bench
+.PHONY: setup demo test test-oldest lint house bench fuzz
 
 # the stamp is younger than pyproject.toml as long as nothing needs to be installed again
 setup: .venv/installed
@@ -38,3 +38,7 @@ bench: setup
 	$(BIN)/python benchmarks/against_torch_pruning.py --accuracy docs/pruning.json --speed docs/pruning_speed.json
 	$(BIN)/python benchmarks/efficientvit_speed.py --out docs/efficientvit_speed.json
 	$(BIN)/python benchmarks/tables.py
+
+# 2,500 damaged inputs: none may end in a traceback, execute code or leave half of a file
+fuzz: setup
+	$(BIN)/python benchmarks/fuzz_inputs.py --out docs/fuzz_inputs.json

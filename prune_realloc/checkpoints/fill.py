@@ -23,6 +23,7 @@ def fill_(net: Any, found: Checkpoint, path: Path) -> nn.Module:
     where = f"ckpt {str(path)!r} does not fit model {name}"
     state = _renamed(net, found.state, where)
     _require_fit(net, state, where)
+    _require_floats(net, state, where)
     net.load_state_dict(state)
     if found.pretrained_cfg:
         net.pretrained_cfg = dict(net.pretrained_cfg) | found.pretrained_cfg | {"architecture": name}
@@ -44,6 +45,19 @@ def _renamed(net: nn.Module, state: dict[str, Tensor], where: str) -> dict[str, 
             except RuntimeError as error:
                 raise InputError(f"{where}: its position embedding cannot be resized ({first_line(error)})") from error
     return state
+
+
+def _require_floats(net: nn.Module, state: dict[str, Tensor], where: str) -> None:
+    """Refuse tensors whose numbers are not there, or would be taken for other ones."""
+    kinds = {name: tensor.is_floating_point() for name, tensor in net.state_dict().items()}
+    for name, tensor in state.items():
+        if tensor.is_meta or tensor.layout != torch.strided or tensor.is_quantized:
+            kind = "quantised" if tensor.is_quantized else "without values" if tensor.is_meta else "sparse"
+            raise InputError(f"{where}: {name} is {kind}; save it as a plain tensor of floats")
+        if kinds[name] and not tensor.is_floating_point():
+            raise InputError(
+                f"{where}: {name} is of {tensor.dtype}, not of floats, so it would be misread; save it as floats"
+            )
 
 
 def _require_fit(net: nn.Module, state: dict[str, Tensor], where: str) -> None:

@@ -16,7 +16,7 @@ from timm.layers import Attention, AttentionPoolLatent, GluMlp, LayerScale, Mlp,
 from timm.models.vision_transformer import Block, ResPostBlock, VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
-from prune_realloc.core.errors import InputError
+from prune_realloc.core.errors import InputError, first_line
 from prune_realloc.core.structure import Branch, Gate, OpaqueModule, Site, Stream, Structure
 from prune_realloc.families.attention import (
     STREAM,
@@ -36,6 +36,16 @@ from prune_realloc.models.free_attention import FreeAttention, FreePool
 SUPPORTS = "timm's VisionTransformer (ViT, DeiT, DeiT-III, DINOv2)"
 TIMM_MODULES: tuple[str, ...] = ("deit", "vision_transformer")
 ALIASES: tuple[str, ...] = ()
+
+_AXES = {
+    "patch_embed.proj.weight": 4,
+    "pos_embed": 3,
+    "cls_token": 3,
+    "dist_token": 3,
+    "reg_token": 3,
+    "head.weight": 2,
+}
+"""How many axes the tensors have that the shape of a network is read off."""
 
 
 def owns(model: nn.Module) -> bool:
@@ -234,8 +244,13 @@ def inferred_args(state: Mapping[str, Tensor], img_size: int | tuple[int, int] |
     """Patch and input size, channels and classes, and average pooling where there is a norm behind it.
 
     Raises:
-        InputError: the position embedding's grid is not square, and no input size is known.
+        InputError: the position embedding's grid is not square, and no input size is known; or a tensor is not of the
+            kind that its name says.
     """
+    for name, axes in _AXES.items():
+        if name in state and state[name].ndim != axes:
+            shape = tuple(state[name].shape)
+            raise InputError(f"{name} has the shape {shape}, not one of {axes} axes; the checkpoint is damaged")
     weight = state["patch_embed.proj.weight"]
     patch_h, patch_w = weight.shape[2:]
     args: dict[str, Any] = {
@@ -266,8 +281,15 @@ def depth_args(blocks: int) -> dict[str, Any]:
 
 
 def to_timm_keys(state: dict[str, Tensor], model: VisionTransformer) -> dict[str, Tensor]:
-    """The state dict of an original release (DeiT-III, DINOv2, CLIP, ...) under timm's names."""
-    return checkpoint_filter_fn(state, model, adapt_layer_scale=any("gamma_1" in k for k in state))
+    """The state dict of an original release (DeiT-III, DINOv2, CLIP, ...) under timm's names.
+
+    Raises:
+        RuntimeError: timm cannot, since tensors have other shapes than it goes by.
+    """
+    try:
+        return checkpoint_filter_fn(state, model, adapt_layer_scale=any("gamma_1" in k for k in state))
+    except (IndexError, ValueError, TypeError, ZeroDivisionError) as error:
+        raise RuntimeError(f"timm stumbles over the shape of a tensor: {first_line(error)}") from error
 
 
 def candidates(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

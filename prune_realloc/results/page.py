@@ -50,7 +50,7 @@ def write_report(analysis: Analysis, folder: str | Path) -> Path:
 def report_files(analysis: Analysis) -> dict[str, bytes]:
     """The picture and the page of an analysis, by the names of their files."""
     picture = retention_figure(analysis)
-    return {"retention.png": picture, "report.html": _report(summary(analysis), picture).encode()}
+    return {"retention.png": picture, "report.html": _bytes(_report(summary(analysis), picture))}
 
 
 def write_curves(rows: Sequence[Mapping[str, float]], settings: Mapping[str, Any], folder: Path) -> None:
@@ -65,7 +65,7 @@ def write_curves(rows: Sequence[Mapping[str, float]], settings: Mapping[str, Any
         formats=_EPOCH_FORMATS,
         settings=json.dumps(settings, indent=1),
     )
-    write_file(folder / "report.html", page.encode())
+    write_file(folder / "report.html", _bytes(page))
 
 
 def _report(numbers: dict[str, Any], picture: bytes) -> str:
@@ -86,6 +86,11 @@ def _report(numbers: dict[str, Any], picture: bytes) -> str:
 def _cells(table: Table) -> _Cells:
     columns = [[str(cell) for cell in column.cells] for column in table.columns]
     return _Cells([str(column.header) for column in table.columns], list(zip(*columns, strict=True)))
+
+
+def _bytes(page: str) -> bytes:
+    """The page as a file; file names on Linux may hold what is no letter of any alphabet, which is spelled out."""
+    return page.encode(errors="backslashreplace")
 
 
 def _base64(picture: bytes) -> str:

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from prune_realloc.core.errors import WorkFailed
+from prune_realloc.core.errors import NotFinite, WorkFailed
 from prune_realloc.data.batches import ImageSource, describe_place, iterate
 from prune_realloc.data.preprocessing import CHANNEL_MODE, Preprocessing
 from prune_realloc.results.prepared import Prepared
@@ -62,6 +62,7 @@ def parity(
 
     Raises:
         ExportError: the difference is above `TOLERANCE`.
+        NotFinite: the network's own outputs are not finite.
     """
     session = onnx_session(path)
     generator = torch.Generator().manual_seed(seed)
@@ -83,6 +84,7 @@ def parity_on_pictures(
     sees, and the class that the file names with the network's own.
 
     Raises:
+        NotFinite: the network's own outputs are not finite.
         ExportError: outputs differ by more than `TOLERANCE`, pixels by more than `_LEVELS`, or a class does.
     """
     session = onnx_session(path)
@@ -111,6 +113,8 @@ def _difference(found: Tensor, expected: Tensor) -> float:
     """The share of the largest output by which one batch of outputs differs."""
     if found.shape != expected.shape:
         raise ExportError(f"ONNX Runtime returns the shape {tuple(found.shape)}, PyTorch {tuple(expected.shape)}")
+    if not torch.isfinite(expected).all():
+        raise NotFinite("the model's outputs are not finite: its activations overflow on the images of the check")
     relative = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
     if not relative <= TOLERANCE:  # also where it is NaN
         raise ExportError(

@@ -39,3 +39,27 @@ def test_a_checkpoint_that_does_not_fit_the_model(tmp_path, deit):
         load_model(DEIT, ckpt=path, model_args={"wings": 2})
     with pytest.raises(InputError, match="did you mean"):
         load_model("deit_tiny_patch16")
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda tensor: tensor.to_sparse(), "norm.weight is sparse; save it as a plain tensor of floats"),
+        (lambda tensor: tensor.to("meta"), "norm.weight is without values"),
+        (lambda tensor: (10 * tensor).to(torch.int8), "norm.weight is of torch.int8, not of floats"),
+        (lambda tensor: tensor > 0, "norm.weight is of torch.bool, not of floats"),
+        (lambda tensor: tensor.to(torch.complex64), "norm.weight is of torch.complex64, not of floats"),
+    ],
+)
+def test_tensors_that_are_no_plain_floats_are_refused(tmp_path, deit, change, complaint):
+    state = deit.state_dict()
+    state["norm.weight"] = change(state["norm.weight"])
+    with pytest.raises(InputError, match=f"does not fit model {DEIT}: {complaint}"):
+        load_model(DEIT, ckpt=saved(tmp_path / "deit.pth", state))
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_floats_of_any_size_are_weights(tmp_path, deit, kind):
+    state = {name: tensor.to(kind) for name, tensor in deit.state_dict().items()}
+    net = load_model(DEIT, ckpt=saved(tmp_path / "deit.pth", state))
+    torch.testing.assert_close(net.norm.weight, deit.norm.weight, rtol=1e-2, atol=1e-2)

@@ -9,6 +9,7 @@ from torch import nn
 
 from prune_realloc.core.errors import InputError
 from prune_realloc.families import cuttable_family_of
+from prune_realloc.families.vit import inferred_args, to_timm_keys
 from prune_realloc.pruning.sites import find_sites
 
 
@@ -57,3 +58,21 @@ def test_folding_layer_scale_leaves_the_function(layout):
     assert all((p == 1).all() for name, p in whole.named_parameters() if name.endswith("gamma"))
     with torch.no_grad():
         torch.testing.assert_close(whole(images), model(images), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["patch_embed.proj.weight", "pos_embed", "head.weight"])
+@pytest.mark.parametrize("change", [lambda tensor: tensor[None], lambda tensor: tensor.flatten()[0]])
+def test_tensors_with_other_axes_are_named(name, change):
+    state = build().state_dict()
+    state[name] = change(state[name])
+    with pytest.raises(
+        InputError, match=rf"{name} has the shape \(.*\), not one of \d axes; the checkpoint is damaged"
+    ):
+        inferred_args(state, None)
+
+
+def test_what_timm_stumbles_over_is_one_kind_of_error():
+    net = build()
+    state = {name: tensor.flatten()[0] for name, tensor in net.state_dict().items()}
+    with pytest.raises(RuntimeError, match="timm stumbles over the shape of a tensor"):
+        to_timm_keys(state, net)

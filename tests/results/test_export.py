@@ -45,6 +45,15 @@ def test_broken_parity_leaves_no_file(tiny_vit, tmp_path, monkeypatch, factor):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_network_that_overflows_is_no_input_for_it(tiny_vit, tmp_path, monkeypatch):
+    fake_exporter(monkeypatch)
+    fake_session(monkeypatch, lambda images: tiny_vit(images))
+    tiny_vit.head.weight.data.fill_(3e38)
+    with pytest.raises(InputError, match="outputs are not finite"):
+        export_onnx(tiny_vit, tmp_path / "m.onnx", input_shape=SHAPE)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_another_shape_is_no_parity(tiny_vit, tmp_path, monkeypatch):
     fake_exporter(monkeypatch)
     fake_session(monkeypatch, lambda images: tiny_vit(images)[:1])

@@ -51,3 +51,8 @@ def test_only_the_last_epochs_are_listed(tmp_path):
     write_curves([row | {"epoch": float(epoch)} for epoch in range(1, 31)], {}, tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert (page.count("<tr><td>"), "<tr><td>11</td>" in page) == (20, True)
+
+
+def test_a_name_that_is_no_text_is_spelled_out(tmp_path):
+    analysis = make_toy_analysis(model={"architecture": "vit"}, notes=("pictures\udcff cannot be read",))
+    assert r"pictures\udcff cannot be read" in write_report(analysis, tmp_path).read_text()
