@@ -54,7 +54,9 @@ def preprocessing(model: nn.Module, input_size: tuple[int, int, int], overrides:
         input_size: (C, H, W) of the network as it is now.
         overrides: any of `mean`, `std`, `interpolation`, `crop_pct`, `crop_mode`; None values do not count.
     """
-    config = resolve_data_config({}, pretrained_cfg=getattr(model, "pretrained_cfg", {}))
+    # of an empty configuration timm makes an error, of one without these fields its defaults
+    known = getattr(model, "pretrained_cfg", None) or {"architecture": None}
+    config = resolve_data_config({}, pretrained_cfg=known)
     given = {key: value for key, value in overrides.items() if value is not None}
     values: dict[str, Any] = {key: given.get(key, config[key]) for key in ("mean", "std")}
     channels = input_size[0]

@@ -1,8 +1,9 @@
 import pytest
 from support.networks import build
+from torch import nn
 
 from prune_realloc.core.errors import InputError
-from prune_realloc.data.preprocessing import preprocessing
+from prune_realloc.data.preprocessing import preprocessing, preprocessing_taken
 
 
 def test_preprocessing_comes_from_the_model_and_can_be_overridden():
@@ -15,3 +16,11 @@ def test_preprocessing_comes_from_the_model_and_can_be_overridden():
         preprocessing(model, (3, 32, 32), {"mean": (0.1, 0.2)})
     with pytest.raises(InputError, match="4 channels"):
         preprocessing(model, (4, 32, 32), {})
+
+
+def test_a_network_that_states_nothing_gets_timms_defaults_as_a_guess():
+    net = nn.Conv2d(3, 4, 1)
+    prepare = preprocessing(net, (3, 32, 32), {"std": (0.5, 0.5, 0.5)})
+    assert (prepare.mean, prepare.std) == ((0.485, 0.456, 0.406), (0.5, 0.5, 0.5))
+    taken = preprocessing_taken(net, prepare, {"std": (0.5, 0.5, 0.5)})
+    assert (taken["mean"].guessed, taken["std"].origin, taken["std"].guessed) == (True, "--std", False)

@@ -46,6 +46,21 @@ def test_ones_own_cross_entropy_gives_the_scores_of_labels():
     assert (found[1].right, found[1].entropy) == (None, None)
 
 
+def test_one_logit_is_scored_as_the_second_of_two_whose_first_is_zero():
+    one, two = build(num_classes=1).double(), build(num_classes=2).double()
+    two.load_state_dict(one.state_dict() | {"head.weight": torch.zeros(2, 48), "head.bias": torch.zeros(2)})
+    with torch.no_grad():
+        two.head.weight[1], two.head.bias[1] = one.head.weight[0], one.head.bias[0]
+    batches = [dataclasses.replace(batch, labels=batch.labels % 2) for batch in batches_of(images_of(12), 8)]
+    inside = [site for site in find_sites(one) if site.axis in ("qk", "v", "ffn")]
+    for objective in (LABELS, objective_for(one, Draws(0), labelled=False, loss=None)):
+        first, second = (gate_moments(net, inside, batches, objective=objective) for net in (one, two))
+        assert (first.loss, first.entropy) == pytest.approx((second.loss, second.entropy), rel=1e-12)
+        assert first.right == second.right
+        for site in inside:
+            np.testing.assert_allclose(first.second[site.name], second.second[site.name], rtol=1e-9, atol=1e-18)
+
+
 def test_another_batch_split_changes_no_score_of_ones_own_loss():
     net = segmenter()
     sites = find_sites(net)
