@@ -18,7 +18,7 @@ from prune_realloc.checkpoints.folders import FORMAT_VERSION
 from prune_realloc.checkpoints.pruned import build_pruned
 from prune_realloc.core.errors import InputError, first_line
 from prune_realloc.core.files import CHECKSUMS, checksums, make_folder, write_files
-from prune_realloc.core.names import PREPROCESSING, PRUNED, RECIPE_FILE, RESULT_FILE, WEIGHTS_FILE
+from prune_realloc.core.names import PREPROCESSING, PRUNED, RECIPE_FILE, RESULT_FILE, UNITS_FILE, WEIGHTS_FILE
 from prune_realloc.families import family_of
 from prune_realloc.families.inputs import input_shape
 from prune_realloc.pruning.sites import find_sites, widths
@@ -42,7 +42,7 @@ def save_pruned(net: Any, folder: str | Path, more: Mapping[str, bytes] | None =
     config = describe(net, PRUNED, check_rebuild(net))
     folder = Path(folder)
     make_folder(folder)
-    for name in {RECIPE_FILE, RESULT_FILE} - {*(more or {})}:  # of the network that lay here before
+    for name in {RECIPE_FILE, RESULT_FILE, UNITS_FILE} - {*(more or {})}:  # of the network that lay here before
         (folder / name).unlink(missing_ok=True)
     write_files(folder, network_files(config, weights_file(net), more))
 

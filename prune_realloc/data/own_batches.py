@@ -151,7 +151,8 @@ class OwnBatches:
 
     def taken(self) -> dict[str, Fact]:
         """What was taken, for the line that says it."""
-        return {"images": Fact(len(self.checksums), ORIGIN)}
+        facts = {"images": len(self.checksums), "input size": list(self.shape), "preprocessing": "as they come"}
+        return {name: Fact(value, ORIGIN) for name, value in facts.items()}
 
     def facts(self) -> dict[str, Any]:
         """What the images were; there is no name that would open them again."""

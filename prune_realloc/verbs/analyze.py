@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import nn
 
-from prune_realloc.checkpoints.facts import plain_facts
 from prune_realloc.core.analysis import Analysis
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.names import Progress
@@ -23,7 +22,7 @@ from prune_realloc.recipe.options import SOURCE_OPTIONS, read_options
 from prune_realloc.results.opening import Reading, is_shipped, open_network, open_stream, require_images
 from prune_realloc.runtime.device import pick_device
 from prune_realloc.runtime.networks import evaluation_mode
-from prune_realloc.verbs.own import Own, open_batches, require_batches
+from prune_realloc.verbs.own import Own, open_batches, plain_taken_of, require_batches
 
 
 def analyze(
@@ -93,7 +92,7 @@ def analyze(
             source=opened,
             asked={} if own.batches is not None else asked,
         ).analysis
-    return dataclasses.replace(found, taken=plain_facts(net, None if stream is None else stream.taken()))
+    return dataclasses.replace(found, taken=plain_taken_of(net, stream))
 
 
 def calibration(net: nn.Module, data: Data, reading: Reading, scorer: str, own: Own) -> Calibration | None:

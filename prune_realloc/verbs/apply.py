@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import nn
 
-from prune_realloc.checkpoints.facts import plain_facts
 from prune_realloc.checkpoints.save import check_rebuild, save_pruned, save_weights
 from prune_realloc.core.cost import total_cost
 from prune_realloc.core.errors import require_at_least
@@ -38,7 +37,7 @@ from prune_realloc.runtime.networks import evaluation_mode
 from prune_realloc.verbs.applied import Applied, Pair
 from prune_realloc.verbs.carry_out import Result, carry_out, check_fit, no_worse_than_uniform
 from prune_realloc.verbs.judge import Judge, Judges, judges_for
-from prune_realloc.verbs.own import Own, Score, open_batches, require_batches
+from prune_realloc.verbs.own import Own, Score, open_batches, plain_taken_of, require_batches
 
 _IDENTITY = ("architecture", "weights_sha256", "input_size", "num_classes")
 """Fields of a recipe's source that say what the network was."""
@@ -117,7 +116,7 @@ def apply(
         timing,
         [*notes, *more, *outcome],
         pairs,
-        plain_facts(net, None if images is None else images.taken()),
+        plain_taken_of(net, images),
     )
     if out is not None:
         _write(applied, out)

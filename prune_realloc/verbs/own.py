@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from prune_realloc.checkpoints.facts import plain_facts
 from prune_realloc.core.errors import InputError, first_line
 from prune_realloc.core.names import Progress
+from prune_realloc.data.calibration import Calibration
 from prune_realloc.data.own_batches import Inputs, OwnBatches, labels_of
 from prune_realloc.families import family_of
 from prune_realloc.families.host import Host, find_host
@@ -22,7 +24,9 @@ from prune_realloc.runtime.networks import count_classes, evaluation_mode
 
 Score = Callable[[nn.Module], float]
 """A network -> how good it is; larger is better."""
-_OF_FILES = ("name", "split", "data_dir", "preprocess")
+_OF_FILES = ("name", "split", "data_dir", "class_map", "class_order", "preprocess")
+_PREPARED = ("mean", "std", "interpolation", "crop")
+"""Facts that hold for images of files only: the caller's come prepared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +85,14 @@ def require_batches(net: nn.Module) -> None:
     host = find_host(net)
     if not host.stands_alone:
         raise InputError(f"model {host}: nothing tells how images are prepared for it; give batches= of your own")
+
+
+def plain_taken_of(net: nn.Module, images: Calibration | None) -> dict[str, dict[str, Any]]:
+    """What a run went by, ready for JSON."""
+    found = plain_facts(net, None if images is None else images.taken())
+    if not isinstance(images, OwnBatches):
+        return found
+    return {name: fact for name, fact in found.items() if name not in _PREPARED}
 
 
 def _remarks(net: nn.Module, images: OwnBatches, own: Own) -> list[str]:

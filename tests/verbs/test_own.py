@@ -77,6 +77,10 @@ def test_own_batches_and_cross_entropy_are_the_built_in_path(scorer):
             np.testing.assert_allclose(found.scores[name], scores, rtol=1e-5, atol=1e-12, err_msg=f"{way} {name}")
             np.testing.assert_allclose(found.damage[name], built_in.damage[name], rtol=1e-3, atol=1e-9)
     assert ways["labels of the batches"].top1 == built_in.top1
+    taken = ways["own loss"].taken
+    assert "mean" not in taken  # the batches come prepared, by whatever it was
+    assert taken["images"] == {"value": 96, "origin": "the batches given", "guessed": False}
+    assert taken["preprocessing"]["value"] == "as they come"
 
 
 def test_drawn_labels_and_activations_are_the_built_in_path_too():
@@ -233,6 +237,7 @@ def batches_of(shape, count=4):
         ({"inputs": pixels_of}, "inputs is for batches of your own"),
         ({"batches": [], "data": "demo"}, "data.name is for images of files, and batches are given"),
         ({"batches": [], "split": "validation"}, "data.split is for images of files"),
+        ({"batches": [], "class_order": "timm"}, "data.class_order is for images of files"),
         ({"batches": []}, "batches: there are none"),
         ({"batches": SCENES["batches"]}, "say where its images are: inputs="),
         ({"batches": batches_of((1, 32, 32)), "loss": 3}, "loss must be a function, got a int"),
