@@ -278,9 +278,7 @@ _PLACES: Mapping[str, Callable[[Path, Random], object]] = {
     "picture leads nowhere": lambda path, rng: _replaced(path, lambda place: place.symlink_to("/no/such.png")),
     "stray picture": lambda path, rng: shutil.copy(path, path.parent.parent),
     "stray text": lambda path, rng: (path.parent / "labels.csv").write_text("a,b\n"),
-    "one class more": lambda path, rng: shutil.copytree(
-        path.parent, path.parent.parent / "zebra", symlinks=True, dirs_exist_ok=True
-    ),
+    "one class more": lambda path, rng: _new_class(path.parent),
     "one class less": lambda path, rng: shutil.rmtree(path.parent),
     "empty class": lambda path, rng: (path.parent.parent / "empty").mkdir(exist_ok=True),
     "notebook's copies": lambda path, rng: (path.parent / ".ipynb_checkpoints").mkdir(exist_ok=True),
@@ -290,6 +288,11 @@ _PLACES: Mapping[str, Callable[[Path, Random], object]] = {
     "no folder": lambda path, rng: shutil.rmtree(path.parent.parent),
     "only a part": lambda path, rng: path.parent.rename(path.parent.with_name("train")),
 }
+
+
+def _new_class(folder: Path) -> None:
+    if not (other := folder.parent / "zebra").exists():
+        shutil.copytree(folder, other, symlinks=True)
 
 
 def _new_folder(path: Path) -> Path:

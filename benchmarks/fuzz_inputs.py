@@ -81,14 +81,14 @@ def forked(sound: Sound, work: Path, seed: int, names: Sequence[str], apart: int
             process.kill()
         process.join()
         if waiting:
-            end = {
-                "case": waiting.pop(0),
-                "what": ("?",),
-                "verb": "?",
-                "code": process.exitcode,
-                "seconds": 3.0 * SECONDS,
-            }
-            yield end | {"problems": [f"the process ended with {process.exitcode}"], "said": "", "apart": False}
+            code = int(process.exitcode or 0)
+            yield _ended(waiting.pop(0), code, 3.0 * SECONDS, f"the process ended with {code}")
+
+
+def _ended(name: str, code: int, seconds: float, problem: str) -> Result:
+    """The result of a case that came to none."""
+    common = {"case": name, "what": ("?",), "verb": "?", "code": code, "seconds": seconds}
+    return common | {"problems": [problem], "said": "", "apart": False}
 
 
 def _work(sound: Sound, work: Path, seed: int, names: Sequence[str], apart: int, sender: Any) -> None:
@@ -96,7 +96,10 @@ def _work(sound: Sound, work: Path, seed: int, names: Sequence[str], apart: int,
     for name in names:
         folder = work / name.replace(" ", "-")
         shutil.rmtree(folder, ignore_errors=True)
-        result = run_case(sound, folder, seed, name, apart=bool(apart) and int(name.split()[1]) % apart == 1)
+        try:
+            result = run_case(sound, folder, seed, name, apart=bool(apart) and int(name.split()[1]) % apart == 1)
+        except Exception as error:  # a mistake of this script, which counts as a failure too
+            result = _ended(name, 0, 0.0, f"this script failed: {error!r}"[:200])
         if not result["problems"]:
             shutil.rmtree(folder, ignore_errors=True)
         sender.send(result)

@@ -65,7 +65,7 @@ def _note_replaced(weights: Path, named: Mapping[str, str]) -> None:
     It is no reason to refuse them: they may have been trained further with other tools.
     """
     if weights.name in named and checksums({weights.name: weights.read_bytes()}) != {weights.name: named[weights.name]}:
-        _LOG.warning("note: %s is another file than the config.json beside it was written with", weights)
+        _LOG.warning("note: %r is another file than the config.json beside it was written with", str(weights))
 
 
 def read_config(path: Path) -> Checkpoint:

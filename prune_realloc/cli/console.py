@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from prune_realloc.core.errors import one_line
 from prune_realloc.core.taken import taken_from, taken_line
 
 
@@ -46,8 +47,8 @@ def show_json(values: Any) -> None:
 
 
 def say(line: str) -> None:
-    """A line on stderr."""
-    _console(stderr=True).print(line, soft_wrap=True)
+    """A line on stderr, one whatever the names in it hold."""
+    _console(stderr=True).print(one_line(line), soft_wrap=True)
 
 
 def say_notes(notes: Iterable[str]) -> None:

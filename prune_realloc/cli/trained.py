@@ -50,4 +50,5 @@ def say_timm_command(
     text = timm_command(settings, source, data, network, **{"data_dir": None, **parts})
     without = [flag for flag, value in others.items() if value is not None]
     left_out = f" (without {', '.join(without)})" if without else ""
-    say(f"\nthe same with timm's train.py, as far as it goes{left_out}: {text}")
+    say("")
+    say(f"the same with timm's train.py, as far as it goes{left_out}: {text}")

@@ -37,7 +37,7 @@ def test_weights_that_were_trained_further_are_taken_and_said(tmp_path, caplog):
     safetensors.torch.save_file(net.state_dict(), tmp_path / "model.safetensors")
     assert torch.equal(load_model(ckpt=tmp_path).head.bias, net.head.bias)
     (message,) = caplog.messages
-    assert "model.safetensors is another file than the config.json beside it" in message
+    assert "model.safetensors' is another file than the config.json beside it" in message
 
 
 @pytest.mark.parametrize("changes", range(8))
