@@ -58,6 +58,8 @@ def require_architecture_args(args: Mapping[str, Any], where: str, *, plain: boo
                 "an address; remove it (weights come from --ckpt or --pretrained)"
             )
         _require_plain(value, f"{where}.{name}", plain)
+        if name == "num_heads" and isinstance(value, int) and value < 1:  # timm builds a network with -1
+            raise InputError(f"{where}.num_heads must be at least 1, got {value}")
 
 
 def require_architecture_name(name: Any, where: str) -> str:

@@ -14,6 +14,7 @@ from support.networks import build
 
 from prune_realloc import load_pruned, save_pruned
 from prune_realloc.checkpoints import create
+from prune_realloc.checkpoints.allowed import require_architecture_args
 from prune_realloc.checkpoints.load import DEMO, load_model, new_model
 from prune_realloc.core.errors import InputError
 
@@ -200,3 +201,9 @@ def test_what_no_file_may_hold_is_not_written(tmp_path):
     with pytest.raises(InputError, match=r"model_args\.norm_layer is refused: a type is no plain value"):
         save_pruned(net, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("heads", [0, -1])
+def test_heads_that_timm_would_build_and_nothing_can_compute(heads):
+    with pytest.raises(InputError, match=rf"model_args\.num_heads must be at least 1, got {heads}"):
+        require_architecture_args({"num_heads": heads}, "model_args")
