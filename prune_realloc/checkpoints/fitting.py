@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from math import log
 from typing import Any
 
+import timm
 import torch
 from torch import Tensor, nn
 
-from prune_realloc.checkpoints.create import create_skeleton
-from prune_realloc.core.errors import InputError
 from prune_realloc.families.base import Family
 
 _SHOWN = 3
 
 
-def built(
-    names: Iterable[str], args: Mapping[str, Any], path: Path, state: Mapping[str, Tensor] | None = None
-) -> dict[str, Any]:
+def built(names: Iterable[str], args: Mapping[str, Any], state: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
     """timm's networks of these names, without memory; those that the arguments do not build are left out.
 
     Args:
@@ -27,15 +24,24 @@ def built(
     """
     found = {}
     for name in names:
+        net = _empty(name, args)
+        if net is not None and state is not None and (classes := classes_of(net, state)) is not None:
+            net = _empty(name, {"num_classes": classes} | dict(args))
+        if net is not None:
+            found[name] = net
+    return found
+
+
+def _empty(name: str, args: Mapping[str, Any]) -> Any:
+    """The network without memory; None where it cannot be built."""
+    drawn: dict[str, Any] = {"weight_init": "skip"}  # where a network knows it: drawing is most of the time
+    for more in (drawn, {}):
         try:
             with torch.device("meta"):
-                net = create_skeleton(name, args, path)
-                if state is not None and (classes := classes_of(net, state)) is not None:
-                    net = create_skeleton(name, {"num_classes": classes} | dict(args), path)
-        except InputError:
+                return timm.create_model(name, pretrained=False, **more, **args)
+        except Exception:  # timm's constructors raise many kinds
             continue
-        found[name] = net
-    return found
+    return None
 
 
 def classes_of(net: Any, state: Mapping[str, Tensor]) -> int | None:
@@ -74,7 +80,14 @@ def nearest(state: Mapping[str, Tensor], nets: Mapping[str, nn.Module]) -> str:
     if not nets:
         return f"{text}; name the nearest with --model and its differences with --model-arg, such as num_heads=6"
     wants = {name: _shapes(net.state_dict()) for name, net in nets.items()}
-    best = max(wants, key=lambda name: len(have.items() & wants[name].items()))
+    size = sum(shape.numel() for shape in have.values())
+
+    def nearness(name: str) -> tuple[int, float]:
+        """Equal tensors, and where as many are, the likeness of the sizes."""
+        other = sum(shape.numel() for shape in wants[name].values())
+        return len(have.items() & wants[name].items()), -abs(log((1 + size) / (1 + other)))
+
+    best = max(wants, key=nearness)
     want = wants[best]
     common = sorted(have.keys() & want.keys())
     wrong = [f"{key} {tuple(have[key])} for {tuple(want[key])}" for key in common if have[key] != want[key]]

@@ -169,7 +169,10 @@ def _inferred(
 ) -> dict[str, Any]:
     """What the shapes tell; where they leave the input size open, what the file states, else what the user asks for."""
     # a pruned network was built for the size of its source
-    stated = found.hints | found.model_args.get("source_args", {}) | found.model_args | extra
+    source_args: Any = found.model_args.get("source_args", {})
+    if not isinstance(source_args, Mapping):
+        raise InputError(f"model_args.source_args {source_args!r} is no mapping of arguments; mend the config.json")
+    stated = found.hints | dict(source_args) | found.model_args | dict(extra)
     return family.inferred_args(found.state, stated.get("img_size", img_size))
 
 

@@ -44,13 +44,13 @@ def recognise(family: Family, state: dict[str, Tensor], args: dict[str, Any], pa
         InputError: none fits, or several do and the file's name does not decide.
     """
     native = family.candidates(state)
-    fitting = {name: net for name, net in built(native, args, path).items() if fits(family, net, state)}
+    fitting = {name: net for name, net in built(native, args).items() if fits(family, net, state)}
     if not fitting:
         _, kin = indexed(state)
         own = [name for module in family.TIMM_MODULES for name in timm.list_models(module=module)]
         if kin and not {*kin} & {*own}:
             return None
-        raise InputError(f"ckpt {str(path)!r}: {nearest(state, built(native or own, args, path))}")
+        raise InputError(f"ckpt {str(path)!r}: {nearest(state, built(native or own, args))}")
     if len(fitting) == 1:
         return Recognised(next(iter(fitting)), "shapes", guessed=False)
     kin = [name for name in fitting if path.name.lower().startswith(name)]
@@ -73,11 +73,11 @@ def recognise_unlisted(state: Mapping[str, Tensor], args: dict[str, Any], path: 
         InputError: none fits, or several do; the message names the nearest and the tensors that differ.
     """
     same, kin = indexed(state)
-    fitting = {name: net for name, net in built(same, args, path, state).items() if fits(None, net, state)}
+    fitting = {name: net for name, net in built(same, args, state).items() if fits(None, net, state)}
     if not fitting and kin:
-        raise InputError(f"ckpt {str(path)!r}: {nearest(state, built(kin, args, path, state))}")
+        raise InputError(f"ckpt {str(path)!r}: {nearest(state, built(kin, args, state))}")
     if not fitting:
-        raise InputError(f"ckpt {str(path)!r}: {_of_no_layout(state, path)}")
+        raise InputError(f"ckpt {str(path)!r}: {_of_no_layout(state)}")
     named = [name for name in fitting if path.name.lower().startswith(name)]
     chosen = max(named, key=len) if named else next(iter(fitting))
     listed = _differences(fitting, chosen)
@@ -90,11 +90,11 @@ def recognise_unlisted(state: Mapping[str, Tensor], args: dict[str, Any], path: 
     return Recognised(chosen, origin, guessed=bool(listed))
 
 
-def _of_no_layout(state: Mapping[str, Tensor], path: Path) -> str:
+def _of_no_layout(state: Mapping[str, Tensor]) -> str:
     """In words: what is there, and the network of timm with the most names in common, where some are."""
     first = ", ".join([*state][:3])
     leaders = [models[0] for module in list_modules() if (models := timm.list_models(module=module))]
-    alike = {name: likeness(state, net) for name, net in built(leaders, {}, path).items()}
+    alike = {name: likeness(state, net) for name, net in built(leaders, {}).items()}
     best = max(alike, key=lambda name: alike[name])
     hint = f"; the names are nearest to {best}'s, {alike[best]:.0%} of them in common" if alike[best] > _ALIKE else ""
     return f"tensors {first}, ... are of no known layout{hint}; name it with --model"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from timm.data import resolve_data_config
@@ -13,6 +14,8 @@ from prune_realloc.core.errors import InputError
 from prune_realloc.core.taken import Fact, Taken
 
 CHANNEL_MODE = {1: "L", 3: "RGB"}
+_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+_CROP_MODES = ("center", "squash", "border")
 
 
 @dataclass(frozen=True)
@@ -63,11 +66,35 @@ def preprocessing(model: nn.Module, input_size: tuple[int, int, int], overrides:
     if channels not in CHANNEL_MODE:
         raise InputError(f"the model takes {channels} channels; images have 1 or 3")
     for key, value in values.items():
-        numbers = tuple(float(v) for v in value)
+        numbers = _numbers(key, value)
         if len(numbers) not in (1, channels) and key in given:
             raise InputError(f"{key} has {len(numbers)} values where the model takes {channels} channels")
         # a network made for colour and given gray images gets the mean over its channels
         values[key] = numbers if len(numbers) == channels else (sum(numbers) / len(numbers),) * channels
     for key in ("interpolation", "crop_pct", "crop_mode"):
         values[key] = given.get(key, config[key])
+    _check_way(values)
     return Preprocessing(input_size=input_size, **values)
+
+
+def _numbers(key: str, value: Any) -> tuple[float, ...]:
+    """Mean or std, which may stand in a file.
+
+    Raises:
+        InputError: it is no list of finite numbers, or a deviation is not above 0.
+    """
+    values = value if isinstance(value, list | tuple) else [value]
+    good = [isinstance(v, int | float) and not isinstance(v, bool) and isfinite(v) for v in values]
+    if not values or not all(good) or (key == "std" and min(values) <= 0):
+        raise InputError(f"{key} {value!r} is not one number for each channel; give others with --{key}")
+    return tuple(float(v) for v in values)
+
+
+def _check_way(values: Mapping[str, Any]) -> None:
+    """Raises InputError where images cannot be resized and cropped in such a way."""
+    share = values["crop_pct"]
+    if not isinstance(share, int | float) or isinstance(share, bool) or not 0.01 <= share <= 10:
+        raise InputError(f"crop_pct {share!r} is no share of the image, such as 0.875; give another with --crop-pct")
+    for key, known in (("interpolation", (*_INTERPOLATIONS, "random")), ("crop_mode", _CROP_MODES)):
+        if values[key] not in known:
+            raise InputError(f"{key} {values[key]!r} is unknown; choose one of {', '.join(known)}")
