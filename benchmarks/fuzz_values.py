@@ -153,7 +153,7 @@ TENSORS: dict[str, Callable[[Tensor, Random], Any]] = {
     "sparse": lambda tensor, rng: tensor.to_sparse(),
     "quantized": lambda tensor, rng: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8),
     "a parameter": lambda tensor, rng: torch.nn.Parameter(tensor),
-    "an array": lambda tensor, rng: tensor.numpy(),
+    "an array": lambda tensor, rng: tensor.float().numpy(),
     "a numpy number": lambda tensor, rng: np.float64(0.5),
     "a path": lambda tensor, rng: Path("weights"),
     "a list": lambda tensor, rng: tensor.tolist(),

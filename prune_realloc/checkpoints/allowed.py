@@ -77,8 +77,21 @@ def descriptive(pretrained_cfg: Mapping[str, Any]) -> dict[str, Any]:
     """`pretrained_cfg` without what names files, addresses and loading functions.
 
     These are left out and not refused: timm's own files have them, and nothing is loaded from there.
+
+    Raises:
+        InputError: a field is no value, list or mapping of values.
     """
-    return {key: value for key, value in pretrained_cfg.items() if key in _DESCRIPTIVE}
+    found = {key: value for key, value in pretrained_cfg.items() if key in _DESCRIPTIVE}
+    for key, value in found.items():
+        if not _shallow(value, 3):
+            raise InputError(f"pretrained_cfg.{key} is no plain value; mend or remove it")
+    return found
+
+
+def _shallow(value: Any, depth: int) -> bool:
+    """Whether a value of JSON has lists and mappings inside one another only so many times."""
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else None
+    return inner is None or (depth > 0 and all(_shallow(one, depth - 1) for one in inner))
 
 
 def _require_plain(value: Any, where: str, plain: bool) -> None:

@@ -42,9 +42,8 @@ def save_pruned(net: Any, folder: str | Path, more: Mapping[str, bytes] | None =
     config = describe(net, PRUNED, check_rebuild(net))
     folder = Path(folder)
     make_folder(folder)
-    for name in {RECIPE_FILE, RESULT_FILE, UNITS_FILE} - {*(more or {})}:  # of the network that lay here before
-        (folder / name).unlink(missing_ok=True)
-    write_files(folder, network_files(config, weights_file(net), more))
+    others = {RECIPE_FILE, RESULT_FILE, UNITS_FILE} - {*(more or {})}  # of a network that lay here before
+    write_files(folder, network_files(config, weights_file(net), more), gone=sorted(others))
 
 
 def save_weights(net: nn.Module, folder: str | Path, more: Mapping[str, bytes] | None = None) -> None:
@@ -58,8 +57,8 @@ def save_weights(net: nn.Module, folder: str | Path, more: Mapping[str, bytes] |
     """
     folder = Path(folder)
     make_folder(folder)
-    (folder / "config.json").unlink(missing_ok=True)  # it would speak of another network
-    write_files(folder, {**(more or {}), "model.safetensors": weights_file(net)})
+    files = {**(more or {}), WEIGHTS_FILE: weights_file(net)}
+    write_files(folder, files, gone=["config.json"])  # it would speak of another network
 
 
 def network_files(config: bytes, weights: bytes | None, more: Mapping[str, bytes] | None = None) -> dict[str, bytes]:

@@ -36,7 +36,7 @@ def write_file(path: Path, content: bytes) -> None:
     write_files(path.parent, {path.name: content})
 
 
-def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
+def write_files(folder: Path, contents: Mapping[str, bytes], gone: Iterable[str] = ()) -> None:
     """Write a set of files, as `put_in_place` does; names may lie in folders below, which exist.
 
     Raises:
@@ -52,19 +52,23 @@ def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
                 with os.fdopen(handle, "wb") as file:
                     file.write(content)
                 partial[name].chmod(0o644)
-        put_in_place(folder, partial)
+        put_in_place(folder, partial, gone)
     finally:
         for written in partial.values():
             written.unlink(missing_ok=True)
 
 
-def put_in_place(folder: Path, written: Mapping[str, Path]) -> None:
+def put_in_place(folder: Path, written: Mapping[str, Path], gone: Iterable[str] = ()) -> None:
     """Give finished files on the same disk their names in `folder`, so that files of two sets never lie together.
 
     What is there of an older set goes first, its last file before the others; then the new ones come in order, the
     first in the place of the old one, which stayed until then. So whenever this is interrupted, files may be missing
     but none lies beside one of another run, and where the last file of the set is, there is all of it. Content reaches
     the disk before its name does.
+
+    Args:
+        written: name -> the finished file.
+        gone: names that an older set may have and the new one has not; they go with it.
 
     Raises:
         InputError: a name is taken by a folder, or the disk is read-only or full.
@@ -73,7 +77,7 @@ def put_in_place(folder: Path, written: Mapping[str, Path]) -> None:
     for place, path in places.items():
         with _named(place):
             _sync(path)
-    for place in [*reversed(places)][:-1]:
+    for place in [*[*reversed(places)][:-1], *(folder / name for name in gone)]:
         with _named(place):
             place.unlink(missing_ok=True)
     _sync_folders(places)

@@ -14,7 +14,7 @@ from support.networks import build
 
 from prune_realloc import load_pruned, save_pruned
 from prune_realloc.checkpoints import create
-from prune_realloc.checkpoints.allowed import require_architecture_args
+from prune_realloc.checkpoints.allowed import descriptive, require_architecture_args
 from prune_realloc.checkpoints.load import DEMO, load_model, new_model
 from prune_realloc.core.errors import InputError
 
@@ -207,3 +207,12 @@ def test_what_no_file_may_hold_is_not_written(tmp_path):
 def test_heads_that_timm_would_build_and_nothing_can_compute(heads):
     with pytest.raises(InputError, match=rf"model_args\.num_heads must be at least 1, got {heads}"):
         require_architecture_args({"num_heads": heads}, "model_args")
+
+
+def test_what_nests_without_end_is_no_description():
+    nested = []
+    for _ in range(50):
+        nested = [nested]
+    with pytest.raises(InputError, match=r"pretrained_cfg\.input_size is no plain value"):
+        descriptive({"input_size": [3, nested]})
+    assert descriptive({"input_size": [3, 32, 32], "url": "x"}) == {"input_size": [3, 32, 32]}

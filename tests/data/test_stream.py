@@ -34,14 +34,14 @@ def test_what_was_taken_of_the_images(tmp_path):
         prepared=preprocessing_taken(net, prepare, overrides),
     )
     list(stream)
-    said = {name: str(fact) for name, fact in stream.taken().items()}
+    said = {name: f"{fact.text()} ({fact.why()})" for name, fact in stream.taken().items()}
     assert said == {
         "layout": "class folders (the folders)",
         "classes": "3, cat .. owl (folder names, both orders agree)",
         "images": f"29 of 30 (--data {data})",
         "left out": "1 in no picture format (cat/notes.txt), 1 unreadable (dog/003.png) (the files)",
-        "mean": "0.1, 0.2, 0.3 (--mean)",
-        "std": "0.5, 0.5, 0.5 (the network's configuration)",
+        "mean": "0.1/0.2/0.3 (--mean)",
+        "std": "0.5/0.5/0.5 (the network's configuration)",
         "interpolation": "bicubic (the network's configuration)",
         "crop": "0.9 (the network's configuration)",
     }
