@@ -50,6 +50,8 @@ def _unpickled(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals(extra):
             return finished(torch.load(path, map_location="cpu", weights_only=True))
+    except InputError:
+        raise
     except pickle.UnpicklingError as error:
         reason = _reason(str(error))
         raise InputError(f"ckpt {str(path)!r} is refused: {reason}; save its state_dict alone, as tensors") from error
