@@ -115,7 +115,10 @@ def _is_network(state: Mapping[str, Tensor]) -> bool:
 
 
 def _is_of_a_family(state: Mapping[str, Tensor]) -> bool:
-    return any(family.recognises(state) for family in FAMILIES.values())
+    """Whether a family knows the names; all of them under one first part are still in a wrapper."""
+    return len({name.partition(".")[0] for name in state}) > 1 and any(
+        family.recognises(state) for family in FAMILIES.values()
+    )
 
 
 def _is_foreign(config: Mapping[str, Any] | None, state: Mapping[str, Tensor]) -> bool:

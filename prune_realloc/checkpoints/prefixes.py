@@ -117,7 +117,7 @@ def _name_head(found: Unwrapped) -> None:
     if "head.weight" in found.state:
         return
     for part in _CLASSIFIERS:
-        layers = [name for name in found.state if re.fullmatch(rf"{part}(\.\w+)?\.weight", name)]
+        layers = [name for name in found.state if re.fullmatch(rf"{part}(\.\d+)?\.weight", name)]
         if len(layers) != 1 or found.state[layers[0]].ndim != 2:
             continue
         layer = layers[0].removesuffix(".weight")
