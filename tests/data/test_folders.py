@@ -1,5 +1,7 @@
 """What is found in folders: parts, classes, what is left out; and what is refused, by the names of the folders."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from prune_realloc.core.errors import InputError
 from prune_realloc.data.images import open_images
 from prune_realloc.data.labels import Naming
 from prune_realloc.data.levels import DATE
+from prune_realloc.data.stream import check_classes
 
 PIXEL = Image.new("RGB", (2, 2))
 
@@ -175,6 +178,46 @@ def test_known_names_decide_which_folder_is_the_class(tmp_path):
     make(tmp_path / "d", "site1/wolf/1.png")
     with pytest.raises(InputError, match="site1/wolf is none of the 3 classes of names in the checkpoint"):
         open_images(data, naming=Naming(names=names, classes=3))
+
+
+def test_names_in_the_checkpoint_of_which_none_is_there(tmp_path):
+    """Labels by the alphabet would be swapped; an order that is given decides, and is said."""
+    data = make(tmp_path / "d", "Hund/1.png", "Katze/2.png")
+    naming = Naming(names=("cat", "dog"), classes=2)
+    with pytest.raises(
+        InputError, match=r"folders \(Hund, Katze\) is called .* 2 classes of the checkpoint \(cat, dog\)"
+    ) as error:
+        open_images(data, naming=naming)
+    assert "--class-map FILE" in str(error.value)
+    assert "--class-order" in str(error.value)
+    assert "\n" not in str(error.value)
+    (tmp_path / "map").write_text("Katze,0\nHund,1")
+    source = open_images(data, naming=replace(naming, class_map=str(tmp_path / "map")))
+    assert [source.load(i)[1] for i in range(2)] == [1, 0]
+    source = open_images(data, naming=replace(naming, class_order="timm"))
+    assert source.class_names == ("Hund", "Katze")
+    assert source.taken["classes"].origin == "--class-order timm; the checkpoint has other names, 2, cat .. dog"
+
+
+def test_a_name_that_two_classes_have_hides_no_others(tmp_path):
+    """ImageNet has two classes called crane."""
+    data = make(tmp_path / "d", "stork/1.png", "owl/2.png")
+    naming = Naming(names=("owl", "crane", "stork", "crane"), classes=4)
+    source = open_images(data, naming=naming)
+    assert {source.describe(i): source.load(i)[1] for i in range(2)} == {"stork/1.png": 2, "owl/2.png": 0}
+    make(tmp_path / "d", "crane/3.png")
+    with pytest.raises(InputError, match="crane is none of the 2 classes"):
+        open_images(data, naming=naming)
+
+
+def test_a_map_may_have_some_of_the_classes(tmp_path):
+    data = make(tmp_path / "d", "cat/1.png", "dog/2.png")
+    for text, least in (("cat 0\ndog 1", 2), ("cat,3\ndog,7", 8)):
+        (tmp_path / "map").write_text(text)
+        source = open_images(data, naming=Naming(classes=10, class_map=str(tmp_path / "map")))
+        check_classes(source, 10, "the model", "")
+        with pytest.raises(InputError, match=f"labels up to {least - 1}, the model {least - 1} classes"):
+            check_classes(source, least - 1, "the model", "")
 
 
 folder_names = st.lists(
