@@ -30,7 +30,8 @@ def export(
     """Write the network as ONNX, after ONNX Runtime has computed the same outputs as PyTorch."""
     with quiet_libraries():
         from prune_realloc.checkpoints.facts import plain_facts
-        from prune_realloc.data.preprocessing import CHANNEL_MODE, preprocessing
+        from prune_realloc.core.taken import plain_taken
+        from prune_realloc.data.preprocessing import CHANNEL_MODE, preprocessing, preprocessing_taken
         from prune_realloc.families.inputs import input_shape
         from prune_realloc.results.export import deployed, export_onnx
         from prune_realloc.results.opening import open_network
@@ -39,13 +40,16 @@ def export(
         net, taken = deployed(opened), plain_facts(opened)
         shape, overrides = input_shape(net), data.preprocess or {}
         known = shape[0] in CHANNEL_MODE or overrides or with_preprocessing
+        prepare = preprocessing(net, shape, overrides) if known else None
+        if prepare is not None:
+            taken |= plain_taken(preprocessing_taken(opened, prepare, overrides))
         found = export_onnx(
             net,
             onnx,
             input_shape=shape,
             batch=int(batch) if batch.isdecimal() else batch,
             opset=opset,
-            prepare=preprocessing(net, shape, overrides) if known else None,
+            prepare=prepare,
             with_preprocessing=with_preprocessing,
         )
     print_table(found, as_json, found.path, ("", ""), _rows(found), taken=taken)

@@ -9,9 +9,12 @@ from typing import Any
 
 from prune_realloc.core.errors import InputError, first_line
 
-_SYNSET = re.compile(r"n\d{8}")
+SYNSET = re.compile(r"n\d{8}")
+"""What ImageNet calls a class."""
 _IN_CONFIG = ("label_names", "id2label", "label2id")
 """Where a network's config.json has them."""
+_SEPARATED, _SPACED = r"\s*[,;:\t]\s*", r" +"
+"""What may be between a name and a number."""
 _WAYS = "a name on each line, lines of name and number, a JSON list, or a JSON object of names and numbers"
 
 
@@ -25,7 +28,7 @@ def read_class_map(file: str) -> dict[str, int]:
         text = Path(file).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"class_map {file!r} cannot be read as text ({first_line(error)}); write {_WAYS}") from error
-    pairs = _from_json(file, text) if text.lstrip()[:1] in ("{", "[") else _from_lines(text)
+    pairs = _from_json(file, text) if text.lstrip()[:1] in ("{", "[") else _from_lines(file, text)
     if not pairs:
         raise InputError(f"class_map {file!r} names no classes; write {_WAYS}")
     for place, what in ((0, "class"), (1, "label")):
@@ -74,20 +77,54 @@ def _name(value: Any) -> str | None:
     return first if isinstance(first, str) else None
 
 
-def _from_lines(text: str) -> list[tuple[str, int]]:
+def _from_lines(file: str, text: str) -> list[tuple[str, int]]:
+    """Names and labels of lines.
+
+    With a comma, semicolon, colon or tab between them a number is a label. After a space it may belong to the name, and
+    is a label where the numbers count from 0 or 1 and all names differ without them.
+
+    Raises:
+        InputError: it cannot be told.
+    """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if lines and all(_SYNSET.match(line) for line in lines) and not all(_SYNSET.fullmatch(line) for line in lines):
-        with_number = _numbered(lines)
-        return with_number or [(line.split()[0], label) for label, line in enumerate(lines)]
-    return _numbered(lines) or _numbered(lines[1:]) or [(line, label) for label, line in enumerate(lines)]
+    if lines and all(SYNSET.match(line) for line in lines) and not all(SYNSET.fullmatch(line) for line in lines):
+        found = [re.fullmatch(rf"({SYNSET.pattern})[\s,;:]+(\d+)", line) for line in lines]
+        if all(found):
+            return [(m[1], int(m[2])) for m in found if m]
+        return _numbered(lines, _SEPARATED) or [(line[:9], label) for label, line in enumerate(lines)]
+    if pairs := _numbered(lines, _SEPARATED):
+        return pairs
+    below = _numbered(lines[1:], _SEPARATED)
+    if below and re.search(_SEPARATED, lines[0]):
+        return below  # of a header
+    pairs = _numbered(lines, _SPACED)
+    if _counts(pairs):
+        return pairs
+    if below or _distinct(pairs) or (len(lines) > 2 and _counts(_numbered(lines[1:], _SPACED))):
+        raise InputError(
+            f"class_map {file!r}: whether numbers such as that of {lines[-1]!r} are labels or belong to the names is "
+            "unclear; write a comma between name and label on every line, or a JSON list of names"
+        )
+    return [(line, label) for label, line in enumerate(lines)]
 
 
-def _numbered(lines: list[str]) -> list[tuple[str, int]] | None:
-    """Lines that each end, or each begin, with a number; None where they do not."""
-    for pattern, name, label in ((r"(.*\S)(?:\s*[,;:]\s*|\s+)(\d+)", 1, 2), (r"(\d+)(?:\s*[,;:]\s*|\s+)(\S.*)", 2, 1)):
-        found = [re.fullmatch(pattern, line) for line in lines]
-        if found and all(found):
-            pairs = [(m[name].strip("\"'"), int(m[label])) for m in found if m]
-            if len({number for _, number in pairs}) == len(pairs):
-                return pairs
-    return None
+def _numbered(lines: list[str], between: str) -> list[tuple[str, int]]:
+    """Names and numbers of lines that each end, or each begin, with a number; nothing where they do not."""
+    found = []
+    for pattern, name, label in ((rf"(.*\S)(?:{between})(\d+)", 1, 2), (rf"(\d+)(?:{between})(\S.*)", 2, 1)):
+        matches = [re.fullmatch(pattern, line) for line in lines]
+        if matches and all(matches):
+            found.append([(m[name].strip("\"'"), int(m[label])) for m in matches if m])
+    # of numbers on both sides, those are the labels that are there once
+    return min(found, key=lambda pairs: len({label for _, label in pairs}) < len(pairs), default=[])
+
+
+def _distinct(pairs: list[tuple[str, int]]) -> bool:
+    """Whether no name and no number is there twice."""
+    return bool(pairs) and all(len({*column}) == len(pairs) for column in zip(*pairs, strict=True))
+
+
+def _counts(pairs: list[tuple[str, int]]) -> bool:
+    """Whether the numbers are 0 to n - 1, or 1 to n, and all names differ."""
+    numbers = sorted(number for _, number in pairs)
+    return _distinct(pairs) and numbers == [*range(numbers[0], numbers[0] + len(pairs))] and numbers[0] in (0, 1)

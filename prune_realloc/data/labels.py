@@ -13,10 +13,9 @@ from torch import nn
 
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.taken import Fact
-from prune_realloc.data.class_map import read_class_map
+from prune_realloc.data.class_map import SYNSET, read_class_map
 from prune_realloc.runtime.networks import count_classes
 
-_SYNSET = re.compile(r"n\d{8}")
 _PLACEHOLDER = re.compile(r"LABEL_\d+")
 """What transformers calls a class that was given no name."""
 
@@ -58,6 +57,8 @@ class Known:
 
     labels: Mapping[str, int]
     origin: str
+    some: bool = False
+    """Perhaps not all that the network has, as in a map of a few of them."""
 
     def label(self, name: str) -> int | None:
         """The label of a name, which may differ in capitals, spaces and `_`, or be one of several, if only one fits."""
@@ -103,12 +104,13 @@ def known_names(naming: Naming, names: Collection[str]) -> Known | None:
         InputError: the class map cannot be read.
     """
     if naming.class_map is not None:
-        return Known(read_class_map(naming.class_map), f"--class-map {naming.class_map}")
-    given = Known({name: label for label, name in enumerate(naming.names)}, "names in the checkpoint")
-    if len(given.labels) == len(naming.names) and any(given.label(name) is not None for name in names):
+        return Known(read_class_map(naming.class_map), f"--class-map {naming.class_map}", some=True)
+    once = {name: label for label, name in enumerate(naming.names) if naming.names.count(name) == 1}
+    given = Known(once, "names in the checkpoint", some=len(once) < len(naming.names))
+    if any(given.label(name) is not None for name in names):
         return given
     subset = infer_imagenet_subset({"num_classes": naming.classes})
-    synsets = {name for name in names if _SYNSET.fullmatch(name)}
+    synsets = {name for name in names if SYNSET.fullmatch(name)}
     if subset is None or not synsets:
         return None
     order = {name: label for label, name in enumerate(ImageNetInfo(subset).label_names())}
@@ -139,7 +141,7 @@ def labels_by_name(where: str, names: Collection[str], known: Known) -> Labels:
     seen = sorted(of, key=lambda name: of[name])
     return Labels(
         of,
-        num_classes=least if whole else None,
+        num_classes=least if whole and not known.some else None,
         least_classes=least,
         class_names=order if whole else (),
         fact=Fact(class_range(seen) + ("" if len(seen) == len(order) else f", of {len(order)}"), known.origin),
@@ -159,7 +161,15 @@ def labels_by_order(where: str, names: Collection[str], naming: Naming) -> Label
 
     Raises:
         InputError: torchvision and timm sort them otherwise, and nothing says which order is meant.
+        UnknownClasses: the network's classes have names, and these are others.
     """
+    if naming.names and naming.class_order is None and not naming.free:
+        raise UnknownClasses(
+            f"data {where!r}: none of its folders ({shortened(sorted(names))}) is called like one of the "
+            f"{len(naming.names)} classes of the checkpoint ({shortened(naming.names)}); give --class-map FILE with "
+            "the label of each folder, or --class-order torchvision or timm if the labels follow from their order, or "
+            "--no-labels"
+        )
     orders = {"torchvision": sorted(names), "timm": sorted(names, key=lambda name: (natural_key(name), name))}
     agree = orders["torchvision"] == orders["timm"]
     # with another number of classes the data is refused for that, or gets a new classifier
@@ -174,14 +184,13 @@ def labels_by_order(where: str, names: Collection[str], naming: Naming) -> Label
             "--class-map FILE, or --no-labels"
         )
     order = orders[naming.class_order or "timm"]
-    if agree:
-        origin = "folder names, both orders agree"
+    if naming.class_order is not None and (naming.names or not agree):
+        origin = f"--class-order {naming.class_order}"
     else:
-        origin = f"--class-order {naming.class_order}" if naming.class_order else "folder names in timm's order"
-    fact = Fact(class_range(order), origin)
+        origin = "folder names, both orders agree" if agree else "folder names in timm's order"
     if naming.names:
-        others = f"the checkpoint has other names, {class_range(naming.names)}"
-        fact = Fact(fact.value, f"{origin}; {others}", guessed=True)
+        origin += f"; the checkpoint has other names, {class_range(naming.names)}"
+    fact = Fact(class_range(order), origin)
     return Labels({name: label for label, name in enumerate(order)}, len(order), 0, tuple(order), fact)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from prune_realloc.core.errors import InputError
-from prune_realloc.data.labels import Known, natural_key, shortened, unknown_classes
+from prune_realloc.data.labels import Known, shortened, unknown_classes
 
 PARTS = (("train", "training"), ("val", "valid", "validation", "eval", "evaluation"), ("test", "testing"))
 """Names of the folders of parts; those of one group stand for each other."""
@@ -130,20 +130,11 @@ def _level(where: str, paths: Mapping[str, _Path], empty: Iterable[_Path]) -> in
             if len(bare) > level and bare[:level] == path[:level] and bare[level] != path[level]
         ]
         return max(beside, default=depth - 1)
-    pairs = {(path[varying[0]], path[varying[-1]]) for path in paths.values()}
-    if not _alike(pairs):
+    inner = {path[level] for path in paths.values() for level in varying[1:]}
+    # one folder in each: cat/2021-01-05 and dog/2021-01-06 are cats and dogs, site1/cat and site2/dog may be either
+    if len({path[varying[0]] for path in paths.values()}) < len(paths) or not all(map(DATE.fullmatch, inner)):
         raise _nested(where, paths)
     return varying[0]
-
-
-def _alike(pairs: Collection[tuple[str, str]]) -> bool:
-    """Whether the first names of the pairs tell the same classes as the second, in the same order."""
-    first, second = ([pair[place] for pair in pairs] for place in (0, 1))
-    if len({*first}) < len(pairs) or len({*second}) < len(pairs):
-        return False
-    by_first, by_second = sorted(pairs), sorted(pairs, key=lambda pair: pair[1])
-    natural = sorted(pairs, key=lambda pair: natural_key(pair[0])), sorted(pairs, key=lambda pair: natural_key(pair[1]))
-    return by_first == by_second and natural[0] == natural[1]
 
 
 def _nested(where: str, paths: Mapping[str, _Path]) -> InputError:

@@ -13,7 +13,7 @@ from prune_realloc.data.pictures import is_picture
 
 _NEVER = ("__macosx", "thumbs.db", "desktop.ini", "@eadir")
 """Left by systems; what begins with a dot is too."""
-HIDDEN, NO_PICTURE = "hidden", "in no picture format"
+HIDDEN, NO_PICTURE, TWICE = "hidden", "in no picture format", "links to folders that are there too"
 """Why files are left out."""
 
 
@@ -32,7 +32,7 @@ class Tree:
 
 
 def walk(root: Path) -> Tree:
-    """All that is in a folder and in those inside, links followed.
+    """All that is in a folder and in those inside, links followed, each folder once.
 
     Raises:
         InputError: a folder cannot be read.
@@ -42,22 +42,28 @@ def walk(root: Path) -> Tree:
     def refuse(error: OSError) -> None:
         raise InputError(f"data {str(root)!r}: {error.filename!r} cannot be read ({error.strerror}); give access to it")
 
-    for at, folders, files in os.walk(root, followlinks=True, onerror=refuse):
-        inside = os.path.relpath(at, root).replace(os.sep, "/")
-        start = "" if inside == "." else f"{inside}/"
-        real = os.path.realpath(at)
-        folders[:], hidden = _seen(folders)
-        # a link to a folder that it is in would go on for ever
-        folders[:] = [name for name in folders if not f"{real}/".startswith(os.path.realpath(f"{at}/{name}") + "/")]
-        shown, more = _seen(files)
-        tree.left_out.setdefault(HIDDEN, []).extend(start + name for name in [*hidden, *more])
-        tree.left_out.setdefault(NO_PICTURE, []).extend(start + name for name in shown if not is_picture(name))
-        pictures = [start + name for name in shown if is_picture(name)]
-        if pictures:
-            tree.folders[start[:-1]] = len(pictures)
-            tree.pictures.extend(pictures)
-        elif start and not folders and not shown:
-            tree.empty.append(start[:-1])
+    left, seen = [str(root)], {str(around) for around in root.resolve().parents}
+    while left:
+        # links come after all folders, so that none is taken under the name of a link to it
+        for at, folders, files in os.walk(left.pop(0), onerror=refuse):
+            inside, real = os.path.relpath(at, root).replace(os.sep, "/"), os.path.realpath(at)
+            start = "" if inside == "." else f"{inside}/"
+            if real in seen:
+                folders.clear()
+                tree.left_out.setdefault(TWICE, []).append(inside)
+                continue
+            seen.add(real)
+            folders[:], hidden = _seen(folders)
+            shown, more = _seen(files)
+            left += [f"{at}/{name}" for name in folders if Path(at, name).is_symlink()]
+            tree.left_out.setdefault(HIDDEN, []).extend(start + name for name in [*hidden, *more])
+            tree.left_out.setdefault(NO_PICTURE, []).extend(start + name for name in shown if not is_picture(name))
+            pictures = [start + name for name in shown if is_picture(name)]
+            if pictures:
+                tree.folders[start[:-1]] = len(pictures)
+                tree.pictures.extend(pictures)
+            elif start and not folders and not shown:
+                tree.empty.append(start[:-1])
     tree.pictures.sort(key=lambda path: (natural_key(path), path))
     return tree
 

@@ -44,6 +44,9 @@ def onnx_metadata(
     names = list(config.get("label_names") or ())
     if names and len(names) == count_classes(model):
         found["class_names"] = names
+    if getattr(model, "num_classes", None) == 1:
+        second = "class_names[1]" if "class_names" in found else "the second class"
+        found["logits"] = f"one: sigmoid is the probability of {second}"
     return found
 
 

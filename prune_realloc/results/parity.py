@@ -18,6 +18,7 @@ from prune_realloc.core.errors import NotFinite, WorkFailed
 from prune_realloc.data.batches import ImageSource, describe_place, iterate
 from prune_realloc.data.preprocessing import CHANNEL_MODE, Preprocessing
 from prune_realloc.results.prepared import Prepared
+from prune_realloc.runtime.networks import class_logits
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -126,8 +127,9 @@ def _difference(found: Tensor, expected: Tensor) -> float:
 
 def _require_same_class(found: Tensor, usual: Tensor, shape: tuple[int, ...]) -> None:
     """The largest output of the file is that of the network too, or one that is equal to it up to `TOLERANCE`."""
-    lead = usual.max(1).values - usual.gather(1, found.argmax(1, keepdim=True)).squeeze(1)
-    if not float(lead.max()) <= 2 * TOLERANCE * float(usual.abs().max()):
+    ours, theirs = class_logits(found), class_logits(usual)
+    lead = theirs.max(1).values - theirs.gather(1, ours.argmax(1, keepdim=True)).squeeze(1)
+    if not float(lead.max()) <= 2 * TOLERANCE * float(theirs.abs().max()):
         raise ExportError(
             f"the file and the network name different classes for a picture of {shape[1]}x{shape[2]} pixels; "
             "nothing was written, leave --with-preprocessing out"

@@ -93,7 +93,7 @@ def train(
         classes = images.source.num_classes or max(images.source.least_classes, images.validation.least_classes)
         net = _student(source, config, num_classes or classes, model_args or {}) if net is None else net
         _fit_head_(net, str(source), config, num_classes, classes)
-        names = images.source.class_names
+        names = images.source.class_names if len(images.source.class_names) == count_classes(net) else ()
         shown = describe(net, *builder(net), own_weights=not is_stored(source), class_names=names)
         setup = set_up(accelerator, config, net, description=shown, images=images, teacher=teacher, folder=folder)
         identity = _identity(setup, str(source), teacher, model_args or {})

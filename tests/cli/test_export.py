@@ -5,6 +5,8 @@ import pytest
 import torch
 from support.exporter import fake_exporter, fake_session
 
+from prune_realloc.results.parity import Parity
+
 
 def test_what_is_shipped_exports_at_a_fixed_batch(run_cli, tmp_path):
     code, out, err = run_cli("export", "--onnx", tmp_path / "m.onnx", "--batch", 4, "--json")
@@ -25,6 +27,17 @@ def test_what_the_network_wants_to_see_is_said_and_written(run_cli, tmp_path):
     assert rows["classes"] == "10: t-shirt/top ... ankle boot"
     written = {entry.key: json.loads(entry.value) for entry in onnx.load(tmp_path / "m.onnx").metadata_props}
     assert (written["mean"], written["class_names"][9]) == ([0.25], "ankle boot")
+
+
+def test_what_is_said_to_be_taken_is_what_is_written(run_cli, tmp_path, monkeypatch):
+    fake_exporter(monkeypatch)
+    monkeypatch.setattr("prune_realloc.results.export._checked", lambda *args: Parity(0.0))
+    code, out, err = run_cli("export", "--onnx", tmp_path / "m.onnx", "--mean", "0.9", "--std", "0.1", "--json")
+    assert code == 0, err
+    said = json.loads(out)
+    for name, field in (("mean", "mean"), ("std", "std"), ("interpolation", "interpolation"), ("crop", "crop_pct")):
+        assert said["taken"][name]["value"] == said["metadata"][field]
+    assert said["taken"]["mean"] == {"value": [0.9], "origin": "--mean", "guessed": False}
 
 
 def test_a_failure_is_exit_code_1(run_cli, tmp_path, monkeypatch):

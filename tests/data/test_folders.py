@@ -1,5 +1,7 @@
 """What is found in folders: parts, classes, what is left out; and what is refused, by the names of the folders."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from prune_realloc.core.errors import InputError
 from prune_realloc.data.images import open_images
 from prune_realloc.data.labels import Naming
 from prune_realloc.data.levels import DATE
+from prune_realloc.data.stream import check_classes
 
 PIXEL = Image.new("RGB", (2, 2))
 
@@ -79,6 +82,8 @@ def test_parts_below_the_classes_are_refused(tmp_path):
             r"nested folders \(ill/s1, ill/s2, well/s1",
         ),
         (["photo/cat/1.png", "photo/dog/1.png", "sketch/cat/1.png", "sketch/dog/1.png"], "cat, dog .the last, as in"),
+        (["hospital1/malign/1.png", "hospital2/normal/1.png"], "hospital1, hospital2 .the first.* or malign, normal"),
+        (["a/x1/1.png", "b/x2/1.png"], "a, b .the first.* or x1, x2"),
         (["a/1.png", "b/1.png", "b/more/1.png"], r"nested folders \(a, b, b/more\)"),
         (["a/1.png", "b/1.png", "1.png", "2.png"], "2 pictures in 'itself' beside its folders a, b"),
         ([*(f"{i}.png" for i in range(30)), "rejected/1.png"], "30 pictures in 'itself' beside its folders rejected"),
@@ -116,7 +121,6 @@ def test_what_cannot_be_told_is_refused_and_used_without_labels(tmp_path, paths,
         ["a/1.png", "b/1.png", "a/.ipynb_checkpoints/1-checkpoint.png", ".cache/x/1.png", "__MACOSX/a/1.png"],
         ["a/1.png", "b/1.png", "annotations/a.xml"],
         ["images/a/1.png", "images/b/1.png", "labels/a/1.txt", "labels/b/1.txt"],
-        ["a/x1/1.png", "b/x2/1.png"],
         ["a/2021-01-05/1.png", "b/2021-01-06/1.png"],
         ["around/deep/a/x/y/1.png", "around/deep/b/x/y/1.png"],
     ],
@@ -148,20 +152,28 @@ def test_the_layout_is_said(tmp_path):
         (["a/1.png", "b/1.png"], "class folders"),
         (["train/a/1.png", "train/b/1.png"], "class folders of train"),
         (["in/a/raw/1.png", "in/b/raw/1.png"], "class folders, each with raw/ inside"),
-        (["a/x/1.png", "b/y/1.png"], "class folders, nested"),
+        (["a/day1/1.png", "b/day2/1.png"], "class folders, nested"),
         (["1.png", "2.png"], "images without labels"),
     ):
         source = open_images(make(tmp_path / said.replace("/", ""), *paths))
         assert source.taken["layout"].value == said
 
 
-def test_a_link_into_itself_ends(tmp_path):
-    data = make(tmp_path / "d", "a/1.png", "b/1.png", "elsewhere/")
-    (tmp_path / "d" / "elsewhere").rmdir()
-    (tmp_path / "d" / "c").symlink_to(tmp_path / "d" / "a")
-    assert open_images(data).class_names == ("a", "b", "c")
-    (tmp_path / "d" / "a" / "up").symlink_to(tmp_path / "d")
-    assert open_images(data).count == 3
+def test_a_folder_is_taken_once_and_not_by_a_link_to_it(tmp_path):
+    data = make(tmp_path / "d", "a/1.png", "b/2.png")
+    make(tmp_path, "elsewhere/3.png", "elsewhere/more/4.png")
+    for link, target in (("a/l", "d/b"), ("b/l", "d/a"), ("a/up", "d"), ("a/above", ""), ("b/b", "d/b")):
+        (tmp_path / "d" / link).symlink_to(tmp_path / target)
+    source = open_images(data, naming=Naming(wanted=False))
+    assert [source.describe(i) for i in range(source.count)] == ["a/1.png", "b/2.png"]
+    assert found(open_images(data)) == {"a/1.png": "a", "b/2.png": "b"}
+    assert open_images(data).taken["left out"].value == [
+        "5 links to folders that are there too (a/above, a/l, a/up, ...)"
+    ]
+    for link in "cd":
+        (tmp_path / "d" / link).symlink_to(tmp_path / "elsewhere")
+    source = open_images(data, naming=Naming(wanted=False))
+    assert [source.describe(i) for i in range(source.count)] == ["a/1.png", "b/2.png", "c/3.png", "c/more/4.png"]
 
 
 def test_known_names_decide_which_folder_is_the_class(tmp_path):
@@ -175,6 +187,46 @@ def test_known_names_decide_which_folder_is_the_class(tmp_path):
     make(tmp_path / "d", "site1/wolf/1.png")
     with pytest.raises(InputError, match="site1/wolf is none of the 3 classes of names in the checkpoint"):
         open_images(data, naming=Naming(names=names, classes=3))
+
+
+def test_names_in_the_checkpoint_of_which_none_is_there(tmp_path):
+    """Labels by the alphabet would be swapped; an order that is given decides, and is said."""
+    data = make(tmp_path / "d", "Hund/1.png", "Katze/2.png")
+    naming = Naming(names=("cat", "dog"), classes=2)
+    with pytest.raises(
+        InputError, match=r"folders \(Hund, Katze\) is called .* 2 classes of the checkpoint \(cat, dog\)"
+    ) as error:
+        open_images(data, naming=naming)
+    assert "--class-map FILE" in str(error.value)
+    assert "--class-order" in str(error.value)
+    assert "\n" not in str(error.value)
+    (tmp_path / "map").write_text("Katze,0\nHund,1")
+    source = open_images(data, naming=replace(naming, class_map=str(tmp_path / "map")))
+    assert [source.load(i)[1] for i in range(2)] == [1, 0]
+    source = open_images(data, naming=replace(naming, class_order="timm"))
+    assert source.class_names == ("Hund", "Katze")
+    assert source.taken["classes"].origin == "--class-order timm; the checkpoint has other names, 2, cat .. dog"
+
+
+def test_a_name_that_two_classes_have_hides_no_others(tmp_path):
+    """ImageNet has two classes called crane."""
+    data = make(tmp_path / "d", "stork/1.png", "owl/2.png")
+    naming = Naming(names=("owl", "crane", "stork", "crane"), classes=4)
+    source = open_images(data, naming=naming)
+    assert {source.describe(i): source.load(i)[1] for i in range(2)} == {"stork/1.png": 2, "owl/2.png": 0}
+    make(tmp_path / "d", "crane/3.png")
+    with pytest.raises(InputError, match="crane is none of the 2 classes"):
+        open_images(data, naming=naming)
+
+
+def test_a_map_may_have_some_of_the_classes(tmp_path):
+    data = make(tmp_path / "d", "cat/1.png", "dog/2.png")
+    for text, least in (("cat 0\ndog 1", 2), ("cat,3\ndog,7", 8)):
+        (tmp_path / "map").write_text(text)
+        source = open_images(data, naming=Naming(classes=10, class_map=str(tmp_path / "map")))
+        check_classes(source, 10, "the model", "")
+        with pytest.raises(InputError, match=f"labels up to {least - 1}, the model {least - 1} classes"):
+            check_classes(source, least - 1, "the model", "")
 
 
 folder_names = st.lists(

@@ -15,6 +15,7 @@ from prune_realloc.core.errors import InputError
 from prune_realloc.data.batches import iterate
 from prune_realloc.data.images import open_images
 from prune_realloc.data.preprocessing import CHANNEL_MODE, Preprocessing
+from prune_realloc.results import parity
 from prune_realloc.results.export import export_onnx
 from prune_realloc.results.parity import ExportError, onnx_session
 
@@ -95,6 +96,24 @@ def test_names_of_other_classes_are_left_out(tiny_vit, tmp_path, monkeypatch, na
     assert "class_names" not in found.metadata
 
 
+def test_one_logit_says_how_it_is_read(tmp_path, monkeypatch):
+    fake_exporter(monkeypatch)
+    net = build(num_classes=1)
+    for names, second in ((None, "the second class"), (["no", "yes"], "class_names[1]")):
+        net.pretrained_cfg = net.pretrained_cfg | {"label_names": names}
+        said = export_onnx(net, tmp_path / "m.onnx", input_shape=(3, 32, 32), check=False).metadata
+        assert said["logits"] == f"one: sigmoid is the probability of {second}"
+    said = export_onnx(build(num_classes=2), tmp_path / "m.onnx", input_shape=(3, 32, 32), check=False).metadata
+    assert "logits" not in said
+
+
+def test_one_logit_of_another_sign_is_another_class():
+    one, other = torch.tensor([[1.0], [-2.0]]), torch.tensor([[1.0], [0.5]])
+    parity._require_same_class(one, one, (2, 8, 8, 3))
+    with pytest.raises(ExportError, match="name different classes"):
+        parity._require_same_class(other, one, (2, 8, 8, 3))
+
+
 def test_other_pixels_leave_no_file(tiny_vit, tmp_path, monkeypatch):
     fake_exporter(monkeypatch)
     fake_session(monkeypatch, lambda pictures: tiny_vit(torch.zeros(len(pictures), 3, 32, 32)))
@@ -104,7 +123,6 @@ def test_other_pixels_leave_no_file(tiny_vit, tmp_path, monkeypatch):
 
 
 def test_a_network_that_prepares_otherwise_than_the_data_leaves_no_file(tiny_vit, tmp_path, monkeypatch):
-    from prune_realloc.results import parity
     from prune_realloc.results.prepared import Prepared
 
     wrong = Preprocessing((3, 32, 32), (0.5,) * 3, (0.5,) * 3, "bilinear")
