@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 from support.networks import build
 from torch import Tensor
 
 torch.set_num_threads(1)  # tiny networks: a second thread waits more than it works
+settings.register_profile("no clock", deadline=None)  # no test asserts a time
+settings.load_profile("no clock")
 
 
 @pytest.fixture

@@ -96,7 +96,7 @@ def _aligned(source: ImageSource, naming: Naming) -> ImageSource:
 def _own_classes(source: ImageSource, naming: Naming) -> Fact:
     """The classes of a data set whose labels are taken as they are."""
     classes = source.num_classes or source.least_classes
-    named = len(naming.names) == classes
+    named = bool(naming.names) and len(naming.names) == classes
     names = source.class_names or (naming.names if named else [str(label) for label in range(classes)])
     text = class_range(names) if classes else "as many as there are labels"
     if naming.names and source.class_names:

@@ -152,7 +152,8 @@ def unknown_classes(where: str, names: Sequence[str], known: Known) -> UnknownCl
     """The error that names classes, or folders, without a label."""
     return UnknownClasses(
         f"data {where!r}: {shortened(names)} is none of the {len(known.labels)} classes of {known.origin} "
-        f"({shortened(list(known.labels), 3)}); rename or remove it, give --class-map FILE, or --no-labels"
+        f"({shortened(list(known.labels), 3)}); rename or remove it, give --class-map FILE, or "
+        "--no-labels (not for eval)"
     )
 
 
@@ -168,7 +169,7 @@ def labels_by_order(where: str, names: Collection[str], naming: Naming) -> Label
             f"data {where!r}: none of its folders ({shortened(sorted(names))}) is called like one of the "
             f"{len(naming.names)} classes of the checkpoint ({shortened(naming.names)}); give --class-map FILE with "
             "the label of each folder, or --class-order torchvision or timm if the labels follow from their order, or "
-            "--no-labels"
+            "--no-labels (not for eval)"
         )
     orders = {"torchvision": sorted(names), "timm": sorted(names, key=lambda name: (natural_key(name), name))}
     agree = orders["torchvision"] == orders["timm"]
@@ -181,7 +182,7 @@ def labels_by_order(where: str, names: Collection[str], naming: Naming) -> Label
         raise InputError(
             f"data {where!r}: labels follow from the order of the classes, and from class {start} on that is {one} in "
             f"torchvision, {other} in timm; give --class-order torchvision or timm, as the model was trained, or "
-            "--class-map FILE, or --no-labels"
+            "--class-map FILE, or --no-labels (not for eval)"
         )
     order = orders[naming.class_order or "timm"]
     if naming.class_order is not None and (naming.names or not agree):

@@ -80,7 +80,8 @@ def _beside(where: str, folders: Mapping[str, int], known: Known | None) -> tupl
             if folders[above] > max(1, MAX_BESIDE * total):
                 raise InputError(
                     f"data {where!r} has {folders[above]} pictures in {above or 'itself'!r} beside its folders "
-                    f"{shortened(inside)}; move these or those elsewhere, or give --no-labels to use all of them"
+                    f"{shortened(inside)}; move these or those elsewhere, or give "
+                    "--no-labels (not for eval) to use all of them"
                 )
             found.append(above)
         if len(inside) > 1 or (known is not None and known.label(inside[0]) is not None):
@@ -142,7 +143,7 @@ def _nested(where: str, paths: Mapping[str, _Path]) -> InputError:
     return InputError(
         f"data {where!r} has nested folders ({shortened(sorted(paths), 3)}), whose classes may be {shortened(first)} "
         f"(the first folder, as in torchvision) or {shortened(last)} (the last, as in timm); leave one level of "
-        "folders, or name the classes with --class-map FILE, or give --no-labels"
+        "folders, or name the classes with --class-map FILE, or give --no-labels (not for eval)"
     )
 
 
@@ -156,5 +157,6 @@ def _check_dates(where: str, paths: Sequence[_Path], varying: Sequence[int]) -> 
         if all(DATE.fullmatch(name.replace("/", "-")) for name in names):
             raise InputError(
                 f"data {where!r} has folders named like dates ({shortened(names, 3)}), which are no classes; give "
-                "--no-labels to use their images without labels, or --class-map FILE if they are classes after all"
+                "--no-labels (not for eval) to use their images without labels, or --class-map FILE if they are "
+                "classes after all"
             )

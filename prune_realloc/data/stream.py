@@ -35,7 +35,7 @@ def use_labels(net: nn.Module, source: ImageSource, wanted: bool) -> bool:
         source,
         classes,
         "the model",
-        "give the data it was trained on, or --no-labels to draw labels from its own prediction",
+        "give the data it was trained on, or --no-labels (not for eval) to draw labels from its own prediction",
     )
     return True
 
@@ -117,7 +117,7 @@ class ImageStream:
                     batch.labels,
                     self.classes,
                     self.images.name,
-                    "give the data it was trained on and a --split with labels, or --no-labels",
+                    "give the data it was trained on and a --split with labels, or --no-labels (not for eval)",
                 )
             yield batch
             self.checksums += batch.checksums

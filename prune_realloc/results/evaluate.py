@@ -179,7 +179,9 @@ def evaluate(
 def _labelled_stream(net: nn.Module, origin: nn.Module | None, data: Data, reading: Reading) -> ImageStream:
     """The images that a classifier is evaluated on: labelled, or seen by its source too."""
     if not count_classes(net):
-        raise InputError("the model has no classifier, so there is no prediction to evaluate")
+        raise InputError(
+            "the model has no classifier, so there is no prediction to evaluate; `train --num-classes N` gives it one"
+        )
     if data.name is None:
         raise InputError("data is missing; name images with --data")
     stream = open_stream(net, data, reading, data.samples if "samples" in data.model_fields_set else None)

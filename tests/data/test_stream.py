@@ -44,6 +44,7 @@ def test_what_was_taken_of_the_images(tmp_path):
         "std": "0.5/0.5/0.5 (the network's configuration)",
         "interpolation": "bicubic (the network's configuration)",
         "crop": "0.9 (the network's configuration)",
+        "crop mode": "center (the network's configuration)",
     }
 
 
