@@ -14,6 +14,7 @@ from torch import nn
 
 from prune_realloc.checkpoints.allowed import require_architecture_args, require_architecture_name
 from prune_realloc.core.errors import InputError, first_line
+from prune_realloc.core.taken import Fact
 from prune_realloc.families import FAMILIES
 
 
@@ -28,7 +29,9 @@ def create_published(name: str, model_args: Mapping[str, Any]) -> nn.Module:
     require_architecture_args(model_args, "model_args", plain=False)
     if ":" in name:
         _require_plain_hub_config(name)
-    return _adopted(_created(name, True, model_args), name, model_args)
+    net: Any = _adopted(_created(name, True, model_args), name, model_args)
+    net.taken = {"weights": Fact(f"published, {name}", "--pretrained" if ":" not in name else "the hub")}
+    return net
 
 
 def create_fresh(
@@ -51,10 +54,12 @@ def create_fresh(
         raise InputError(f"model {name!r} carries weights; open it with load_model")
     args = dict(model_args or {})
     require_architecture_args(args, "model_args", plain=False)
-    net = _adopted(_created(name, False, args), name, args)
+    net: Any = _adopted(_created(name, False, args), name, args)
+    net.taken = {"weights": Fact("new", "no checkpoint")}
     if img_size is not None:
         resize_(net, img_size)
-    return net.float().eval()
+    fresh: nn.Module = net.float().eval()
+    return fresh
 
 
 def create_skeleton(name: str, args: Mapping[str, Any], path: Path) -> nn.Module:
@@ -109,6 +114,7 @@ def replace_head_(net: Any, num_classes: int) -> None:
     net.origin["source_args"]["num_classes"] = num_classes
     stays = {key: value for key, value in net.pretrained_cfg.items() if not key.startswith("label_")}
     net.pretrained_cfg = stays | {"num_classes": num_classes}
+    net.taken = getattr(net, "taken", {}) | {"classes": Fact(num_classes, "a new head")}
 
 
 def with_origin(net: Any, name: str, args: Mapping[str, Any]) -> nn.Module:
@@ -123,6 +129,8 @@ def _created(name: str, pretrained: bool, args: Mapping[str, Any]) -> nn.Module:
     if ":" not in name and not is_model(name.split(".")[0]):
         close = timm.list_models(f"*{name.split('.')[0]}*")[:5]
         hint = f"; did you mean {', '.join(close)}?" if close else "; see timm.list_models()"
+        if Path(name).exists():
+            hint = f"; a file or folder is given as ckpt: ckpt={name!r}"
         raise InputError(f"model {name!r} is unknown to timm{hint}")
     try:
         with _tensors_only():

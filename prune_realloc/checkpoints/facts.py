@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import Any
 
 from torch import nn
 
 from prune_realloc.checkpoints.found import Checkpoint
 from prune_realloc.checkpoints.recognise import Recognised
+from prune_realloc.core.errors import InputError
 from prune_realloc.core.taken import Fact, Taken, plain_taken
 from prune_realloc.families.inputs import input_shape
 from prune_realloc.runtime.networks import count_classes
+
+_PREPARED = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
 
 
 def with_facts(
@@ -23,43 +27,60 @@ def with_facts(
         given: arguments that the user states.
         shapes: arguments that the tensors' shapes tell.
     """
-    name = architecture.name
+    source_args = found.model_args.get("source_args", {})
+    source = found.model_args.get("source", architecture.name)
 
-    def of(field: str, value: Any, option: str = "--model-arg") -> Fact:
+    def of(field: str, value: Any) -> Fact:
         if field in given:
-            return Fact(value, option)
+            return Fact(value, "--model-arg")
         if field in found.origins:
-            return Fact(value, found.origins[field])
+            return Fact(value, found.origins[field], guessed=field in found.supposed)
+        if field in source_args:
+            return Fact(value, found.origins["source_args"])
         if field in shapes:
             return Fact(value, "shapes")
-        return Fact(value, f"timm's {name}", architecture.guessed)
+        return Fact(value, f"timm's {source}", architecture.guessed or field in found.supposed)
 
-    taken = dict(found.taken)
-    taken["architecture"] = Fact(name, architecture.origin, architecture.guessed)
-    if heads := _heads(net):
-        taken["heads"] = of("num_heads", heads)
-    taken["input size"] = of("img_size", list(input_shape(net)))
-    if isinstance(pooling := getattr(net, "global_pool", None), str):
-        taken["pooling"] = of("global_pool", pooling or "none")
-    for field in ("mean", "std", "interpolation", "crop_pct"):
-        taken[field.replace("crop_pct", "crop")] = of(field, _plain(net.pretrained_cfg.get(field)))
-    if classes := count_classes(net):
-        taken["classes"] = of("num_classes", classes)
-    net.taken = taken
+    name = Fact(architecture.name, architecture.origin, architecture.guessed)
+    net.taken = found.taken | {"architecture": name} | _measured(net, of)
     return net
 
 
+def note_size(net: Any, img_size: Any) -> None:
+    """The input size that was asked for, in a network that was brought to it."""
+    if hasattr(net, "taken"):
+        net.taken |= {"input size": Fact(list(input_shape(net)), f"--img-size {img_size}")}
+
+
 def facts_of_given(net: Any) -> dict[str, Fact]:
-    """The facts of a network as it was opened, or of one that was handed over."""
-    known: Mapping[str, Fact] | None = getattr(net, "taken", None)
-    if known is not None:
-        return dict(known)
+    """The facts of a network as it was opened, or of one that timm or the user has made."""
     config = getattr(net, "pretrained_cfg", None) or {}
-    origin = "the network given"
-    found = {"architecture": Fact(config.get("architecture") or type(net).__name__, origin)}
-    if heads := _heads(net):
-        found["heads"] = Fact(heads, origin)
-    found |= {field: Fact(_plain(config[field]), origin) for field in ("mean", "std") if config.get(field)}
+    known: Taken = getattr(net, "taken", {})
+    origin = f"timm's {net.origin['source']}" if known else "the network given"
+    if "architecture" in known:
+        return dict(known)
+    name = Fact(config.get("architecture") or type(net).__name__, origin)
+    return dict(known) | {"architecture": name} | _measured(net, lambda _, value: Fact(value, origin))
+
+
+def _measured(net: Any, of: Callable[[str, Any], Fact]) -> dict[str, Fact]:
+    """What a network is, whoever tells it.
+
+    Args:
+        of: an argument or field, and its value -> the fact.
+    """
+    config = getattr(net, "pretrained_cfg", None) or {}
+    found = {"heads": of("num_heads", heads)} if (heads := _heads(net)) else {}
+    with suppress(InputError):  # one of the user's own does not tell it, its batches do
+        found["input size"] = of("img_size", list(input_shape(net)))
+    if isinstance(pooling := getattr(net, "global_pool", None), str):
+        found["pooling"] = of("global_pool", pooling or "none")
+    for field in _PREPARED:
+        if config.get(field) is not None:
+            name = field.replace("crop_pct", "crop").replace("_", " ")
+            found[name] = of(field, _plain(config[field]))
+    if classes := count_classes(net):
+        found["classes"] = of("num_classes", classes)
     return found
 
 

@@ -75,4 +75,7 @@ def _require_fit(net: nn.Module, state: dict[str, Tensor], where: str) -> None:
         if names
     ]
     if parts:
-        raise InputError(f"{where}: it comes {' and '.join(parts)}")
+        raise InputError(
+            f"{where}: it comes {' and '.join(parts)}; choose another with --model, or name what differs with "
+            "--model-arg, such as depth=2"
+        )

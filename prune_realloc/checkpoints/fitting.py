@@ -48,7 +48,7 @@ def classes_of(net: Any, state: Mapping[str, Tensor]) -> int | None:
     """How many classes a checkpoint tells apart, where that is not the number of the network; 0: it has no head."""
     classifier = net.pretrained_cfg.get("classifier")
     names = [classifier] if isinstance(classifier, str) else classifier or []
-    weights = [state[f"{name}.weight"] for name in names if f"{name}.weight" in state]
+    weights = [state[f"{name}.weight"] for name in names if f"{name}.weight" in state and state[f"{name}.weight"].ndim]
     classes = len(weights[0]) if weights else 0
     return None if not names or classes == net.num_classes else classes
 

@@ -12,11 +12,12 @@ from prune_realloc.checkpoints.beside import config_in, preprocessor_in, read_js
 from prune_realloc.checkpoints.found import Checkpoint, with_weights
 from prune_realloc.checkpoints.kinds import refuse_kind
 from prune_realloc.checkpoints.layouts import LAYOUTS
+from prune_realloc.checkpoints.measures import measure, scaled
 from prune_realloc.checkpoints.options import class_names
 from prune_realloc.checkpoints.shards import content_of
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.files import CHECKSUMS, checksums
-from prune_realloc.core.names import WEIGHTS_FILES
+from prune_realloc.core.names import PREPROCESSING, WEIGHTS_FILES
 
 FORMAT_VERSION = 1
 """Of the `config.json` that this package writes."""
@@ -93,8 +94,20 @@ def read_config(path: Path) -> Checkpoint:
     require_architecture_name(name, f"{config}: architecture")
     require_architecture_args(model_args, f"{config}: model_args")
     found = Checkpoint({}, name, model_args, pretrained_cfg=descriptive(pretrained_cfg), files_sha256=files_sha256)
-    names = class_names(found.pretrained_cfg.get("label_names") or content.get("label_names"))
+    names = class_names(found.pretrained_cfg.pop("label_names", None) or content.get("label_names"))
     if names:
         found.pretrained_cfg["label_names"] = names
     found.origins = dict.fromkeys(("name", *model_args, *found.pretrained_cfg), "config.json")
+    _check_measures(found, config)
     return found
+
+
+def _check_measures(found: Checkpoint, config: Path) -> None:
+    """How images are prepared, for pixels from 0 to 1."""
+    stated = {key: found.pretrained_cfg[key] for key in PREPROCESSING if found.pretrained_cfg.get(key) is not None}
+    for key, value in stated.items():
+        if measure(key, value) is None:
+            raise InputError(f"{config}: pretrained_cfg.{key} {value!r} prepares no image; mend or remove it")
+    values, large = scaled({key: measure(key, value) for key, value in stated.items()})
+    found.pretrained_cfg |= values
+    found.origins |= dict.fromkeys(large, "config.json, divided by 255")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from prune_realloc.checkpoints.containers import Weights, select_weights
+from prune_realloc.checkpoints.index import indexed
 from prune_realloc.checkpoints.layouts import LAYOUTS, translate
 from prune_realloc.checkpoints.layouts.translated import Translated
-from prune_realloc.checkpoints.prefixes import Unwrapped, as_it_is, unwrapped
+from prune_realloc.checkpoints.prefixes import Unwrapped, unwrapped
+from prune_realloc.core.names import PREPROCESSING
 from prune_realloc.core.taken import Fact
 from prune_realloc.families import FAMILIES
 
@@ -35,6 +38,8 @@ class Checkpoint:
     """The files that a `config.json` was written with: name -> SHA-256. Empty where it names none, as timm's do not."""
     origins: dict[str, str] = field(default_factory=dict)
     """What states the architecture (`name`), an argument, or a field of `pretrained_cfg`: a key in the file."""
+    supposed: set[str] = field(default_factory=set)
+    """Which of the arguments and fields nothing states: what is usual for such networks."""
     norm_eps: float | None = None
     """Epsilon of all layer norms, where timm's network has another and takes none as an argument."""
     taken: dict[str, Fact] = field(default_factory=dict)
@@ -56,9 +61,7 @@ def with_weights(
     """
     weights = select_weights(content, path, ema)
     _take_weights(found, weights, path, ema)
-    bare = as_it_is(weights.state)
-    if not _is_foreign(weights.state, config):
-        bare = unwrapped(weights.state, _is_network)
+    bare = unwrapped(weights.state, _is_network, partial(_is_foreign, config), _is_of_a_family)
     found.state = bare.state
     _take_names(found, bare)
     translated = translate(bare.state, config, preprocessor)
@@ -77,7 +80,7 @@ def _take_weights(found: Checkpoint, weights: Weights, path: Path, ema: bool | N
 
 def _take_names(found: Checkpoint, bare: Unwrapped) -> None:
     if bare.prefix:
-        found.taken["prefix"] = Fact(bare.prefix, "common to all names")
+        found.taken["prefix"] = Fact(bare.prefix, "what the network's names begin with")
     _take_left_out(found, bare.left_out)
     if bare.head:
         found.taken["head"] = Fact(bare.head, "its place behind the backbone", guessed=True)
@@ -86,7 +89,9 @@ def _take_names(found: Checkpoint, bare: Unwrapped) -> None:
 def _take_left_out(found: Checkpoint, names: Sequence[str]) -> None:
     if names:
         shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-        found.taken["tensors left out"] = Fact(len(names), f"not the network's by their names: {shown}")
+        before = found.taken.get("tensors left out")
+        count = len(names) + (before.value if before else 0)
+        found.taken["tensors left out"] = Fact(count, f"not the network's by their names: {shown}")
 
 
 def _take_translation(found: Checkpoint, translated: Translated) -> None:
@@ -95,6 +100,8 @@ def _take_translation(found: Checkpoint, translated: Translated) -> None:
     found.architecture = found.architecture or translated.architecture
     found.model_args = translated.model_args | found.model_args
     found.pretrained_cfg = translated.pretrained_cfg | found.pretrained_cfg
+    # another library prepares images in its own way; where it does not say how, timm need not know
+    found.supposed = {*translated.supposed, *(key for key in PREPROCESSING if key not in translated.pretrained_cfg)}
     found.origins = dict.fromkeys(("name", *found.model_args, *found.pretrained_cfg), translated.origin) | found.origins
     found.taken["layout"] = Fact(translated.origin, "the tensors' names")
     _take_left_out(found, translated.left_out)
@@ -103,8 +110,17 @@ def _take_translation(found: Checkpoint, translated: Translated) -> None:
 
 
 def _is_network(state: Mapping[str, Tensor]) -> bool:
-    return any(family.recognises(state) for family in FAMILIES.values()) or _is_foreign(state, None)
+    """Whether the names are those of a network of timm."""
+    return _is_of_a_family(state) or bool(indexed(state)[1])
 
 
-def _is_foreign(state: Mapping[str, Tensor], config: Mapping[str, Any] | None) -> bool:
+def _is_of_a_family(state: Mapping[str, Tensor]) -> bool:
+    """Whether a family knows the names; all of them under one first part are still in a wrapper."""
+    return len({name.partition(".")[0] for name in state}) > 1 and any(
+        family.recognises(state) for family in FAMILIES.values()
+    )
+
+
+def _is_foreign(config: Mapping[str, Any] | None, state: Mapping[str, Tensor]) -> bool:
+    """Whether the names are those of another library."""
     return any(layout.recognise(state, config) for layout in LAYOUTS.values())

@@ -12,7 +12,7 @@ from torch import nn
 
 from prune_realloc.checkpoints.allowed import require_architecture_args
 from prune_realloc.checkpoints.create import create_described, create_published, create_skeleton, resize_, with_origin
-from prune_realloc.checkpoints.facts import with_facts
+from prune_realloc.checkpoints.facts import note_size, with_facts
 from prune_realloc.checkpoints.fill import fill_, require_finite
 from prune_realloc.checkpoints.fitting import classes_of
 from prune_realloc.checkpoints.folders import read_config
@@ -77,6 +77,7 @@ def load_model(
             net = _stored(read_checkpoint(Path(ckpt), ema), Path(ckpt), model, extra, img_size)
         if img_size is not None:
             resize_(net, img_size)
+            note_size(net, img_size)
     require_finite(net)
     return net.float().eval()
 
@@ -145,14 +146,18 @@ def _stored(
     if name is not None and not is_model(name.split(".")[0]):
         raise InputError(f"model {name!r} is unknown to timm; see timm.list_models()")
     shapes = {} if known is None else _inferred(known, found, extra, img_size)
-    args = shapes | _hints(found, shapes) | found.model_args | extra
+    hints = _hints(found, shapes)
+    stated = {
+        name: value for name, value in found.model_args.items() if name not in found.supposed or name not in hints
+    }
+    args = shapes | hints | stated | extra
     architecture = None
     if name is not None and not (known and name.split(".")[0] in known.ALIASES):
         architecture = Recognised(name, "--model" if model else found.origins["name"], guessed=False)
     elif known is not None:
         architecture = recognise(known, found.state, args, path)
     if architecture is None:  # of no family, or of another than its names suggest
-        shapes, args = {}, found.model_args | extra
+        shapes, hints, args = {}, {}, found.model_args | extra
         architecture = recognise_unlisted(found.state, args, path)
     net = create_skeleton(architecture.name, args, path)
     if not shapes and (classes := classes_of(net, found.state)) is not None and "num_classes" not in args:
@@ -161,6 +166,9 @@ def _stored(
     if found.norm_eps is not None:
         set_norm_eps_(net, found.norm_eps)
     fill_(net, found, path)
+    for name in found.hints.keys() - hints.keys():  # nothing came of it
+        found.origins.pop(name, None)
+    found.supposed -= hints.keys()
     return with_facts(net, found, architecture, given={*extra}, shapes={*shapes})
 
 

@@ -12,14 +12,19 @@ import numpy as np
 from timm.models import is_model
 
 from prune_realloc.checkpoints.allowed import require_architecture_args
-from prune_realloc.core.errors import InputError
+from prune_realloc.checkpoints.measures import measure, scaled
 from prune_realloc.core.names import PREPROCESSING
 
 _BAGS = ("args", "hyper_parameters", "hparams", "config", "cfg", "opt", "options", "model_args", "meta", "dataset_meta")
 """Where scripts keep their options: timm and DeiT, Lightning, mmengine, and what people call them."""
 _NAMES = ("arch", "model", "model_name", "architecture", "arch_name", "backbone", "backbone_name", "timm_model")
 _CLASSES = ("class_names", "classes", "label_names", "labels", "class_to_idx", "label2id", "id2label", "idx_to_class")
+_PARTS = ("model", "net", "network", "backbone", "encoder", "student", "model_config", "model_cfg", "vit")
+"""Parts of the options that are of the network; a decoder, a teacher and others are not."""
+_OF_DATA = ("data", "dataset", "data_preprocessor", "preprocessing", "preprocess", "transform", "transforms")
+"""Parts of the options that are of the images."""
 _DEPTH = 3
+_MOST_NAMES = 100_000
 
 
 @dataclass
@@ -38,6 +43,8 @@ class Stated:
     """In the order of the labels."""
     origins: dict[str, str] = field(default_factory=dict)
     """What -> the key: `name`, `class_names`, and the names of arguments and fields."""
+    contradictions: list[str] = field(default_factory=list)
+    """What is stated twice and otherwise, and therefore not taken."""
 
 
 def stated(content: Mapping[str, Any], where: str) -> Stated:
@@ -51,7 +58,12 @@ def stated(content: Mapping[str, Any], where: str) -> Stated:
     """
     found = Stated()
     for place, key, value in _options(content):
-        _take(found, f"{place}{key}", key.lower(), value, where)
+        of_data = any(part.lower() in _OF_DATA for part in place.split("."))
+        _take(found, f"{place}{key}", key.lower(), value, where, of_data)
+    for said in found.contradictions:
+        found.hints.pop(said.split(" ")[0], None)
+    found.preprocessing, large = scaled(found.preprocessing)
+    found.origins |= {key: f"{found.origins[key]}, divided by 255" for key in large}
     return found
 
 
@@ -68,7 +80,7 @@ def _flat(options: Mapping[Any, Any], place: str, depth: int) -> Iterator[tuple[
     for key, value in options.items():
         yield place, str(key), value
         inner = _mapping(value)
-        if isinstance(inner, Mapping) and depth and str(key).lower() not in (*_CLASSES, "model_kwargs"):
+        if isinstance(inner, Mapping) and depth and str(key).lower() in (*_PARTS, *_OF_DATA):
             yield from _flat(inner, f"{place}{key}.", depth - 1)
 
 
@@ -76,8 +88,21 @@ def _mapping(value: Any) -> Any:
     return vars(value) if isinstance(value, argparse.Namespace) else value
 
 
-def _take(found: Stated, place: str, key: str, value: Any, where: str) -> None:
-    """One option into what it states, unless another stated it before."""
+def _take(found: Stated, place: str, key: str, value: Any, where: str, of_data: bool) -> None:
+    """One option into what it states, unless another stated it before.
+
+    Args:
+        of_data: it stands among what is said of the images, and says nothing of the network.
+    """
+    if key in PREPROCESSING and key not in found.preprocessing and (read := measure(key, value)) is not None:
+        found.preprocessing[key], found.origins[key] = read, place
+    elif key in _CLASSES and not found.class_names and (names := class_names(value)):
+        found.class_names, found.origins["class_names"] = names, place
+    elif not of_data:
+        _take_of_network(found, place, key, value, where)
+
+
+def _take_of_network(found: Stated, place: str, key: str, value: Any, where: str) -> None:
     if key in _NAMES and isinstance(value, str) and is_model(value.removeprefix("timm/").split(".")[0]):
         # names of other libraries stand there too; these are not timm's, and tell nothing
         if found.name is None:
@@ -88,12 +113,14 @@ def _take(found: Stated, place: str, key: str, value: Any, where: str) -> None:
         found.origins |= dict.fromkeys(value, place)
     elif key in _ARGUMENTS:
         argument, reading = _ARGUMENTS[key]
-        if (read := reading(value)) is not None and argument not in found.model_args | found.hints:
+        if (read := reading(value)) is None or argument in found.model_args:
+            return
+        if argument in found.hints and found.hints[argument] != read:
+            found.contradictions.append(
+                f"{argument} is {found.hints[argument]} ({found.origins[argument]}) and {read} ({place})"
+            )
+        elif argument not in found.hints:
             found.hints[argument], found.origins[argument] = read, place
-    elif key in PREPROCESSING and value is not None and key not in found.preprocessing:
-        found.preprocessing[key], found.origins[key] = _plain(value), place
-    elif key in _CLASSES and not found.class_names and (names := class_names(value)):
-        found.class_names, found.origins["class_names"] = names, place
 
 
 def _whole(value: Any) -> int | None:
@@ -117,31 +144,26 @@ def _pooling(value: Any) -> str | None:
 
 _ARGUMENTS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     **dict.fromkeys(("num_heads", "heads", "n_heads", "num_attention_heads"), ("num_heads", _whole)),
+    "depth": ("depth", _whole),
+    "embed_dim": ("embed_dim", _whole),
     **dict.fromkeys(("img_size", "image_size", "input_size"), ("img_size", _rectangle)),
     **dict.fromkeys(("global_pool", "gp"), ("global_pool", _pooling)),
 }
 """Option -> the argument of `timm.create_model` that it states, and how it is read; None: it states nothing."""
 
 
-def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, np.ndarray) else value
-
-
 def class_names(value: Any) -> tuple[str, ...]:
-    """Names in the order of the labels: of a list, or of a mapping from names to numbers or back; else nothing.
-
-    Raises:
-        InputError: numbers are missing, or there twice.
-    """
-    value = _plain(value)
+    """Names in the order of the labels: of a list, or of a mapping between names and 0, 1, ...; else none."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist() if value.size <= _MOST_NAMES else None
     if isinstance(value, list | tuple) and value and all(isinstance(name, str) for name in value):
         return tuple(value)
     if not isinstance(value, Mapping) or not value:
         return ()
     pairs = [(name, number) if isinstance(number, int) else (number, name) for name, number in value.items()]
-    if not all(isinstance(name, str) and re.fullmatch(r"\d+", str(number)) for name, number in pairs):
+    if not all(isinstance(name, str) and re.fullmatch(r"\d{1,9}", str(number)) for name, number in pairs):
         return ()
     by_number = {int(number): name for name, number in pairs}
     if sorted(by_number) != [*range(len(value))]:
-        raise InputError(f"class names: their numbers are not 0 to {len(value) - 1}, each once")
+        return ()
     return tuple(by_number[number] for number in range(len(value)))

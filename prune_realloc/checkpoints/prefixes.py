@@ -8,17 +8,25 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-_OTHERS = re.compile(
-    r".*(loss|criterion|metric|optimi[sz]er|accuracy|momentum_encoder).*|(train|val|test)_acc\w*|decoder\w*|predictor"
-    r"|projector|(dino|ibot)_head|model_ema|ema_model|queue(_ptr)?|discriminator|n_averaged"
+from prune_realloc.checkpoints.containers import classifies
+from prune_realloc.core.errors import InputError
+
+_OF_TRAINING = re.compile(
+    r".*(loss|criterion|metric|optimi[sz]er|accuracy).*|(train|val|test)_acc\w*|model_ema|ema_model|n_averaged"
 )
-"""First parts of names that belong to losses, metrics, decoders and heads of self-supervised training."""
-_PROJECTION = re.compile(r"(head|fc)\.(mlp|last_layer|\d+)\b.*")
-"""A head that projects, of self-supervised training (DINO, MoCo-v3), and no classifier."""
+"""First parts of names that belong to losses, metrics and averages."""
+_OF_METHODS = re.compile(
+    r".*momentum_encoder.*|decoder\w*|predictor|projector|(dino|ibot)_head|queue(_ptr)?|discriminator"
+)
+"""First parts of names that belong to what self-supervised training needs beside the network."""
+_PROJECTION = re.compile(r"(head|fc)\.(mlp|last_layer)\b.*")
+"""A head that projects (DINO, iBOT), and no classifier."""
 _HEADS = ("head", "head_dist", "fc_norm")
-_CLASSIFIERS = ("classifier", "fc", "linear", "cls_head")
-"""What people call the linear layer that they put behind a backbone."""
+_CLASSIFIERS = ("classifier", "fc", "linear", "cls_head", "head")
+"""What people call the linear layer that they put behind a backbone, also as a part of a sequence."""
 _MAIN_SHARE = 0.8
+
+Test = Callable[[Mapping[str, Tensor]], bool]
 
 
 @dataclass
@@ -36,30 +44,33 @@ class Unwrapped:
     """What the classifier was called, where it is taken for one by its place behind a backbone: a guess."""
 
 
-def as_it_is(state: Mapping[str, Tensor]) -> Unwrapped:
-    """Tensors by their names in the file."""
-    return Unwrapped(dict(state), {name: name for name in state})
-
-
-def unwrapped(state: Mapping[str, Tensor], is_network: Callable[[Mapping[str, Tensor]], bool]) -> Unwrapped:
+def unwrapped(state: Mapping[str, Tensor], is_network: Test, is_foreign: Test, has_head: Test) -> Unwrapped:
     """Take off what all names begin with, and leave out what is not the network's.
 
     Args:
-        is_network: whether names are a network's own already; then nothing more is taken off.
+        is_network: whether names are those of a network of timm already; then nothing is touched any more.
+        is_foreign: whether they are those of another library; what its methods need beside it tells the method, so
+            only a common prefix is taken off, and what belongs to training left out.
+        has_head: whether they are those of a network whose classifier is called `head`.
+
+    Raises:
+        InputError: there are a teacher and a student, and nothing tells which is meant.
     """
-    found = as_it_is(state)
-    while len(found.state) > 1:
-        if not is_network(found.state):
-            _leave_out(found)
-        parts = _by_first_part(found.state)
-        main = max(parts, key=lambda part: len(parts[part]))
-        rest = [name for part, names in parts.items() if part != main for name in names]
-        if is_network(found.state) or not main or (rest and not _is_backbone(found, main, rest)):
+    found = Unwrapped(dict(state), {name: name for name in state})
+    _leave_out(found, _OF_TRAINING)
+    while len(found.state) > 1 and not is_network(found.state):
+        if _strip_common(found):
+            _leave_out(found, _OF_TRAINING)
+            continue
+        if is_foreign(found.state) or is_network(found.state):
             break
-        for name in parts[main]:
-            _rename(found, name, name.removeprefix(f"{main}."))
-        found.prefix += f"{main}."
-    _leave_out_projection(found)
+        _leave_student(found)
+        _leave_out(found, _OF_METHODS)
+        if not _strip_common(found) and not _strip_backbone(found):
+            break
+    if not is_foreign(found.state) and (has_head(found.state) or not is_network(found.state)):
+        _leave_projection(found)
+        _name_head(found)
     return found
 
 
@@ -71,16 +82,77 @@ def _by_first_part(state: Mapping[str, Tensor]) -> dict[str, list[str]]:
     return parts
 
 
-def _leave_out(found: Unwrapped) -> None:
-    parts = {name: name.partition(".")[0] for name in found.state}
-    both = {"teacher", "student"} <= {*parts.values()}
-    gone = [name for name, part in parts.items() if _OTHERS.fullmatch(part.lower()) or (both and part == "student")]
-    if len(gone) < len(parts):
+def _strip_common(found: Unwrapped) -> bool:
+    parts = _by_first_part(found.state)
+    return len(parts) == 1 and _strip(found, next(iter(parts)))
+
+
+def _strip(found: Unwrapped, part: str) -> bool:
+    """Take one first part off; False where there is none."""
+    if not part:
+        return False
+    for name in [name for name in found.state if name.startswith(f"{part}.")]:
+        _rename(found, name, name.removeprefix(f"{part}."))
+    found.prefix += f"{part}."
+    return True
+
+
+def _strip_backbone(found: Unwrapped) -> bool:
+    """The first part of most names, where what has it not is the head behind them."""
+    parts = _by_first_part(found.state)
+    main = max(parts, key=lambda part: len(parts[part]))
+    rest = [name for part, names in parts.items() if part != main for name in names]
+    inside = {name.partition(".")[2] for name in parts[main]}
+    if not main or len(inside) < _MAIN_SHARE * len(found.state) or inside & {*rest}:
+        return False
+    if not all(name.split(".")[0] in (*_HEADS, *_CLASSIFIERS) or _PROJECTION.fullmatch(name) for name in rest):
+        return False
+    if "head.weight" in inside and not all(name.split(".")[0] in _HEADS for name in rest):
+        return False
+    return _strip(found, main)
+
+
+def _name_head(found: Unwrapped) -> None:
+    """One linear layer under a name of a classifier, alone or in a sequence, under timm's: a guess that is said."""
+    if "head.weight" in found.state:
+        return
+    for part in _CLASSIFIERS:
+        layers = [name for name in found.state if re.fullmatch(rf"{part}(\.\d+)?\.weight", name)]
+        if len(layers) != 1 or found.state[layers[0]].ndim != 2:
+            continue
+        layer = layers[0].removesuffix(".weight")
+        others = {name for name in found.state if name.startswith(f"{part}.")} - {f"{layer}.weight", f"{layer}.bias"}
+        if others:
+            continue
+        found.head = found.names[layers[0]].removesuffix(".weight")
+        for end in ("weight", "bias"):
+            if f"{layer}.{end}" in found.state:
+                _rename(found, f"{layer}.{end}", f"head.{end}")
+        return
+
+
+def _leave_projection(found: Unwrapped) -> None:
+    names = [name for name in found.state if _PROJECTION.fullmatch(name)]
+    if any(".last_layer" in name for name in names):
+        _drop(found, names)
+
+
+def _leave_student(found: Unwrapped) -> None:
+    parts = _by_first_part(found.state)
+    if not {"teacher", "student"} <= parts.keys():
+        return
+    if classifies({name: found.state[name] for name in parts["teacher"]}):
+        raise InputError(
+            "weights: the file holds a teacher and a student, and both may be meant; save the one that you mean by "
+            "itself"
+        )
+    _drop(found, parts["student"])
+
+
+def _leave_out(found: Unwrapped, others: re.Pattern[str]) -> None:
+    gone = [name for name in found.state if others.fullmatch(name.partition(".")[0].lower())]
+    if len(gone) < len(found.state):
         _drop(found, gone)
-
-
-def _leave_out_projection(found: Unwrapped) -> None:
-    _drop(found, [name for name in found.state if _PROJECTION.fullmatch(name)])
 
 
 def _drop(found: Unwrapped, names: list[str]) -> None:
@@ -91,19 +163,3 @@ def _drop(found: Unwrapped, names: list[str]) -> None:
 
 def _rename(found: Unwrapped, name: str, new: str) -> None:
     found.state[new], found.names[new] = found.state.pop(name), found.names.pop(name)
-
-
-def _is_backbone(found: Unwrapped, main: str, rest: list[str]) -> bool:
-    """Whether what does not lie under `main` is the head behind it; a classifier is then called like timm's."""
-    inside = {name.partition(".")[2] for name in found.state if name.startswith(f"{main}.")}
-    if len(inside) < _MAIN_SHARE * len(found.state):
-        return False
-    if all(name.split(".")[0] in _HEADS or _PROJECTION.fullmatch(name) for name in rest):
-        return not inside & {*rest}
-    part = rest[0].split(".")[0]
-    if part not in _CLASSIFIERS or {*rest} - {f"{part}.weight", f"{part}.bias"} or "head.weight" in inside:
-        return False
-    for name in rest:
-        _rename(found, name, f"head.{name.split('.')[1]}")
-    found.head = found.prefix + part
-    return True

@@ -9,6 +9,7 @@ from prune_realloc.checkpoints.found import Checkpoint, with_weights
 from prune_realloc.checkpoints.options import stated
 from prune_realloc.checkpoints.shards import content_of
 from prune_realloc.core.errors import InputError
+from prune_realloc.core.taken import Fact
 
 
 def read_checkpoint(path: Path, ema: bool | None = None) -> Checkpoint:
@@ -30,6 +31,8 @@ def read_checkpoint(path: Path, ema: bool | None = None) -> Checkpoint:
     found.architecture = said.name or found.architecture
     found.model_args |= said.model_args
     found.hints = said.hints
+    if said.contradictions:
+        found.taken["contradictions"] = Fact(said.contradictions, "the file; neither is taken", guessed=True)
     found.pretrained_cfg |= said.preprocessing
     origins = {what: f"{key} in the file" for what, key in said.origins.items()}
     if said.class_names:

@@ -17,7 +17,7 @@ _COLUMNS = ("backend", "batch", "model", "median ms", "iqr ms", "min ms", "image
 
 
 def bench(
-    network: Annotated[Source, source_flags("model", "ema", "img_size", "model_args", path=True)],
+    network: Annotated[Source, source_flags("ckpt", "model", "ema", "img_size", "model_args", path=True)],
     source: CompareWith = None,
     batch_size: Annotated[
         list[int] | None, option(RUN, "--batch-size", help="May be repeated. Default: 1 and 32.")

@@ -19,7 +19,7 @@ from prune_realloc.recipe.document import Data, Source
 
 
 def evaluate(
-    network: Annotated[Source, source_flags("model", "pretrained", "ema", "img_size", "model_args", path=True)],
+    network: Annotated[Source, source_flags("ckpt", "model", "pretrained", "ema", "img_size", "model_args", path=True)],
     data: Annotated[
         Data,
         data_flags(

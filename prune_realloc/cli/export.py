@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def export(
     onnx: Annotated[Path, option(RUN, "--onnx", help="The file to write, such as model.onnx.")],
-    network: Annotated[Source, source_flags("model", "pretrained", "ema", "img_size", "model_args", path=True)],
+    network: Annotated[Source, source_flags("ckpt", "model", "pretrained", "ema", "img_size", "model_args", path=True)],
     data: Annotated[Data, data_flags("preprocess")],
     with_preprocessing: Annotated[
         bool,

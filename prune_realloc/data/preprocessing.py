@@ -14,8 +14,8 @@ from prune_realloc.core.errors import InputError
 from prune_realloc.core.taken import Fact, Taken
 
 CHANNEL_MODE = {1: "L", 3: "RGB"}
-_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
-_CROP_MODES = ("center", "squash", "border")
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+CROP_MODES = ("center", "squash", "border")
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ def preprocessing_taken(model: nn.Module, prepare: Preprocessing, overrides: Map
     stated = getattr(model, "pretrained_cfg", None) or {}
     known: Taken = getattr(model, "taken", {})
     found = {}
-    for field in ("mean", "std", "interpolation", "crop_pct"):
-        name = field.replace("crop_pct", "crop")
+    for field in ("mean", "std", "interpolation", "crop_pct", "crop_mode"):
+        name = field.replace("crop_pct", "crop").replace("_", " ")
         value = getattr(prepare, field)
         plain = [round(number, 4) for number in value] if isinstance(value, tuple) else value
         if overrides.get(field) is not None:
@@ -95,6 +95,6 @@ def _check_way(values: Mapping[str, Any]) -> None:
     share = values["crop_pct"]
     if not isinstance(share, int | float) or isinstance(share, bool) or not 0.01 <= share <= 10:
         raise InputError(f"crop_pct {share!r} is no share of the image, such as 0.875; give another with --crop-pct")
-    for key, known in (("interpolation", (*_INTERPOLATIONS, "random")), ("crop_mode", _CROP_MODES)):
+    for key, known in (("interpolation", INTERPOLATIONS), ("crop_mode", CROP_MODES)):
         if values[key] not in known:
             raise InputError(f"{key} {values[key]!r} is unknown; choose one of {', '.join(known)}")

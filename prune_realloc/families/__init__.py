@@ -31,7 +31,12 @@ def family_of(model: nn.Module) -> Family:
             f"model {_called(model)} has fixed widths; open it with load_model, which builds it with free ones"
         )
     supported = " and ".join(family.SUPPORTS for family in FAMILIES.values())
-    raise InputError(f"model {_called(model)} is of no supported family; supported: {supported}; see docs/support.md")
+    way = ""
+    if type(model).__module__.startswith("transformers."):
+        way = "; save it with save_pretrained and open that folder, which is read as timm's network"
+    raise InputError(
+        f"model {_called(model)} is of no supported family; supported: {supported}; see docs/support.md{way}"
+    )
 
 
 def cuttable_family_of(model: nn.Module) -> CuttableFamily:

@@ -266,8 +266,8 @@ def inferred_args(state: Mapping[str, Tensor], img_size: int | tuple[int, int] |
     tokens = [state[t].shape[1] for t in ("cls_token", "dist_token", "reg_token", "register_tokens") if t in state]
     # the class, distillation and register tokens may or may not have a position of their own
     for patches in (length - sum(tokens), length - 1, length):
-        side = round(patches**0.5)
-        if side * side == patches:
+        side = round(max(patches, 0) ** 0.5)
+        if patches > 0 and side * side == patches:
             return args | {"img_size": side * patch_h if patch_h == patch_w else (side * patch_h, side * patch_w)}
     if img_size is None:
         raise InputError(
@@ -295,7 +295,7 @@ def to_timm_keys(state: dict[str, Tensor], model: VisionTransformer) -> dict[str
 def candidates(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """Those whose width, depth and patch size are the tensors'."""
     embed_dim, _, *patch = state["patch_embed.proj.weight"].shape
-    depth = 1 + max(int(m[1]) for k in state if (m := re.match(r"blocks\.(\d+)\.", k)))
+    depth = 1 + max(int(m[1]) for k in state if (m := re.match(r"blocks\.(\d{1,4})\.", k)))
     return {name: size for name, *shape, size in _outlines() if shape == [embed_dim, depth, tuple(patch)]}
 
 

@@ -44,6 +44,8 @@ def cut(model: nn.Module, sites: Iterable[Site], keep: Keep) -> nn.Module:
     keep = {name: units for name, units in keep.items() if by_name[name].axis != "block"}
     smaller = copied(model, _narrower_parameters(host.inner, _removed_positions(by_name, keep)))
     inner = inner_of(smaller)
+    for net in {smaller, inner}:
+        vars(net).pop("taken", None)  # what was taken of the source is not true of what is cut from it
     family.sync_(inner, keep)
     if blocks_gone:
         family.drop_blocks_(inner, blocks_gone)

@@ -168,6 +168,11 @@ def own_losses(loss: Loss, out: Any, batch: Batch) -> Tensor:
     """
     images = len(batch.images)
     each = loss(single(out), moved(batch.given, batch.images.device))
+    if isinstance(each, Tensor) and images > 1 and each.shape[:2] == (images, images):
+        raise InputError(
+            f"loss returned {described(each)} for a batch of {images} images: output and target were broadcast against "
+            "each other; give both one shape, such as output.squeeze(1)"
+        )
     if not isinstance(each, Tensor) or not each.is_floating_point() or each.shape != (images,):
         raise InputError(
             f"loss returned {described(each)} for a batch of {images} images; it must be a tensor of shape "

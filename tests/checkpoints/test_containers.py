@@ -36,7 +36,9 @@ def test_the_network_is_found_and_nothing_else(content, place):
     assert (found.state, found.place, found.averaged) == (NET, place, False)
 
 
-@pytest.mark.parametrize("key", ["state_dict_ema", "model_ema", "ema", "ema_state_dict", "averaged_model", "swa_model"])
+@pytest.mark.parametrize(
+    "key", ["state_dict_ema", "model_ema", "ema", "ema_state_dict", "averaged_model", "swa_model", "EMA", "avg_model"]
+)
 def test_averaged_weights_are_told_from_the_others(key):
     content = {"model": NET, key: OTHER}
     assert select_weights(content, PATH, True).state == OTHER
@@ -52,6 +54,37 @@ def test_averaged_weights_alone_are_taken_and_not_without_being_wanted():
         select_weights({"model_ema": NET}, PATH, False)
     with pytest.raises(InputError, match="no averaged weights; its keys are 'model', 'lr'"):
         select_weights({"model": NET, "lr": 0.1}, PATH, True)
+
+
+def test_a_body_and_the_head_beside_it_are_one_network():
+    head = {"weight": torch.ones(5, 8), "bias": torch.ones(5)}
+    found = select_weights({"model": {"backbone": NET, "head": head}, "optimizer": {"state": {0: NET}}}, PATH, None)
+    assert found.place == "model"
+    assert found.state == {f"backbone.{name}": tensor for name, tensor in NET.items()} | {
+        f"head.{name}": tensor for name, tensor in head.items()
+    }
+
+
+def test_the_order_holds_at_every_level_and_the_rest_is_named():
+    found = select_weights(
+        {"state_dict": {"student": OTHER, "teacher": NET}, "extra": {"t": torch.ones(1)}}, PATH, None
+    )
+    assert (found.place, found.state) == ("state_dict.teacher", NET)
+    assert found.others == ("state_dict.student", "extra")
+    with pytest.raises(InputError, match=r"'model\.a' .*'model\.b'"):
+        select_weights({"model": {"a": NET, "b": OTHER}}, PATH, None)
+
+
+def test_of_a_teacher_and_a_student_with_classifiers_none_is_taken():
+    both = {"teacher": NET | {"head.weight": torch.ones(2, 2)}, "student": OTHER}
+    with pytest.raises(InputError, match="both may be meant"):
+        select_weights(both, PATH, None)
+
+
+def test_averages_of_torch_are_averages():
+    assert select_weights(
+        {f"module.{name}": t for name, t in NET.items()} | {"n_averaged": torch.ones(1)}, PATH, None
+    ).averaged
 
 
 def test_several_networks_are_named_and_none_is_chosen():

@@ -1,10 +1,14 @@
 """Which timm architecture a checkpoint's tensors are of."""
 
+from pathlib import Path
+
 import pytest
 import timm
+import torch
 from support.checkpoints import make_deit, same_weights, saved
 from support.networks import randomise_
 
+from prune_realloc.checkpoints.found import Checkpoint, with_weights
 from prune_realloc.checkpoints.load import load_model
 from prune_realloc.core.errors import InputError
 from prune_realloc.families import family_of
@@ -55,3 +59,16 @@ def test_the_two_efficientvits_are_told_apart(tmp_path):
     assert other.pretrained_cfg["architecture"] == "efficientvit_b0"
     with pytest.raises(InputError, match=r"efficientvit_b0 .*no supported family; .*docs/support\.md"):
         family_of(other)
+
+
+@pytest.mark.parametrize(
+    "name", ["efficientvit_m0", "densenet121", "crossvit_9_240", "tresnet_m", "samvit_base_patch16"]
+)
+def test_names_that_look_like_wrappers_are_a_networks_own(name):
+    with torch.device("meta"):
+        state = timm.create_model(name).state_dict()
+    for prefix in ("", "module."):
+        found = with_weights(
+            Checkpoint({}), {prefix + key: value for key, value in state.items()}, Path("net.pth"), None
+        )
+        assert found.state.keys() == state.keys()

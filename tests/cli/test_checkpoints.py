@@ -50,6 +50,14 @@ def refused(run_cli, *args):
     return lines[0]
 
 
+def body_of(state):
+    return {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
+
+
+def head_of(state):
+    return {"weight": state["head.weight"], "bias": state["head.bias"]}
+
+
 def noisy(state):
     return {name: tensor + torch.randn(tensor.shape) for name, tensor in state.items()}
 
@@ -90,11 +98,11 @@ def test_heads_that_the_file_states(run_cli, data, saved, wrap):
         lambda state: {"module": state},
         lambda state: {"net": state, "acc": 0.9},
         lambda state: {"model": {"state_dict": state}},
-        lambda state: {"teacher": state, "student": noisy(state), "epoch": 3},
+        lambda state: {"model": {"backbone": body_of(state), "head": head_of(state)}, "epoch": 3},
         lambda state: {"state_dict": {f"model.{k}": v for k, v in state.items()} | {"criterion.weight": torch.ones(4)}},
         lambda state: {"state_dict": state, "best_acc1": np.float64(81.3)},
     ],
-    ids=["DeepSpeed", "net", "nested", "DINO", "Lightning with a loss", "numpy"],
+    ids=["DeepSpeed", "net", "nested", "a head apart", "Lightning with a loss", "numpy"],
 )
 def test_weights_one_level_down_and_beside_other_things(run_cli, net, data, saved, wrap):
     assert top1(run_cli, saved(wrap(net.state_dict())), *MODEL, "--data", data)[0] == 1

@@ -51,7 +51,7 @@ CONTAINERS = {
     "module": lambda state, told: {"module": state, "config": told},
     "net": lambda state, told: {"net": state, "acc": 0.9, "cfg": {"model": told}},
     "nested": lambda state, told: {"model": {"state_dict": state}, "hparams": told},
-    "teacher": lambda state, told: {"teacher": state, "student": wrong(state), "args": told},
+    "averages": lambda state, told: {"weights": state, "ema_weights": wrong(state), "args": told},
 }
 PREFIXES = ["", "module.", "_orig_mod.", "model.", "backbone.", "module.my_vit.", "net.encoder.0."]
 BESIDE = [{}, {"criterion.weight": torch.ones(3)}, {"val_acc.total": torch.ones(1), "decoder.0.weight": torch.ones(2)}]

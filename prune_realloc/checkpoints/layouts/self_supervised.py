@@ -63,6 +63,7 @@ def translate(state: State, config: Config, preprocessor: Config) -> Translated:
         | {"num_classes": args["num_classes"], "input_size": [args["in_chans"], *args["img_size"]]},
         origin=kind,
         left_out=gone,
+        supposed=("num_heads", "mean", "std", "interpolation"),
         notes=(_SUPPOSED,),
     )
 

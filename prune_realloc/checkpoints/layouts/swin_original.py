@@ -50,5 +50,6 @@ def translate(state: State, config: Config, preprocessor: Config) -> Translated:
         pretrained_cfg=measures | size,
         origin="Swin of its authors",
         left_out=gone,
+        supposed=("mean", "std"),
         notes=tuple(notes),
     )

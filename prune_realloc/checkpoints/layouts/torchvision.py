@@ -33,6 +33,8 @@ _SWIN_RULES: Rules = (
     (r"\.mlp\.3\.", ".mlp.fc2."),
     (r"^head\.", "head.fc."),
 )
+_PUBLISHED = (768, 1024, 1280)
+"""Widths that torchvision has weights of; of others nobody knows the heads."""
 _MEASURES: dict[str, Any] = {"mean": list(IMAGENET_DEFAULT_MEAN), "std": list(IMAGENET_DEFAULT_STD)}
 _SUPPOSED = "mean and std are ImageNet's, as of all weights of torchvision; the interpolation is not known"
 
@@ -48,7 +50,8 @@ def translate_vit(state: State, config: Config, preprocessor: Config) -> Transla
         InputError: the file is not whole, or has a stem of several convolutions.
     """
     ours = renamed(state, _VIT_RULES)
-    args, heads = vit_args(ours, 1), published_heads(ours)
+    args = vit_args(ours, 1)
+    heads = published_heads(ours) if args["embed_dim"] in _PUBLISHED else None
     name = named(args, ("vit_{size}_patch{patch}_{img}",), "vit_base_patch16_224")
     return Translated(
         state=ours,
@@ -56,6 +59,7 @@ def translate_vit(state: State, config: Config, preprocessor: Config) -> Transla
         model_args=args | ({"num_heads": heads} if heads else {}),
         pretrained_cfg=_described(args),
         origin="torchvision VisionTransformer",
+        supposed=("num_heads", "mean", "std"),
         notes=(_SUPPOSED,),
     )
 
@@ -80,6 +84,7 @@ def translate_swin(state: State, config: Config, preprocessor: Config) -> Transl
         pretrained_cfg=_described(args),
         origin="torchvision SwinTransformer",
         left_out=gone,
+        supposed=("num_heads", "mean", "std"),
         notes=(_SUPPOSED, "the images are taken to have 224 x 224 pixels"),
     )
 

@@ -34,6 +34,8 @@ class Translated:
     """The layout in words, such as `Hugging Face ViTForImageClassification`."""
     left_out: tuple[str, ...] = ()
     """Names in the file of tensors that are no part of timm's network: poolers, decoders, projections."""
+    supposed: tuple[str, ...] = ()
+    """Arguments and fields that nothing in the file states: what is usual for such networks."""
     notes: tuple[str, ...] = ()
     """What was supposed and not read, or what timm cannot express; a line each."""
     norm_eps: float | None = None
