@@ -17,7 +17,7 @@ from torch import Tensor
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.taken import Taken
 from prune_realloc.data.labels import Naming
-from prune_realloc.data.pictures import eight_bits
+from prune_realloc.data.pictures import Spans, eight_bits
 from prune_realloc.data.preprocessing import CHANNEL_MODE, Preprocessing
 
 MAX_UNREADABLE = 0.05
@@ -52,6 +52,8 @@ class ImageSource:
     """Classes of which there are no images in this part."""
     naming: Naming = field(default_factory=Naming)
     """What the labels were found by; other parts are opened by the same."""
+    spans: Spans = field(default_factory=dict)
+    """By which ranges its pictures of more than 8 bits are scaled."""
     taken: Taken = field(default_factory=dict)
     """How it was read: layout, classes, and what was left out."""
 
@@ -151,7 +153,7 @@ class _Prepared(torch.utils.data.Dataset):
     def __getitem__(self, position: int) -> tuple[int, Tensor, int, int, tuple[str, ...]] | str:
         try:
             image, label = self.source.load(self.chosen[position])
-            image, remarks = eight_bits(image, self.mode)
+            image, remarks = eight_bits(image, self.mode, self.source.spans)
         except (
             OSError,
             SyntaxError,

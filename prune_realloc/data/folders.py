@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from prune_realloc.data.batches import ImageSource
 from prune_realloc.data.labels import Labels, Naming, known_names, labels_by_name, labels_by_order, shortened
 from prune_realloc.data.levels import PART_WORDS, PARTS, Layout, class_layout
 from prune_realloc.data.pictures import is_picture, open_picture
+from prune_realloc.data.spans import spans_of_files
 from prune_realloc.data.tree import Tree, folders_in, has_pictures, walk
 
 BESIDE = "beside the class folders"
@@ -42,10 +44,12 @@ def open_folder(folder: Path, split: str, naming: Naming) -> ImageSource:
             "of class folders, or of train/ and val/ with class folders"
         )
     told = "" if part is None else part.name
-    if not naming.wanted or set(tree.folders) == {""}:
-        return _unlabelled(folder, root, told, tree, naming)
     siblings = parts or ({} if part is None else folders_in(folder))
-    return _labelled(folder, root, told, tree, naming, [other for other in siblings.values() if other != part])
+    beside = [other for other in siblings.values() if other != part]
+    spans = spans_of_files(root, tree.pictures, (at / path for at in beside for path in walk(at).pictures))
+    if not naming.wanted or set(tree.folders) == {""}:
+        return replace(_unlabelled(folder, root, told, tree, naming), spans=spans)
+    return replace(_labelled(folder, root, told, tree, naming, beside), spans=spans)
 
 
 def _parts(folder: Path) -> dict[str, Path]:

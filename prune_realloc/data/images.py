@@ -15,6 +15,7 @@ from prune_realloc.data.folders import open_folder
 from prune_realloc.data.idx import open_idx
 from prune_realloc.data.labels import Naming, class_range, known_names, labels_by_name
 from prune_realloc.data.named import open_named
+from prune_realloc.data.spans import spans_of_items
 
 DEMO = Path(__file__).parents[1] / "assets" / "fashion_mnist"
 _NO_NAMING = Naming()
@@ -57,7 +58,8 @@ def open_images(
         raise InputError(f"data {spec!r} is a file; give a folder or the name of a data set")
     prefix = spec.split("/")[0]
     if prefix in ("torch", "hfds", "hfids", "tfds", "wds") and "/" in spec:
-        return _aligned(open_named(spec, Path(data_dir) if data_dir else None, split, samples), naming)
+        source = open_named(spec, Path(data_dir) if data_dir else None, split, samples)
+        return _aligned(replace(source, spans=spans_of_items(source.count, source.load)), naming)
     raise InputError(
         f"data {spec!r} does not exist; give a folder of images, 'demo', or a timm data set such as torch/cifar10"
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import IO
@@ -62,19 +64,36 @@ def open_picture(file: str | Path | IO[bytes]) -> Image.Image:
         raise Unreadable(_why(error)) from error
 
 
-def eight_bits(image: Image.Image, mode: str) -> tuple[Image.Image, tuple[str, ...]]:
+@dataclass(frozen=True)
+class Span:
+    """What becomes 0, and what 255."""
+
+    low: float
+    high: float
+    whose: str
+    """Both in words."""
+
+
+Spans = Mapping[str, Span]
+"""Of a data set: Pillow's mode -> the one span of all its pictures in that mode."""
+
+
+def eight_bits(image: Image.Image, mode: str, spans: Spans | None = None) -> tuple[Image.Image, tuple[str, ...]]:
     """The first frame as `L` or `RGB`, and remarks on what was done or left to get there.
 
     Pixels of more bits are scaled by their range. An EXIF orientation is not applied, as in torchvision's folders.
 
+    Args:
+        spans: of the data set that the picture is from; None: it is alone.
+
     Raises:
-        Unreadable: the picture is damaged.
+        Unreadable: the picture is damaged, or has values outside of the data set's span.
     """
     try:
         image.load()
         remarks = [*_remarks(image)]
         if image.mode in _WIDE:
-            image, remark = _scaled(image)
+            image, remark = _scaled(image, spans)
             remarks.append(remark)
         return image.convert(mode), tuple(remarks)
     except Exception as error:  # as above
@@ -97,16 +116,30 @@ def _remarks(image: Image.Image) -> list[str]:
     return found
 
 
-def _scaled(image: Image.Image) -> tuple[Image.Image, str]:
+def _scaled(image: Image.Image, spans: Spans | None) -> tuple[Image.Image, str]:
     """The picture in 8 bits, and the remark that says by which range."""
     pixels = np.asarray(image).astype(np.float64)
     if not np.isfinite(pixels).all():
         raise Unreadable("has pixels that are not finite")
-    low, high, whose = _range(image, pixels)
-    span = (high - low) or 1.0
-    scaled = np.rint((pixels - low) * 255 / span).astype(np.uint8)
+    low, high = float(pixels.min()), float(pixels.max())
+    span = _by_type(image) or (spans or {}).get(image.mode)
+    if span is None and spans is None:
+        span = span_of(image.mode, low, high)
+    if span is None or not span.low <= low <= high <= span.high:
+        known = "not known" if span is None else span.whose
+        raise Unreadable(f"has values {low:g} .. {high:g}, and the range of the data set is {known}")
+    scaled = np.rint((pixels - span.low) * 255 / ((span.high - span.low) or 1.0)).astype(np.uint8)
     kind = "16 bits" if _sixteen(image) else {"F": "floating point", "I": "32-bit integers"}[image.mode]
-    return Image.fromarray(scaled), f"{kind}, scaled to 8 bits from {whose}"
+    return Image.fromarray(scaled), f"{kind}, scaled to 8 bits from {span.whose}"
+
+
+def extent(image: Image.Image) -> tuple[float, float] | None:
+    """The least and the largest value where these decide how it is scaled; None: its type does, or it is damaged."""
+    with suppress(Exception):  # as above
+        if image.mode in _WIDE and _by_type(image) is None:
+            low, high = image.getextrema()
+            return (float(low), float(high)) if np.isfinite([low, high]).all() else None  # type: ignore[arg-type]
+    return None
 
 
 def _sixteen(image: Image.Image) -> bool:
@@ -114,15 +147,17 @@ def _sixteen(image: Image.Image) -> bool:
     return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
 
 
-def _range(image: Image.Image, pixels: np.ndarray) -> tuple[float, float, str]:
-    """What becomes 0, what becomes 255, and both in words."""
-    low, high = float(pixels.min()), float(pixels.max())
+def _by_type(image: Image.Image) -> Span | None:
+    """The span that a picture's type has, whatever its values."""
     bits = getattr(image, "tag_v2", {}).get(_BITS, (16,))[0]
     if image.mode.startswith("I;16") and 8 < bits < 16:
-        return 0.0, float(2**bits - 1), f"0 .. {2**bits - 1}"
-    if _sixteen(image):
-        return 0.0, float(_SIXTEEN), f"0 .. {_SIXTEEN}"
-    for top in (1, 255, _SIXTEEN) if image.mode == "F" else (255, _SIXTEEN):
+        return Span(0.0, float(2**bits - 1), f"0 .. {2**bits - 1}")
+    return Span(0.0, float(_SIXTEEN), f"0 .. {_SIXTEEN}") if _sixteen(image) else None
+
+
+def span_of(mode: str, low: float, high: float) -> Span:
+    """The span of pictures in a mode without one of its own, whose values lie between two."""
+    for top in (1, 255, _SIXTEEN) if mode == "F" else (255, _SIXTEEN):
         if 0 <= low <= high <= top:
-            return 0.0, float(top), f"0 .. {top}"
-    return low, high, "the picture's own least .. largest value"
+            return Span(0.0, float(top), f"0 .. {top}")
+    return Span(low, high, f"{low:g} .. {high:g}, the least and the largest value")

@@ -51,7 +51,7 @@ class Augmented(torch.utils.data.Dataset):
                 tried = self.chosen[(start + offset) % len(self.chosen)]
             try:
                 image, label = self.source.load(tried)
-                return eight_bits(image, self.mode)[0], int(label), int(offset > 0)
+                return eight_bits(image, self.mode, self.source.spans)[0], int(label), int(offset > 0)
             except (OSError, SyntaxError, Image.DecompressionBombError):
                 continue
         return Image.new(self.mode, (32, 32)), 0, len(self.chosen) + 1

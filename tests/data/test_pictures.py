@@ -1,4 +1,5 @@
 import io
+import pickle
 import struct
 
 import numpy as np
@@ -11,6 +12,7 @@ from support.data import read_all
 
 from prune_realloc.data.images import open_images
 from prune_realloc.data.pictures import Unreadable, eight_bits, formats, is_picture, open_picture, suffixes
+from prune_realloc.data.spans import spans_of_items
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
@@ -21,8 +23,8 @@ def saved(image, form):
     return io.BytesIO(file.getvalue())
 
 
-def gray(image):
-    return np.asarray(eight_bits(image, "L")[0])
+def gray(image, spans=None):
+    return np.asarray(eight_bits(image, "L", spans)[0])
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -77,14 +79,62 @@ def test_ranges_by_hand():
         ([0.0, 0.5, 1.0], [0, 128, 255], "0 .. 1"),
         ([0.0, 51.0, 255.0], [0, 51, 255], "0 .. 255"),
         ([0.0, 257.0, 65535.0], [0, 1, 255], "0 .. 65535"),
-        ([-1.0, 0.0, 1.0], [0, 128, 255], "the picture's own"),
-        ([-7.0, -7.0, -7.0], [0, 0, 0], "the picture's own"),
+        ([-1.0, 0.0, 1.0], [0, 128, 255], "the least and the largest value"),
+        ([-7.0, -7.0, -7.0], [0, 0, 0], "the least and the largest value"),
     ):
         image, remarks = eight_bits(Image.fromarray(np.array([values], np.float32)), "L")
         assert np.asarray(image).tolist() == [expected]
         assert whose in remarks[0]
     with pytest.raises(Unreadable, match="not finite"):
         eight_bits(Image.fromarray(np.array([[np.nan, 1]], np.float32)), "L")
+
+
+def write_floats(folder, **values):
+    folder.mkdir(parents=True)
+    for name, value in values.items():
+        Image.fromarray(np.array([[0, value]], np.float32)).save(folder / f"{name}.tif")
+
+
+def read_pixels(source):
+    """The largest of each picture in 8 bits, by its name."""
+    spans = pickle.loads(pickle.dumps(source)).spans  # as a worker gets it
+    return {source.describe(i): int(gray(source.load(i)[0], spans).max()) for i in range(source.count)}
+
+
+def test_one_data_set_has_one_range(tmp_path):
+    """A dark picture of a set from 0 to 255 stays dark, also where it is alone in its part."""
+    write_floats(tmp_path / "d" / "train" / "a", dark=0.9, bright=255)
+    write_floats(tmp_path / "d" / "val" / "a", dim=1)
+    (tmp_path / "d" / "val" / "a" / "broken.tif").write_bytes(b"II*")
+    assert read_pixels(open_images(str(tmp_path / "d"))) == {"a/bright.tif": 255, "a/dark.tif": 1}
+    (tmp_path / "d" / "val" / "a" / "broken.tif").unlink()
+    assert read_pixels(open_images(str(tmp_path / "d"), split="val")) == {"a/dim.tif": 1}
+    write_floats(tmp_path / "more", low=-3, high=1)
+    remarks: list[str] = []
+    read_all(open_images(str(tmp_path / "more")), remarks=remarks)
+    assert remarks == ["floating point, scaled to 8 bits from -3 .. 1, the least and the largest value"] * 2
+
+
+def test_a_range_that_is_not_the_data_sets_is_no_picture(tmp_path):
+    """Under a name that tells another type it is not looked at before, and would have a scale of its own."""
+    write_floats(tmp_path / "d", a=1, b=0.5)
+    (tmp_path / "d" / "a.tif").rename(tmp_path / "d" / "a.png")
+    for name in ("b", "c"):
+        Image.fromarray(RAMP).save(tmp_path / "d" / f"{name}.png")
+    unreadable: list[str] = []
+    read_all(open_images(str(tmp_path / "d")), unreadable=unreadable)
+    assert unreadable == []
+    write_floats(tmp_path / "e", a=200)
+    (tmp_path / "e" / "a.tif").rename(tmp_path / "d" / "a.png")
+    read_all(open_images(str(tmp_path / "d")), unreadable=unreadable)
+    assert unreadable == ["a.png (has values 0 .. 200, and the range of the data set is 0 .. 1)"]
+
+
+def test_images_without_files_have_one_range_too():
+    images = [Image.fromarray(np.array([[0, 1 + place]], np.float32)) for place in range(300)]
+    spans = spans_of_items(300, lambda place: (images[place], 0))
+    assert spans["F"].whose == "0 .. 65535"
+    assert spans_of_items(3, lambda place: (Image.fromarray(RAMP), 0)) == {}
 
 
 def test_twelve_bits_are_scaled_by_theirs():

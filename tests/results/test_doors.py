@@ -2,8 +2,10 @@
 
 import argparse
 import copy
+import functools
 
 import pytest
+import timm
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -19,6 +21,10 @@ PICTURES = pictures(CLASSES)
 NAME = "vit_tiny_patch16_224"
 WIDTHS = {"embed_dim": TINY["embed_dim"], "depth": TINY["depth"]}
 HEADS = 6
+STOCK = ["test_vit", "vit_tiny_patch16_224", "deit_tiny_patch16_224"]
+"""Told by shapes, or with the file's name too; the last two differ in mean and std."""
+STATED = {"mean": [0.2, 0.3, 0.7], "std": [0.1, 0.4, 0.2]}
+FOREIGN = ["Hund", "Katze", "Vogel", "Biene"]
 NOISE = {
     "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 0.1}]},
     "epoch": 3,
@@ -27,14 +33,25 @@ NOISE = {
 
 
 @pytest.fixture(scope="module")
-def net():
-    """With twice the heads of timm's network of these shapes, which no tensor tells."""
-    return right_network(PICTURES, CLASSES, num_heads=HEADS)
+def right():
+    """Networks by timm's name, or None for tiny ones, and by what their file states of pixels.
+
+    With twice the heads of timm's network of these shapes, which no tensor tells.
+    """
+
+    @functools.cache
+    def made(stock, stated):
+        heads = 2 * timm.create_model(stock).blocks[0].attn.num_heads if stock else HEADS
+        return right_network(PICTURES, CLASSES, stock=stock, stated=STATED if stated else None, num_heads=heads)
+
+    return made
 
 
-def options(names):
-    """What a script notes: the heads, which no tensor tells, and perhaps the classes."""
-    told = {"model": NAME, "num_heads": HEADS, "output_dir": "runs/one"}
+def options(net, made, names):
+    """What a script notes: the heads, perhaps the network, mean and std, and the classes."""
+    told = {"num_heads": net.blocks[0].attn.num_heads, "output_dir": "runs/one"}
+    told |= {} if made["stock"] else {"model": NAME}
+    told |= STATED if made["stated"] else {}
     return told | ({"class_names": names} if names else {})
 
 
@@ -64,6 +81,8 @@ def files(draw):
         "container": draw(st.sampled_from([*CONTAINERS])),
         "prefix": draw(st.sampled_from(PREFIXES)),
         "beside": draw(st.sampled_from(BESIDE)),
+        "stock": draw(st.sampled_from([None, None, *STOCK])),
+        "stated": draw(st.booleans()),
         "dtype": draw(st.sampled_from([torch.float32, torch.float64, torch.bfloat16])),
     }
 
@@ -72,7 +91,7 @@ def files(draw):
 def folders(draw):
     return {
         "names": draw(st.lists(st.sampled_from(NAMES), min_size=CLASSES, max_size=CLASSES, unique=True)),
-        "named": draw(st.booleans()),
+        "named": draw(st.sampled_from([None, "right", "foreign"])),
         "layout": draw(st.sampled_from(["classes", "part", "wrapped", "inside", "sites"])),
         "stray": draw(st.booleans()),
         "empty": draw(st.booleans()),
@@ -81,7 +100,7 @@ def folders(draw):
 
 def write_file(path, net, made, names):
     state = {made["prefix"] + name: tensor.to(made["dtype"]) for name, tensor in net.state_dict().items()}
-    torch.save(CONTAINERS[made["container"]](state | made["beside"], options(names)), path)
+    torch.save(CONTAINERS[made["container"]](state | made["beside"], options(net, made, names)), path)
 
 
 def write_folder(root, made):
@@ -101,24 +120,28 @@ def write_folder(root, made):
 def opened(tmp_path, net, made, told):
     """The evaluation, or why it is refused."""
     names = write_folder(tmp_path / "data", told)
-    write_file(tmp_path / "net.pth", net, made, names if told["named"] else None)
+    path = tmp_path / (f"{made['stock']}-best.pth" if made["stock"] else "net.pth")
+    write_file(path, net, made, {None: None, "right": names, "foreign": FOREIGN}[told["named"]])
+    given = {} if made["stock"] else {"model": NAME, "model_args": WIDTHS}
     try:
-        return evaluate(NAME, ckpt=tmp_path / "net.pth", model_args=WIDTHS, data=tmp_path / "data", batch_size=8)
+        return evaluate(**given, ckpt=path, data=tmp_path / "data", batch_size=8)
     except InputError as error:
         return error
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(made=files(), told=folders())
-def test_right_on_all_pictures_or_refused(tmp_path_factory, net, made, told):
+def test_right_on_all_pictures_or_refused(tmp_path_factory, right, made, told):
     plain = write_pictures(tmp_path_factory.mktemp("plain"), PICTURES, "abcd")
+    net = right(made["stock"], made["stated"])
     # in a coarse type it may be another network
-    right = evaluate(copy.deepcopy(net).to(made["dtype"]).float(), data=plain, batch_size=8).top1
+    top1 = evaluate(copy.deepcopy(net).to(made["dtype"]).float(), data=plain, batch_size=8).top1
     result = opened(tmp_path_factory.mktemp("door"), net, made, told)
     if isinstance(result, InputError):
         assert "\n" not in str(result)
         orders = sorted(told["names"]), sorted(told["names"], key=natural_key)
-        assert not told["named"], result
-        assert told["layout"] == "sites" or orders[0] != orders[1], result
+        assert told["named"] != "right", result
+        assert told["named"] or told["layout"] == "sites" or orders[0] != orders[1], result
     else:
-        assert result.top1 == right
+        assert told["named"] != "foreign", result
+        assert result.top1 == top1

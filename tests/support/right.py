@@ -32,11 +32,15 @@ def write_pictures(folder, pics, names, suffix="png"):
 
 
 @torch.no_grad()
-def right_network(pics, classes, label_names=None, **args):
-    """A tiny ViT with a random body and the classifier of least squares."""
+def right_network(pics, classes, label_names=None, *, stock=None, stated=None, **args):
+    """A ViT with a random body and the classifier of least squares: a tiny one, or timm's network `stock` at 32 px.
+
+    `stated`: mean and std, where they are not the stock network's.
+    """
     torch.manual_seed(0)
-    net = timm.create_model("vit_tiny_patch16_224", **(TINY | {"num_classes": classes} | args)).eval()
-    net.pretrained_cfg = dict(net.pretrained_cfg, num_classes=classes)
+    shape = TINY if stock is None else {"img_size": TINY["img_size"]}
+    net = timm.create_model(stock or "vit_tiny_patch16_224", **(shape | {"num_classes": classes} | args)).eval()
+    net.pretrained_cfg = dict(net.pretrained_cfg, num_classes=classes) | (stated or {})
     if label_names is not None:
         net.pretrained_cfg["label_names"] = list(label_names)
     config = resolve_data_config({}, model=net) | {"input_size": (3, 32, 32)}
