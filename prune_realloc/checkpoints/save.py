@@ -20,6 +20,7 @@ from prune_realloc.core.errors import InputError, first_line
 from prune_realloc.core.files import CHECKSUMS, checksums, make_folder, write_files
 from prune_realloc.core.names import PREPROCESSING, PRUNED, RECIPE_FILE, RESULT_FILE, WEIGHTS_FILE
 from prune_realloc.families import family_of
+from prune_realloc.families.base import UnlikeBlocks
 from prune_realloc.families.inputs import input_shape
 from prune_realloc.pruning.sites import find_sites, widths
 
@@ -170,6 +171,9 @@ def check_rebuild(net: Any) -> dict[str, Any]:
         "source_args": origin["source_args"] | family.inferred_args(state, size) | {"img_size": list(size)},
         "widths": widths(find_sites(net)),
     }
+    if isinstance(family, UnlikeBlocks):
+        whole, args["blocks"] = family.places(net)
+        args["source_args"] |= whole
     require_architecture_args(args["source_args"], "model_args")
     _check_builds(net, args["source"], args["source_args"], lambda: build_pruned(**args))
     return args
