@@ -13,15 +13,19 @@ from torch import nn
 
 from prune_realloc.core.structure import Branch, Gate, OpaqueModule, Pair, Site, Slice, site_name
 from prune_realloc.models.free_attention import FreeAttention
+from prune_realloc.models.free_window_attention import FreeWindowAttention
 
 STREAM = site_name("embed", None)
 """The site of the one residual stream that all blocks share."""
 
 
-def head_widths(attn: Attention | FreeAttention) -> tuple[int, int]:
-    """(K, V) of one head, of any attention with `qkv` and `proj`."""
-    values = attn.proj.weight.shape[1]
-    return (attn.qkv.weight.shape[0] - values) // (2 * attn.num_heads), values // attn.num_heads
+def head_widths(attn: Any) -> tuple[int, int]:
+    """(K, V) of one head."""
+    if isinstance(attn, FreeAttention | FreeWindowAttention):
+        return attn.qk_dim, attn.v_dim
+    # timm's window attention has the width of its heads in the softmax scale only
+    width = attn.head_dim if hasattr(attn, "head_dim") else round(attn.scale**-2)
+    return width, width
 
 
 def has_norm(module: nn.Module) -> bool:

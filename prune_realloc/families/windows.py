@@ -13,7 +13,7 @@ from timm.models.swin_transformer import WindowAttention
 from torch import Tensor
 
 from prune_realloc.core.structure import Site, Slice
-from prune_realloc.families.attention import attention_sites
+from prune_realloc.families.attention import attention_sites, head_widths
 from prune_realloc.models.free_window_attention import FreeWindowAttention
 
 KINDS = (WindowAttention, FreeWindowAttention)
@@ -33,10 +33,8 @@ def synced_attention(attn: Any) -> Any:
     heads = attn.relative_position_bias_table.shape[1]
     v_dim = attn.proj.weight.shape[1] // heads
     qk_dim = (attn.qkv.weight.shape[0] - heads * v_dim) // (2 * heads)
-    free = isinstance(attn, FreeWindowAttention)
-    before = (attn.qk_dim, attn.v_dim) if free else (round(attn.scale**-2),) * 2
     attn.dim = attn.qkv.weight.shape[1]
-    if (heads, qk_dim, v_dim) == (attn.num_heads, *before):
+    if (heads, qk_dim, v_dim) == (attn.num_heads, *head_widths(attn)):
         return attn
     return FreeWindowAttention(attn, heads, qk_dim, v_dim).train(attn.training)
 
