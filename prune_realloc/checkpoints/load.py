@@ -161,6 +161,8 @@ def _stored(
     if found.norm_eps is not None:
         set_norm_eps_(net, found.norm_eps)
     fill_(net, found, path)
+    if img_size is not None and shapes.get("img_size") == img_size:
+        found.origins.setdefault("img_size", "--img-size")
     return with_facts(net, found, architecture, given={*extra}, shapes={*shapes})
 
 
