@@ -9,6 +9,7 @@ from typing import Any
 import timm
 
 from prune_realloc.checkpoints.allowed import require_architecture_args, require_architecture_name
+from prune_realloc.checkpoints.layouts.translated import set_norm_eps_
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.names import PRUNED
 from prune_realloc.core.structure import site_place
@@ -23,6 +24,7 @@ def build_pruned(
     source_args: Mapping[str, Any],
     widths: Mapping[str, int],
     blocks: Sequence[int] | None = None,
+    norm_eps: float | None = None,
     **more: Any,
 ) -> Any:
     """The network with fresh weights.
@@ -32,6 +34,7 @@ def build_pruned(
         source_args: its arguments for `timm.create_model`; `more` overrides them.
         widths: of every site, after the cut.
         blocks: which blocks of that network these are, where blocks differ in more than their widths; None: its first.
+        norm_eps: of all layer norms, where the source's are others; timm's Swin takes none as an argument.
         more: arguments of `source` that override its own, such as `num_classes`.
 
     Raises:
@@ -45,6 +48,8 @@ def build_pruned(
     family = cuttable_family_of_architecture(source)
     whole = timm.create_model(source, pretrained=False, **args | family.depth_args(count))
     net: Any = cut_to_widths(whole, widths if blocks is None else _in_whole(whole, widths, blocks, count))
+    if norm_eps is not None:
+        set_norm_eps_(net, float(norm_eps))
     net.origin = {"source": source, "source_args": dict(source_args)}
     return net
 

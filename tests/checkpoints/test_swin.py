@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import timm
 import torch
+from support.networks import randomise_
 from support.swin import SWIN, SWINS, pictures, swin
 from timm.models.swin_transformer import checkpoint_filter_fn
+from torchvision.models.swin_transformer import SwinTransformer as TorchvisionSwin
+from transformers import SwinConfig, SwinForImageClassification
 
 from prune_realloc import find_sites, load_model, load_pruned, save_pruned
 from prune_realloc.core.errors import InputError
@@ -132,6 +135,35 @@ def test_the_authors_own_files_are_read_by_timms_name_and_without(tmp_path):
     smaller = narrowed(found, (1,))
     save_pruned(smaller, tmp_path / "saved")
     assert torch.equal(load_pruned(tmp_path / "saved")(images), smaller(images))
+
+
+def theirs(kind, folder):
+    """A network of another library as it saves it, and its logits of a picture."""
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    if kind == "torchvision":
+        net = randomise_(
+            TorchvisionSwin(
+                patch_size=[4, 4], embed_dim=16, depths=[2, 2], num_heads=[2, 4], window_size=[4, 4], num_classes=5
+            )
+        )
+        torch.save(net.state_dict(), folder / "net.pth")
+        return folder / "net.pth", images, net(images)
+    sizes = {"image_size": 64, "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4}
+    net = randomise_(SwinForImageClassification(SwinConfig(**sizes, layer_norm_eps=1e-6, num_labels=5)))
+    net.save_pretrained(folder)
+    return folder, images, net(images).logits
+
+
+@pytest.mark.parametrize("kind", ["torchvision", "Hugging Face"])
+def test_files_of_other_libraries_are_cut_and_saved(kind, tmp_path):
+    """Epsilons of norms go along: timm's Swin takes none as an argument."""
+    with torch.no_grad():
+        path, images, expected = theirs(kind, tmp_path)
+        found = load_model(ckpt=path, img_size=64)
+        torch.testing.assert_close(found(images), expected, atol=1e-4, rtol=1e-4)
+        smaller = narrowed(found, (1,))
+        save_pruned(smaller, tmp_path / "saved")
+        assert torch.equal(load_pruned(tmp_path / "saved")(images), smaller(images))
 
 
 def test_a_network_of_no_published_size_needs_its_name(tmp_path):
