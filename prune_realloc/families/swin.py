@@ -82,13 +82,15 @@ def stream_input(model: Any, stream: str, x: Tensor) -> Tensor:
 def branch_output(model: nn.Module, branch: Branch, x: Tensor) -> Tensor:
     """Shape (B, height, width, D), as `x`."""
     block, attention = _block_of(model, branch)
-    return block._attn(block.norm1(x)) if attention else block.mlp(block.norm2(x))
+    if attention:
+        return block._attn(block.norm1(x))
+    return block.mlp(block.norm2(x).flatten(1, 2)).reshape(x.shape)
 
 
 def in_stream_order(model: nn.Module, branch: Branch, x: Tensor) -> Tensor:
     """The attention runs in windows, shifted in every other block."""
     block, attention = _block_of(model, branch)
-    return out_of_windows(block, x) if attention else x
+    return out_of_windows(block, x) if attention else x.reshape(-1, *block.input_resolution, x.shape[-1])
 
 
 def head_output(model: Any, x: Tensor) -> Tensor:

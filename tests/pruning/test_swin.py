@@ -15,7 +15,7 @@ from prune_realloc.families import cuttable_family_of, family_of
 from prune_realloc.families.host import find_host
 from prune_realloc.pruning.cut import cut
 from prune_realloc.pruning.damage import damage_curves
-from prune_realloc.pruning.handed_on import handed_on
+from prune_realloc.pruning.handed_on import check_handed_on, handed_on
 from prune_realloc.pruning.hooks import masked
 from prune_realloc.pruning.refit import refit_
 from prune_realloc.pruning.sites import find_sites, stream_sites, widths
@@ -250,7 +250,12 @@ def test_all_layers_at_narrower_streams_are_fitted_and_no_others():
     assert moved == layers
 
 
-def test_what_a_network_around_it_hands_on_is_seen_at_the_first_layer():
-    around = nn.Sequential(nn.Upsample(32), swin())
-    images = torch.randn(2, 3, 16, 16)
-    assert torch.equal(handed_on(find_host(around), images), around[0](images))
+def test_inside_another_network_it_is_cut_too():
+    around = nn.Sequential(nn.Upsample(32), swin(), nn.ReLU())
+    images, host = torch.randn(2, 3, 16, 16), find_host(around)
+    assert torch.equal(handed_on(host, images), around[0](images))
+    check_handed_on(host, images)
+    sites = find_sites(around)
+    smaller = cut(around, sites, {s.name: some_units(s) for s in sites if s.axis in ("qk", "v", "ffn")})
+    assert smaller[1].layers[1].blocks[1].attn.qk_dim == 10
+    assert smaller(images).shape == (2, 5)
