@@ -16,6 +16,7 @@ from prune_realloc.checkpoints.allowed import require_architecture_args, require
 from prune_realloc.core.errors import InputError, first_line
 from prune_realloc.core.taken import Fact
 from prune_realloc.families import FAMILIES
+from prune_realloc.families.base import Resizing
 
 
 def create_published(name: str, model_args: Mapping[str, Any]) -> nn.Module:
@@ -99,7 +100,11 @@ def resize_(net: Any, img_size: int | tuple[int, int]) -> None:
     patch = getattr(net.patch_embed, "patch_size", (1, 1))  # a stem of convolutions takes any size
     if any(s < 1 or s % p for s, p in zip(size, patch, strict=True)):
         raise InputError(f"img_size {img_size} is not a multiple of the patch size {patch[0]}")
-    net.set_input_size(img_size=size)
+    family = next((family for family in FAMILIES.values() if family.owns(net)), None)
+    if isinstance(family, Resizing):
+        family.resize_(net, size)
+    else:
+        net.set_input_size(img_size=size)
 
 
 def replace_head_(net: Any, num_classes: int) -> None:

@@ -169,6 +169,8 @@ def _stored(
     for name in found.hints.keys() - hints.keys():  # nothing came of it
         found.origins.pop(name, None)
     found.supposed -= hints.keys()
+    if img_size is not None and shapes.get("img_size") == img_size:
+        found.origins.setdefault("img_size", "--img-size")
     return with_facts(net, found, architecture, given={*extra}, shapes={*shapes})
 
 

@@ -32,7 +32,7 @@ default_cfgs = generate_default_cfgs(
 
 @register_model
 def prune_realloc(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """Any network that this package has cut; `source`, `source_args` and `widths` say which."""
+    """Any network that this package has cut; `source`, `source_args`, `widths` and `blocks` say which."""
     from prune_realloc.checkpoints.pruned import build_pruned
 
     return build_model_with_cfg(

@@ -15,11 +15,13 @@ from torch import nn
 
 from prune_realloc.checkpoints.allowed import require_architecture_args
 from prune_realloc.checkpoints.folders import FORMAT_VERSION
+from prune_realloc.checkpoints.layouts.translated import norm_eps_of
 from prune_realloc.checkpoints.pruned import build_pruned
 from prune_realloc.core.errors import InputError, first_line
 from prune_realloc.core.files import CHECKSUMS, checksums, make_folder, write_files
 from prune_realloc.core.names import PREPROCESSING, PRUNED, RECIPE_FILE, RESULT_FILE, UNITS_FILE, WEIGHTS_FILE
 from prune_realloc.families import family_of
+from prune_realloc.families.base import UnlikeBlocks
 from prune_realloc.families.inputs import input_shape
 from prune_realloc.pruning.sites import find_sites, widths
 
@@ -169,9 +171,13 @@ def check_rebuild(net: Any) -> dict[str, Any]:
         "source_args": origin["source_args"] | family.inferred_args(state, size) | {"img_size": list(size)},
         "widths": widths(find_sites(net)),
     }
+    if isinstance(family, UnlikeBlocks):
+        whole, args["blocks"] = family.places(net)
+        args["source_args"] |= whole
     require_architecture_args(args["source_args"], "model_args")
-    _check_builds(net, args["source"], args["source_args"], lambda: build_pruned(**args))
-    return args
+    again = _check_builds(net, args["source"], args["source_args"], lambda: build_pruned(**args))
+    epsilon = norm_eps_of(net)
+    return args if epsilon in (None, norm_eps_of(again)) else args | {"norm_eps": epsilon}
 
 
 def builder(net: Any) -> tuple[str, dict[str, Any]]:
@@ -188,7 +194,8 @@ def builder(net: Any) -> tuple[str, dict[str, Any]]:
     return name, args
 
 
-def _check_builds(net: nn.Module, name: str, args: Mapping[str, Any], build: Callable[[], nn.Module]) -> None:
+def _check_builds(net: nn.Module, name: str, args: Mapping[str, Any], build: Callable[[], nn.Module]) -> nn.Module:
+    """The network that `build` builds, without memory; raises InputError where it is not of the shapes of `net`."""
     try:
         with torch.device("meta"):
             again = build()
@@ -201,3 +208,4 @@ def _check_builds(net: nn.Module, name: str, args: Mapping[str, Any], build: Cal
         raise InputError(
             f"model {name!r} with {args} has other shapes than this network; load it with prune_realloc.load_model"
         )
+    return again

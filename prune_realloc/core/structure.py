@@ -167,7 +167,8 @@ class Structure:
     """A family's whole declaration of a model."""
 
     sites: tuple[Site, ...]
-    """Sites inside blocks; also the streams where the family finds their slices itself and leaves `streams` empty."""
+    """Sites inside blocks; before them the streams where the family finds their slices itself and leaves `streams`
+    empty, in the order in which they are computed, the slice that writes a stream first in front."""
     terms: tuple[Term, ...]
     """The cost of the network as a formula of the widths of its sites."""
     opaque: tuple[OpaqueModule, ...]

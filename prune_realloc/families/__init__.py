@@ -8,10 +8,10 @@ import timm
 from torch import nn
 
 from prune_realloc.core.errors import InputError
-from prune_realloc.families import efficientvit_msra, vit
+from prune_realloc.families import efficientvit_msra, swin, vit
 from prune_realloc.families.base import CuttableFamily, Family
 
-CUTTABLE: dict[str, CuttableFamily] = {"vit": vit}
+CUTTABLE: dict[str, CuttableFamily] = {"vit": vit, "swin": swin}
 """Families whose networks can be cut, rotated and refitted."""
 FAMILIES: dict[str, Family] = {**CUTTABLE, "efficientvit_msra": efficientvit_msra}
 """All families; those that are not in `CUTTABLE` are scored, and the network is left as it is."""
@@ -30,7 +30,8 @@ def family_of(model: nn.Module) -> Family:
         raise InputError(
             f"model {_called(model)} has fixed widths; open it with load_model, which builds it with free ones"
         )
-    supported = " and ".join(family.SUPPORTS for family in FAMILIES.values())
+    *others, last = (family.SUPPORTS for family in FAMILIES.values())
+    supported = f"{', '.join(others)} and {last}"
     way = ""
     if type(model).__module__.startswith("transformers."):
         way = "; save it with save_pretrained and open that folder, which is read as timm's network"

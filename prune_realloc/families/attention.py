@@ -13,16 +13,19 @@ from torch import nn
 
 from prune_realloc.core.structure import Branch, Gate, OpaqueModule, Pair, Site, Slice, site_name
 from prune_realloc.models.free_attention import FreeAttention
+from prune_realloc.models.free_window_attention import FreeWindowAttention
 
 STREAM = site_name("embed", None)
 """The site of the one residual stream that all blocks share."""
 
 
-def head_widths(attn: Attention | FreeAttention) -> tuple[int, int]:
+def head_widths(attn: Any) -> tuple[int, int]:
     """(K, V) of one head."""
-    if isinstance(attn, FreeAttention):
+    if isinstance(attn, FreeAttention | FreeWindowAttention):
         return attn.qk_dim, attn.v_dim
-    return attn.head_dim, attn.head_dim
+    # timm's window attention has the width of its heads in the softmax scale only
+    width = attn.head_dim if hasattr(attn, "head_dim") else round(attn.scale**-2)
+    return width, width
 
 
 def has_norm(module: nn.Module) -> bool:
@@ -69,7 +72,7 @@ def rotation_pairs(i: int, attn: Attention | FreeAttention) -> list[Pair]:
     """Q with K, unless a norm acts on them; V with proj, unless a norm or gate lies between."""
     _, qk, v = attention_sites(i, attn)
     found = []
-    if not has_norm(attn.q_norm):
+    if not has_module(attn, "q_norm"):
         q, k = (tuple(Slice(s.parameter, s.dim, s.index[:, [side]]) for s in qk.slices) for side in (0, 1))
         found.append(Pair(qk.name, q, k, attn.num_heads))
     if not has_module(attn, "norm") and not has_module(attn, "gate"):
@@ -131,7 +134,7 @@ def _value_note(attn: nn.Module) -> str:
 
 def _qk_site(i: int, attn: Attention | FreeAttention, q_rows: np.ndarray, k_rows: np.ndarray) -> Site:
     name, heads = f"blocks.{i}.attn", attn.num_heads
-    if not has_norm(attn.q_norm):
+    if not has_module(attn, "q_norm"):
         both = np.stack([q_rows, k_rows], axis=1)
         # the logits are linear in q: switching q's channel off removes the product q_d k_d
         gate = Gate(f"{name}.qkv", "output", q_rows[:, None])

@@ -92,7 +92,7 @@ for is::
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor, nn
@@ -206,3 +206,32 @@ class CuttableFamily(Family, Protocol):
 
     def drop_blocks_(self, model: Any, gone: Collection[int]) -> None:
         """Take whole blocks out, counted as `Site.block` counts them; those behind them move up."""
+
+
+@runtime_checkable
+class UnlikeBlocks(Protocol):
+    """What a family owes where blocks differ in more than their widths, so that each has its place for good."""
+
+    def places(self, model: Any) -> tuple[dict[str, Any], list[int]]:
+        """Arguments for `timm.create_model` that build a network which has every block of `model` and perhaps more, and
+        the number that each of them has in it, counted as `Site.block` is."""
+
+
+@runtime_checkable
+class Resizing(Protocol):
+    """What a family owes where timm's `set_input_size` changes more than the size, such as windows."""
+
+    def resize_(self, model: Any, size: tuple[int, int]) -> None:
+        """Let the network take images of another size, and compute in them what it computes now."""
+
+
+@runtime_checkable
+class Reordering(Protocol):
+    """What a family owes where a branch brings its tokens into another order, such as that of windows."""
+
+    def in_stream_order(self, model: Any, branch: Branch, x: Tensor) -> Tensor:
+        """What a layer of `branch` sees, of any number of channels C, in the order and shape of the stream, (B, .., C).
+
+        Args:
+            x: of so many images as there are, one after the other, channels last.
+        """

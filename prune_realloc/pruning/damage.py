@@ -50,7 +50,8 @@ def damage_curves(
     by_name = {site.name: site for site in sites}
     curves = {name: _logit_curve(by_name[name], read) for name, read in moments.logits.items()}
     for name, site in stream_sites(sites).items():
-        reads = [moments.readers[layer] for layer, stream in structure.readers().items() if stream == name]
+        layers = [layer for layer, stream in structure.readers().items() if stream == name]
+        reads = [read for layer in layers for read in _channel_reads(site, layer, moments.readers[layer])]
         curves[name] = _stream_curve(site, reads, refit)
     lost: dict[str, float] = dict.fromkeys((site.name for site in sites if site.axis == "block"), 0.0)
     for branch in structure.branches:
@@ -72,6 +73,20 @@ def _writer_curve(site: Site, weight: Tensor, moments: LinearMoments, refit: boo
     if not refit:
         return score_curve(site, _alone(weight, moments))
     return eliminate([Elimination(weight, moments)], site.groups, site.width)
+
+
+def _channel_reads(site: Site, layer: str, read: LinearMoments) -> list[LinearMoments]:
+    """The moments of a layer's input by channel of the stream: one for each token of which it reads a channel.
+
+    Patch merging reads four side by side; what one of them tells of another is left out, so the damage is an upper one.
+    """
+    inputs = next(part.index for part in site.slices if (part.parameter, part.dim) == (f"{layer}.weight", 1))
+    if inputs.shape[1] == 1:
+        return [read]
+    return [
+        LinearMoments(read.tokens, read.weight, read.gradient[c][:, c], read.mean[c], read.covariance[c][:, c])
+        for c in torch.as_tensor(inputs.T, device=read.mean.device)
+    ]
 
 
 def _stream_curve(site: Site, reads: Sequence[LinearMoments], refit: bool) -> Curve:

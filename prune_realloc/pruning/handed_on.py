@@ -9,6 +9,7 @@ from prune_realloc.core.errors import InputError
 from prune_realloc.families import cuttable_family_of
 from prune_realloc.families.host import Host
 from prune_realloc.pruning.hooks import hooked
+from prune_realloc.pruning.sites import stream_sites
 
 _ROUNDING = 1e-3
 """What the same layers computed twice may differ by, as a share of the largest value."""
@@ -63,8 +64,11 @@ def check_handed_on(host: Host, images: Tensor) -> None:
 
 def _first_layer(host: Host) -> str:
     """The module that reads the images."""
-    [stream, *_] = cuttable_family_of(host.inner).describe(host.inner).streams
-    return stream.root[0].rpartition(".")[0]
+    structure = cuttable_family_of(host.inner).describe(host.inner)
+    if structure.streams:
+        return structure.streams[0].root[0].rpartition(".")[0]
+    [stream, *_] = stream_sites(structure.sites).values()
+    return stream.slices[0].parameter.rpartition(".")[0]
 
 
 def _differ(a: Tensor, b: Tensor) -> bool:

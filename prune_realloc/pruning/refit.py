@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from prune_realloc.core.structure import Branch, Side, Site, Structure
 from prune_realloc.data.batches import Batch
 from prune_realloc.families import cuttable_family_of
-from prune_realloc.families.base import CuttableFamily
+from prune_realloc.families.base import CuttableFamily, Reordering
 from prune_realloc.families.host import find_host, inner_of
 from prune_realloc.pruning.cut import Keep, blocks_that_go, cut
 from prune_realloc.pruning.elimination import RIDGE, ridged
@@ -99,6 +99,15 @@ class _Task:
     def narrower(self, stream: str) -> bool:
         return len(self.channels[stream]) < self.widths[stream]
 
+    def aligned(self, model: nn.Module, branch: Branch, seen: Tensor) -> Tensor:
+        """What a layer of `branch` saw in `model`, in the order of the tokens of the stream."""
+        return self.family.in_stream_order(model, branch, seen) if isinstance(self.family, Reordering) else seen
+
+    def aligned_weight(self, branch: Branch) -> Tensor | None:
+        """How much each token matters at the writer of `branch`, in the order of the stream."""
+        weight = self.weights.get(branch.site)
+        return None if weight is None else self.aligned(self.source, branch, weight[None, :, None]).flatten()
+
     def enter(self, stream: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """What enters `stream` in the source and in the model."""
         return self.family.stream_input(self.source, stream, x), self.family.stream_input(self.model, stream, y)
@@ -175,7 +184,7 @@ def _fit_writer_(task: _Task, streams: Streams, branch: Branch, mine: Branch) ->
 
     The writer before a block that went stands in for it as far as it can.
     """
-    output, weight, channels = task.family.branch_output, task.weights.get(branch.site), task.channels[branch.stream]
+    output, weight, channels = task.family.branch_output, task.aligned_weight(branch), task.channels[branch.stream]
     behind = task.structure.branches[task.structure.branches.index(branch) + 1 :]
     lost = takewhile(lambda b: b.block in task.gone and b.stream == branch.stream, behind)
     covered = [branch, *lost]
@@ -185,8 +194,10 @@ def _fit_writer_(task: _Task, streams: Streams, branch: Branch, mine: Branch) ->
         for each in covered:
             after = after + output(task.source, each, after)
         given = _watched(task.model, mine.writer, "input", partial(output, task.model, mine, y))
+        given = task.aligned(task.model, mine, given)
         if branch.post_norm:  # the norm behind the writer is in the way of a correction
             written = _watched(task.source, branch.writer, "output", partial(output, task.source, branch, x))
+            written = task.aligned(task.source, branch, written)
             target, error = written[..., channels], torch.zeros_like(y)
         else:
             target, error = (after - x)[..., channels], x[..., channels] - y

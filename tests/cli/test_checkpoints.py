@@ -136,7 +136,7 @@ def test_a_rectangular_network_says_how_its_size_is_given(run_cli, saved):
 
 
 def test_networks_without_sites_are_refused_by_name(run_cli, tmp_path):
-    for name in ("eva02_tiny_patch14_224", "swin_tiny_patch4_window7_224"):
+    for name in ("eva02_tiny_patch14_224", "cait_xxs24_224"):
         torch.save({"model": timm.create_model(name, num_classes=2).state_dict()}, tmp_path / "net.pth")
         line = refused(run_cli, "analyze", tmp_path / "net.pth", "--scorer", "magnitude")
         assert f"model {name} " in line

@@ -13,7 +13,8 @@ from prune_realloc.families.inputs import input_shape
 from prune_realloc.pruning.sites import find_sites
 
 SUPPORTED = (
-    "supported: timm's VisionTransformer (ViT, DeiT, DeiT-III, DINOv2) and EfficientViT (MSRA); see docs/support.md"
+    "supported: timm's VisionTransformer (ViT, DeiT, DeiT-III, DINOv2), timm's SwinTransformer (Swin, Swin-S3) and "
+    "EfficientViT (MSRA); see docs/support.md"
 )
 
 
@@ -33,7 +34,7 @@ def test_supported_architectures_have_sites(name):
         ("vit_small_r26_s32_224", "patch_embed is a HybridEmbed; supported: PatchEmbed"),
         ("vitamin_small_224", "patch_embed is a HybridEmbed; supported: PatchEmbed"),
         ("vit_small_patch16_18x2_224", "blocks.0 is a ParallelThingsBlock; supported: Block, ResPostBlock"),
-        ("swin_tiny_patch4_window7_224", "(SwinTransformer in timm.models.swin_transformer) is of no supported family"),
+        ("swinv2_tiny_window8_256", "(SwinTransformerV2 in timm.models.swin_transformer_v2) is of no supported family"),
         ("vit_small_patch16_dinov3", "(Eva in timm.models.eva) is of no supported family"),
         ("vit_relpos_small_patch16_224", "(VisionTransformerRelPos in "),
         ("efficientvit_b0", "efficientvit_b0 (EfficientVit in timm.models.efficientvit_mit) is of no supported family"),
@@ -81,7 +82,7 @@ def test_families_that_cut_are_told_from_those_that_score(tiny_vit):
     with pytest.raises(InputError, match="EfficientVit cannot be cut"):
         cuttable_family_of(create_fresh("efficientvit_m0"))
     assert cuttable_family_of_architecture("deit_tiny_patch16_224") is cuttable_family_of(tiny_vit)
-    for name in ("efficientvit_m0", "swin_tiny_patch4_window7_224"):
+    for name in ("efficientvit_m0", "levit_128s"):
         with pytest.raises(InputError, match="is of no family whose networks can be cut"):
             cuttable_family_of_architecture(name)
 

@@ -58,6 +58,12 @@ def set_norm_eps_(net: torch.nn.Module, epsilon: float) -> None:
             module.eps = epsilon
 
 
+def norm_eps_of(net: torch.nn.Module) -> float | None:
+    """The epsilon of its layer norms, where they have one in common."""
+    found = {module.eps for module in net.modules() if isinstance(module, torch.nn.LayerNorm)}
+    return found.pop() if len(found) == 1 else None
+
+
 def prefix_of(state: State, suffix: str) -> str | None:
     """What stands before `suffix` in the one name that ends with it; None: no name does."""
     return next((name.removesuffix(suffix) for name in state if name == suffix or name.endswith(f".{suffix}")), None)
