@@ -46,10 +46,10 @@ def with_facts(
     return net
 
 
-def note_size(net: Any, img_size: Any) -> None:
+def note_size(net: Any) -> None:
     """The input size that was asked for, in a network that was brought to it."""
     if hasattr(net, "taken"):
-        net.taken |= {"input size": Fact(list(input_shape(net)), f"--img-size {img_size}")}
+        net.taken |= {"input size": Fact(list(input_shape(net)), "--img-size")}
 
 
 def facts_of_given(net: Any) -> dict[str, Fact]:

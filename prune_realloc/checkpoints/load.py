@@ -77,7 +77,7 @@ def load_model(
             net = _stored(read_checkpoint(Path(ckpt), ema), Path(ckpt), model, extra, img_size)
         if img_size is not None:
             resize_(net, img_size)
-            note_size(net, img_size)
+            note_size(net)
     require_finite(net)
     return net.float().eval()
 
