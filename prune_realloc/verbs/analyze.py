@@ -12,8 +12,12 @@ from torch import nn
 from prune_realloc.core.analysis import Analysis
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.names import Progress
+from prune_realloc.core.structure import site_place
+from prune_realloc.core.taken import Fact, plain_taken
 from prune_realloc.data.calibration import Calibration
 from prune_realloc.data.own_batches import Inputs
+from prune_realloc.families import family_of
+from prune_realloc.families.host import find_host
 from prune_realloc.pruning.examine import check_scorer, examine
 from prune_realloc.pruning.objectives import Loss
 from prune_realloc.pruning.scorers import DEFAULT_SCORER, GRADIENT_SCORERS, WEIGHT_SCORERS
@@ -92,7 +96,14 @@ def analyze(
             source=opened,
             asked={} if own.batches is not None else asked,
         ).analysis
-    return dataclasses.replace(found, taken=plain_taken_of(net, stream))
+    return dataclasses.replace(found, taken=plain_taken_of(net, stream) | _axes(net, found))
+
+
+def _axes(net: nn.Module, found: Analysis) -> dict[str, dict[str, Any]]:
+    """What can be scored of such a network."""
+    axes = list(dict.fromkeys(site_place(name)[0] for name in found.widths))
+    supported = family_of(find_host(net).inner).SUPPORTS
+    return plain_taken({"axes": Fact(axes, f"what is supported of {supported}, docs/support.md")})
 
 
 def calibration(net: nn.Module, data: Data, reading: Reading, scorer: str, own: Own) -> Calibration | None:
