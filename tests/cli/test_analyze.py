@@ -102,7 +102,7 @@ def bad_inputs(tmp_path):
         "text": (("--ckpt", tmp_path / "text.pth"), "text.pth"),
         "unknown model": (("--model", "no_such_vit"), "no_such_vit"),
         "nan": (("--ckpt", tmp_path / "nan.safetensors", "--model", "deit_tiny_patch16_224", *shape), "weight has NaN"),
-        "class count": (("--data", wrong), "2 classes, the model 10"),
+        "class count": (("--data", wrong, "--class-order", "timm"), "2 classes, the model 10"),
         "empty folder": (("--data", tmp_path / "nothing"), "cannot be opened"),
         "no data": (("--data", tmp_path / "gone"), "does not exist"),
         "broken images": (("--data", flat), "cannot be read"),

@@ -166,14 +166,14 @@ def test_units_of_a_planned_recipe_depend_on_the_seed_only():
 
 @pytest.mark.parametrize(("part", "left"), [("train", 40), ("validation", 0)])
 def test_images_that_layers_were_fitted_on_are_not_measured(tmp_path, part, left):
-    data = {"name": folder_of_images(tmp_path, {"train": 6, "val": 2}), "samples": 40}
+    data = {"name": folder_of_images(tmp_path, {"train": 6, "val": 2}), "samples": 40, "class_order": "timm"}
     done = apply(half(data=data, axes=["ffn"]), **QUICK | {"batch_size": 16}, eval_split=part)
     assert done.evaluation.samples == 20
     assert any(f"{left} of the images" in note for note in done.notes) == bool(left)
 
 
 def test_where_all_images_were_fitted_on_it_is_said(tmp_path):
-    data = {"name": folder_of_images(tmp_path, {"train": 2}), "samples": 64}
+    data = {"name": folder_of_images(tmp_path, {"train": 2}), "samples": 64, "class_order": "timm"}
     done = apply(half(data=data), **QUICK, eval_split="train")
     assert done.evaluation.samples == 20
     assert any("measured on the calibration images" in note for note in done.notes)
