@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prune_realloc.checkpoints.shards import INDEX_FILES
 from prune_realloc.core.errors import InputError
-from prune_realloc.core.names import WEIGHTS_FILES
+from prune_realloc.core.names import INDEX_FILES, WEIGHTS_FILES
 
 _WEIGHTS = (
     *(name for pair in zip(WEIGHTS_FILES, INDEX_FILES, strict=True) for name in pair),
@@ -18,6 +17,8 @@ _WEIGHTS = (
 _CONFIGS = ("config.json", "open_clip_config.json")
 _PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _MOST_BYTES = 2**26
+NO_JSON = (TypeError, ValueError, RecursionError)
+"""What reading JSON raises, bytes that are no text included."""
 
 
 def weights_in(folder: Path) -> Path | None:
@@ -51,13 +52,18 @@ def read_json(path: Path) -> dict[str, Any]:
         InputError: it cannot be read, or holds something else.
     """
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise ValueError("too large")
-        content = json.loads(path.read_bytes())
-        if not isinstance(content, Mapping):
-            raise TypeError(f"a {type(content).__name__}")
-    except (TypeError, ValueError, RecursionError) as error:  # of bytes and of JSON too
+        return mapping_in(path)
+    except NO_JSON as error:
         raise InputError(f"{str(path)!r} is no JSON mapping ({error!r}); fetch it again") from error
     except OSError as error:
         raise InputError(f"{str(path)!r} cannot be read ({error.strerror})") from error
+
+
+def mapping_in(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON file; raises one of `NO_JSON` where it holds something else, or is too large."""
+    if path.stat().st_size > _MOST_BYTES:
+        raise ValueError("too large")
+    content = json.loads(path.read_bytes())
+    if not isinstance(content, Mapping):
+        raise TypeError(f"a {type(content).__name__}")
     return dict(content)

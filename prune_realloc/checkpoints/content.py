@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 
 from prune_realloc.checkpoints.inert import HARMLESS, finished
 from prune_realloc.checkpoints.kinds import refuse_kind
+from prune_realloc.checkpoints.magic import is_safetensors
 from prune_realloc.core.errors import InputError, first_line
 
 
@@ -38,9 +39,8 @@ def file_content(path: Path) -> Mapping[str, Any]:
 
 
 def _starts_as_safetensors(path: Path) -> bool:
-    """Whether the length of a header and its first brace come first, whatever the file is called."""
     with path.open("rb") as file:
-        return file.read(9)[5:] == b"\0\0\0{"
+        return is_safetensors(file.read(9))
 
 
 def _unpickled(path: Path) -> Any:

@@ -11,11 +11,10 @@ from torch import nn
 from prune_realloc.checkpoints.found import Checkpoint
 from prune_realloc.checkpoints.recognise import Recognised
 from prune_realloc.core.errors import InputError
-from prune_realloc.core.taken import Fact, Taken, plain_taken
+from prune_realloc.core.names import PREPROCESSING
+from prune_realloc.core.taken import Fact, Taken, fact_name, plain_taken
 from prune_realloc.families.inputs import input_shape
 from prune_realloc.runtime.networks import count_classes
-
-_PREPARED = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
 
 
 def with_facts(
@@ -75,10 +74,9 @@ def _measured(net: Any, of: Callable[[str, Any], Fact]) -> dict[str, Fact]:
         found["input size"] = of("img_size", list(input_shape(net)))
     if isinstance(pooling := getattr(net, "global_pool", None), str):
         found["pooling"] = of("global_pool", pooling or "none")
-    for field in _PREPARED:
+    for field in PREPROCESSING:
         if config.get(field) is not None:
-            name = field.replace("crop_pct", "crop").replace("_", " ")
-            found[name] = of(field, _plain(config[field]))
+            found[fact_name(field)] = of(field, _plain(config[field]))
     if classes := count_classes(net):
         found["classes"] = of("num_classes", classes)
     return found

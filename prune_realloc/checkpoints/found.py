@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prune_realloc.checkpoints.containers import Weights, select_weights
 from prune_realloc.checkpoints.index import indexed
-from prune_realloc.checkpoints.layouts import LAYOUTS, translate
+from prune_realloc.checkpoints.layouts import layout_of, translate
 from prune_realloc.checkpoints.layouts.translated import Translated
 from prune_realloc.checkpoints.prefixes import Unwrapped, unwrapped
 from prune_realloc.core.names import PREPROCESSING
@@ -123,4 +123,4 @@ def _is_of_a_family(state: Mapping[str, Tensor]) -> bool:
 
 def _is_foreign(config: Mapping[str, Any] | None, state: Mapping[str, Tensor]) -> bool:
     """Whether the names are those of another library."""
-    return any(layout.recognise(state, config) for layout in LAYOUTS.values())
+    return layout_of(state, config) is not None

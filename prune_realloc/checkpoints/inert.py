@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from prune_realloc.core.errors import InputError
@@ -144,7 +145,7 @@ def _finished(value: Any, depth: int, seen: dict[int, Any]) -> Any:
 
 def _require_whole(tensor: Tensor) -> None:
     """A view that repeats its storage can be as large as one likes; nobody saves a network so."""
-    if tensor.layout.__str__() != "torch.strided" or tensor.device.type == "meta" or tensor.is_quantized:
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
         return  # refused later, by name
     held = tensor.untyped_storage().nbytes()
     if tensor.numel() * tensor.element_size() > held:

@@ -12,15 +12,24 @@ from collections.abc import Collection
 from pathlib import Path
 
 from prune_realloc.checkpoints.kinds_of_folders import CONSOLIDATE_DEEPSPEED, CONSOLIDATE_TORCH, kind_of_folder
-from prune_realloc.checkpoints.magic import CONVERT, NUMPY, STATE, UNPACK, kind_of_bytes
+from prune_realloc.checkpoints.magic import (
+    CONVERT,
+    MERGE,
+    NUMPY,
+    STATE,
+    UNPACK,
+    UNQUANTISED,
+    is_safetensors,
+    kind_of_bytes,
+)
 from prune_realloc.checkpoints.pickled import Names, is_torch_stream, names_in
 from prune_realloc.core.errors import InputError
 
 _ADAPTER = (
     "an adapter (LoRA, PEFT) without the network that it changes",
-    "merge it first: PeftModel.from_pretrained(base, folder).merge_and_unload().save_pretrained('merged')",
+    MERGE,
 )
-_QUANTISED = ("quantised weights", "give the weights from before the quantisation")
+_QUANTISED = ("quantised weights", UNQUANTISED)
 _FSDP = (
     "one process's part of a sharded (FSDP) checkpoint",
     f"save it with FULL_STATE_DICT, or {CONSOLIDATE_TORCH}",
@@ -60,7 +69,7 @@ def _kind(path: Path) -> tuple[str, str] | None:
     if is_torch_stream(head):
         with path.open("rb") as file:
             return _pickle_kind(names_in(file.read(8 * 2**20), pickles=4))
-    if head[5:9] == b"\0\0\0{":
+    if is_safetensors(head):
         return _safetensors_kind(path)
     return kind_of_bytes(head, tail, path.name)
 

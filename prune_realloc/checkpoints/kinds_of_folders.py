@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from prune_realloc.checkpoints.magic import CONVERT, MERGE, UNQUANTISED
+
 _WHOLE = re.compile(
     r"(model|pytorch_model|open_clip_\w*model|diffusion_pytorch_model)(\.\w+)?\.(safetensors|bin)(\.index\.json)?|last|best"
 )
@@ -13,13 +15,11 @@ CONSOLIDATE_TORCH = (
     "consolidate it: python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER weights.pth"
 )
 CONSOLIDATE_DEEPSPEED = "consolidate it, in its folder: python zero_to_fp32.py . consolidated"
-_PEFT = "PeftModel.from_pretrained(base, folder).merge_and_unload().save_pretrained('merged')"
-_CONVERT = "load it with the library that wrote it, and save the tensors by timm's names with safetensors or torch.save"
 _ROWS: tuple[tuple[str, str, str], ...] = (
     (
         r"adapter_(config\.json|model\..*)",
         "the folder of an adapter (LoRA, PEFT) without the network that it changes",
-        f"merge it first: {_PEFT}",
+        MERGE,
     ),
     (
         r"\.metadata|.*\.distcp",
@@ -31,12 +31,12 @@ _ROWS: tuple[tuple[str, str, str], ...] = (
         "a sharded DeepSpeed checkpoint",
         CONSOLIDATE_DEEPSPEED,
     ),
-    (r"saved_model\.pb(txt)?", "a TensorFlow saved model", _CONVERT),
-    (r"tf_model\.h5|.*\.ckpt-\d+\.index|.*\.ckpt\.index", "the folder of a TensorFlow checkpoint", _CONVERT),
-    (r"flax_model.*\.msgpack", "the folder of a Flax (msgpack) checkpoint", _CONVERT),
-    (r"manifest\.ocdbt|_CHECKPOINT_METADATA|_METADATA", "the folder of an Orbax (JAX) checkpoint", _CONVERT),
+    (r"saved_model\.pb(txt)?", "a TensorFlow saved model", CONVERT),
+    (r"tf_model\.h5|.*\.ckpt-\d+\.index|.*\.ckpt\.index", "the folder of a TensorFlow checkpoint", CONVERT),
+    (r"flax_model.*\.msgpack", "the folder of a Flax (msgpack) checkpoint", CONVERT),
+    (r"manifest\.ocdbt|_CHECKPOINT_METADATA|_METADATA", "the folder of an Orbax (JAX) checkpoint", CONVERT),
     (r".*\.onnx", "the folder of an ONNX network", "give the checkpoint that it was exported from"),
-    (r".*\.gguf", "a folder of quantised weights (GGUF)", "give the weights from before the quantisation"),
+    (r".*\.gguf", "a folder of quantised weights (GGUF)", UNQUANTISED),
 )
 """The name of a file, what a folder with it is, and the remedy; the first row counts."""
 

@@ -8,12 +8,14 @@ STATE = "torch.save(net.state_dict(), 'weights.pth')"
 UNPACK = "unpack it and give the file inside"
 CONVERT = "load it with the library that wrote it, and save the tensors by timm's names with safetensors or torch.save"
 NUMPY = "load it with numpy, make tensors of the arrays by timm's names, and save them with safetensors or torch.save"
+MERGE = "merge it first: PeftModel.from_pretrained(base, folder).merge_and_unload().save_pretrained('merged')"
+UNQUANTISED = "give the weights from before the quantisation"
 _FLAX = ("a Flax (msgpack) checkpoint", f"{CONVERT}; transformers before version 5 does it with from_flax=True")
 _MAGIC: tuple[tuple[bytes, int, str, str], ...] = (
     (b"version https://git-lfs", 0, "a pointer of Git LFS and not the file itself", "fetch it with git lfs pull"),
     (b"\x93NUMPY", 0, "a NumPy array (.npy)", NUMPY),
     (b"\x89HDF\r\n\x1a\n", 0, "an HDF5 file, as Keras and TensorFlow write them", CONVERT),
-    (b"GGUF", 0, "a GGUF file of quantised weights", "give the weights from before the quantisation"),
+    (b"GGUF", 0, "a GGUF file of quantised weights", UNQUANTISED),
     (b"TFL3", 4, "a TensorFlow Lite network", "give the checkpoint that it was exported from"),
     (b"model_checkpoint_path:", 0, "the note of a TensorFlow checkpoint", CONVERT),
     (b"\x1f\x8b", 0, "a gzip archive", UNPACK),
@@ -30,6 +32,11 @@ _MAGIC: tuple[tuple[bytes, int, str, str], ...] = (
 """What stands at a place in the file, what the file then is, and the remedy."""
 _LEVELDB = bytes.fromhex("57fb808b247547db")
 """The end of a table, in which TensorFlow keeps the index of a checkpoint."""
+
+
+def is_safetensors(head: bytes) -> bool:
+    """Whether a file that begins so has the length of a header and its first brace, whatever it is called."""
+    return head[5:9] == b"\0\0\0{"
 
 
 def kind_of_bytes(head: bytes, tail: bytes, name: str) -> tuple[str, str] | None:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from prune_realloc.checkpoints.beside import NO_JSON, mapping_in
 from prune_realloc.checkpoints.content import file_content
 from prune_realloc.core.errors import InputError
-
-INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-"""The names of an index in a folder; the first that is there."""
-_MOST_BYTES = 2**26
+from prune_realloc.core.names import INDEX_FILES
 
 
 def index_of(path: Path) -> Path | None:
@@ -60,13 +57,10 @@ def read_shards(index: Path) -> dict[str, Tensor]:
 def _places(index: Path) -> dict[str, str]:
     """Tensor -> the name of the file beside the index that holds it."""
     try:
-        if index.stat().st_size > _MOST_BYTES:
-            raise ValueError("too large")
-        content = json.loads(index.read_bytes())
-        places = content["weight_map"]
+        places = mapping_in(index)["weight_map"]
         if not isinstance(places, Mapping) or not places:
             raise TypeError("weight_map names no tensors")
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, *NO_JSON) as error:
         raise InputError(f"ckpt {str(index)!r} is no index of shards ({error!r}); fetch it again") from error
     except OSError as error:
         raise InputError(f"ckpt {str(index)!r} cannot be read ({error.strerror})") from error

@@ -53,8 +53,9 @@ def emit(
 
         if out is not None:
             require_writable(out)
+        shown: Analysis | Path = Analysis.load(source) if (source / META_FILE).is_file() else source
         found = run(
-            source,
+            shown,
             recipe=None if recipe is None else load_recipe(recipe),
             target=wanted | shape,
             grid=grid,
@@ -64,8 +65,8 @@ def emit(
             progress=say,
         )
     show_variants(found, out, as_json)
-    if (Path(source) / META_FILE).is_file():
-        say_taken(Analysis.load(source).taken)
+    if isinstance(shown, Analysis):
+        say_taken(shown.taken)
 
 
 def show_variants(found: Sequence[Variant], out: Path | None, as_json: bool) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 
 RECIPE_FILE, RESULT_FILE, UNITS_FILE = "recipe.yaml", "result.json", "units.json"
 """What was asked for, the numbers that came of it, and which units of the source it is, in the folder of a network."""
@@ -12,9 +13,17 @@ WEIGHTS_FILE = "model.safetensors"
 """The file of the weights in a folder that this package, or timm, writes."""
 WEIGHTS_FILES = (WEIGHTS_FILE, "pytorch_model.bin")
 """The file of the weights in a folder that is read; the first that is there."""
+INDEX_FILES = tuple(f"{name}.index.json" for name in WEIGHTS_FILES)
+"""The index in such a folder, where the weights are in several files."""
 STATE_FILE = "state.safetensors"
 """Where a training run has the state that it goes on from."""
+_PLACEHOLDER = re.compile(r"LABEL_\d+")
 PREPROCESSING = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
 """The fields of timm's `pretrained_cfg` that say how images are prepared."""
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
+
+
+def are_placeholders(names: Iterable[str]) -> bool:
+    """Whether classes were given no names: transformers then calls them LABEL_0, LABEL_1, ..."""
+    return all(_PLACEHOLDER.fullmatch(name) for name in names)

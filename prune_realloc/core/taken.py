@@ -29,6 +29,11 @@ class Fact:
         return f"a guess from {self.origin}" if self.guessed else self.origin
 
 
+def fact_name(field: str) -> str:
+    """What a field of timm's `pretrained_cfg` is called where it is said."""
+    return field.replace("crop_pct", "crop").replace("_", " ")
+
+
 Taken = Mapping[str, Fact]
 """What is taken -> the fact, in the order in which it is said: weights, architecture, heads, input size, ..."""
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from timm.data import create_transform
@@ -56,6 +58,11 @@ class ImageSource:
     """By which ranges its pictures of more than 8 bits are scaled."""
     taken: Taken = field(default_factory=dict)
     """How it was read: layout, classes, and what was left out."""
+
+
+def digest(checksums: Sequence[int]) -> str:
+    """One checksum of many images, from theirs, in their order."""
+    return hashlib.sha256(np.asarray(checksums, dtype=np.uint32).tobytes()).hexdigest()
 
 
 def describe_place(name: str, place: int) -> str:

@@ -12,12 +12,10 @@ from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
 from prune_realloc.core.errors import InputError
+from prune_realloc.core.names import are_placeholders
 from prune_realloc.core.taken import Fact
 from prune_realloc.data.class_map import SYNSET, read_class_map
 from prune_realloc.runtime.networks import count_classes
-
-_PLACEHOLDER = re.compile(r"LABEL_\d+")
-"""What transformers calls a class that was given no name."""
 
 
 class UnknownClasses(InputError):
@@ -92,7 +90,7 @@ def naming_of(net: nn.Module, wanted: bool, class_map: str | None = None, class_
     """What a network, and the options, say of labels."""
     classes = count_classes(net)
     names = tuple((getattr(net, "pretrained_cfg", None) or {}).get("label_names") or ())
-    if len(names) != classes or all(_PLACEHOLDER.fullmatch(str(name)) for name in names):
+    if len(names) != classes or are_placeholders(map(str, names)):
         names = ()
     return Naming(wanted and classes > 0, tuple(map(str, names)), classes, class_map, class_order)
 

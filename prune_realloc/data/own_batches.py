@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -15,7 +13,7 @@ from torch.utils.data import DataLoader
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.names import Progress
 from prune_realloc.core.taken import Fact
-from prune_realloc.data.batches import Batch
+from prune_realloc.data.batches import Batch, digest
 from prune_realloc.data.nested import described
 from prune_realloc.data.stream import check_labels
 from prune_realloc.runtime.distributed import place
@@ -159,7 +157,7 @@ class OwnBatches:
         return {
             "name": None,
             "labels": "unread" if self.classes is None else "given",
-            "checksum": hashlib.sha256(np.asarray(self.checksums, dtype=np.uint32).tobytes()).hexdigest(),
+            "checksum": digest(self.checksums),
             "input_size": list(self.shape),
         }
 

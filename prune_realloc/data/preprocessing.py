@@ -11,7 +11,8 @@ from timm.data import resolve_data_config
 from torch import nn
 
 from prune_realloc.core.errors import InputError
-from prune_realloc.core.taken import Fact, Taken
+from prune_realloc.core.names import PREPROCESSING
+from prune_realloc.core.taken import Fact, Taken, fact_name
 
 CHANNEL_MODE = {1: "L", 3: "RGB"}
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
@@ -35,8 +36,8 @@ def preprocessing_taken(model: nn.Module, prepare: Preprocessing, overrides: Map
     stated = getattr(model, "pretrained_cfg", None) or {}
     known: Taken = getattr(model, "taken", {})
     found = {}
-    for field in ("mean", "std", "interpolation", "crop_pct", "crop_mode"):
-        name = field.replace("crop_pct", "crop").replace("_", " ")
+    for field in PREPROCESSING:
+        name = fact_name(field)
         value = getattr(prepare, field)
         plain = [round(number, 4) for number in value] if isinstance(value, tuple) else value
         if overrides.get(field) is not None:

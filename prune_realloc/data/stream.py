@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.names import Progress
 from prune_realloc.core.taken import Fact, Taken
-from prune_realloc.data.batches import Batch, ImageSource, iterate
+from prune_realloc.data.batches import Batch, ImageSource, digest, iterate
 from prune_realloc.data.folders import said
 from prune_realloc.data.labels import shortened
 from prune_realloc.data.preprocessing import Preprocessing
@@ -130,7 +128,7 @@ class ImageStream:
         return {
             "name": self.images.name,
             "labels": "unread" if self.classes is None else "given",
-            "checksum": hashlib.sha256(np.asarray(self.checksums, dtype=np.uint32).tobytes()).hexdigest(),
+            "checksum": digest(self.checksums),
         } | {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self.prepare).items()}
 
     def taken(self) -> Taken:

@@ -40,7 +40,7 @@ def inferred_args(state: Mapping[str, Tensor], img_size: int | tuple[int, int] |
         "patch_size": patch[0] if patch[0] == patch[1] else tuple(patch),
         "num_classes": state["head.fc.weight"].shape[0] if "head.fc.weight" in state else 0,
     }
-    windows = [_side(rows) for rows, _ in _tables(state)]
+    windows = [window_side(rows) for rows, _ in _tables(state)]
     if all(windows):
         args["window_size"] = [[side, side] for side in windows]
     return args if img_size is None else args | {"img_size": img_size}
@@ -84,7 +84,7 @@ def _tables(state: Mapping[str, Tensor]) -> list[tuple[int, int]]:
     return [first[stage] for stage in sorted(first)]
 
 
-def _side(rows: int) -> int:
+def window_side(rows: int) -> int:
     """Of the square window whose table has so many positions; 0 where it is none."""
     side = (round(rows**0.5) + 1) // 2
     return side if (2 * side - 1) ** 2 == rows else 0

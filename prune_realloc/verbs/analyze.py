@@ -23,10 +23,10 @@ from prune_realloc.pruning.objectives import Loss
 from prune_realloc.pruning.scorers import DEFAULT_SCORER, GRADIENT_SCORERS, WEIGHT_SCORERS
 from prune_realloc.recipe.document import Data, Source
 from prune_realloc.recipe.options import SOURCE_OPTIONS, read_options
-from prune_realloc.results.opening import Reading, is_shipped, open_network, open_stream, require_images
+from prune_realloc.results.opening import Reading, is_shipped, open_network
 from prune_realloc.runtime.device import pick_device
 from prune_realloc.runtime.networks import evaluation_mode
-from prune_realloc.verbs.own import Own, open_batches, plain_taken_of, require_batches
+from prune_realloc.verbs.own import Own, open_calibration, plain_taken_of
 
 
 def analyze(
@@ -112,12 +112,8 @@ def calibration(net: nn.Module, data: Data, reading: Reading, scorer: str, own: 
     Raises:
         InputError: there are none, or none are needed.
     """
-    if scorer in WEIGHT_SCORERS:
-        if own.batches is not None:
-            raise InputError(f"scorer {scorer!r} looks at no images; leave batches= out, or take another scorer")
-        return None
+    if scorer not in WEIGHT_SCORERS:
+        return open_calibration(net, own, data, reading, scorer)
     if own.batches is not None:
-        return open_batches(net, own, data, reading.progress)
-    require_images(data, scorer)
-    require_batches(net)
-    return open_stream(net, data, reading, data.samples)
+        raise InputError(f"scorer {scorer!r} looks at no images; leave batches= out, or take another scorer")
+    return None

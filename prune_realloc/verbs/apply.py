@@ -31,13 +31,13 @@ from prune_realloc.recipe.document import Recipe, Source
 from prune_realloc.recipe.writer import dump_recipe
 from prune_realloc.results.bench import Bench, bench
 from prune_realloc.results.evaluate import Evaluation, measure
-from prune_realloc.results.opening import Reading, is_shipped, open_network, open_stream, require_images
+from prune_realloc.results.opening import Reading, is_shipped, open_network
 from prune_realloc.runtime.device import out_of_memory_named, pick_device
 from prune_realloc.runtime.networks import evaluation_mode
 from prune_realloc.verbs.applied import Applied, Pair
 from prune_realloc.verbs.carry_out import Result, carry_out, check_fit, no_worse_than_uniform
 from prune_realloc.verbs.judge import Judge, Judges, judges_for
-from prune_realloc.verbs.own import Own, Score, open_batches, plain_taken_of, require_batches
+from prune_realloc.verbs.own import Own, Score, open_calibration, plain_taken_of
 
 _IDENTITY = ("architecture", "weights_sha256", "input_size", "num_classes")
 """Fields of a recipe's source that say what the network was."""
@@ -90,7 +90,7 @@ def apply(
     own.check(recipe.data)
     if recipe.data.name is None and model is None and batches is None and is_shipped(recipe.source):
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"name": "demo"})})
-    images = _calibration(recipe, net, reading, own)
+    images = open_calibration(net, own, recipe.data, reading, recipe.scorer)
     notes = check_fit(recipe, net, given=model is not None)
     if out is not None and host.stands_alone:
         check_rebuild(net)
@@ -124,9 +124,9 @@ def apply(
 
 
 def _memory_named(images: Calibration | None, batch_size: int) -> AbstractContextManager[None]:
-    if isinstance(images, OwnBatches):
-        return out_of_memory_named(images.loading["batch_size"], images.smaller)
-    return out_of_memory_named(batch_size)
+    if images is None:
+        return out_of_memory_named(batch_size)
+    return out_of_memory_named(images.loading["batch_size"], images.smaller)
 
 
 def _open_source(source: Source) -> nn.Module:
@@ -134,17 +134,6 @@ def _open_source(source: Source) -> nn.Module:
     if source.ckpt is not None and source.model is not None and Path(source.ckpt).is_dir():
         source = source.model_copy(update={"model": None, "model_args": {}})
     return open_network(source)
-
-
-def _calibration(recipe: Recipe, net: nn.Module, reading: Reading, own: Own) -> Calibration | None:
-    """The images to score and refit on; with a scorer that looks at none they need not be given."""
-    if own.batches is not None:
-        return open_batches(net, own, recipe.data, reading.progress)
-    if recipe.data.name is not None:
-        require_batches(net)
-        return open_stream(net, recipe.data, reading, recipe.data.samples)
-    require_images(recipe.data, recipe.scorer)
-    return None
 
 
 def _unseen(recipe: Recipe, net: nn.Module, images: Calibration | None, split: str, count: int) -> Unseen | None:

@@ -11,7 +11,8 @@ from torch import nn
 
 from prune_realloc.checkpoints.facts import plain_facts
 from prune_realloc.core.errors import InputError, first_line
-from prune_realloc.core.names import Progress
+from prune_realloc.core.names import PREPROCESSING, Progress
+from prune_realloc.core.taken import fact_name
 from prune_realloc.data.calibration import Calibration
 from prune_realloc.data.own_batches import Inputs, OwnBatches, labels_of
 from prune_realloc.families import family_of
@@ -20,12 +21,13 @@ from prune_realloc.families.inputs import input_shape
 from prune_realloc.pruning.handed_on import check_handed_on
 from prune_realloc.pruning.objectives import Loss, is_classifier
 from prune_realloc.recipe.document import Data
+from prune_realloc.results.opening import Reading, open_stream, require_images
 from prune_realloc.runtime.networks import count_classes, evaluation_mode
 
 Score = Callable[[nn.Module], float]
 """A network -> how good it is; larger is better."""
 _OF_FILES = ("name", "split", "data_dir", "class_map", "class_order", "preprocess")
-_PREPARED = ("mean", "std", "interpolation", "crop")
+_PREPARED = {fact_name(field) for field in PREPROCESSING}
 """Facts that hold for images of files only: the caller's come prepared."""
 
 
@@ -80,7 +82,22 @@ def open_batches(net: nn.Module, own: Own, data: Data, progress: Progress | None
     return images
 
 
-def require_batches(net: nn.Module) -> None:
+def open_calibration(net: nn.Module, own: Own, data: Data, reading: Reading, scorer: str) -> Calibration | None:
+    """The images that a network is scored and refitted on; None where none are named and the scorer looks at none.
+
+    Raises:
+        InputError: they cannot be opened, or are not for this network.
+    """
+    if own.batches is not None:
+        return open_batches(net, own, data, reading.progress)
+    require_images(data, scorer)
+    if data.name is None:
+        return None
+    _require_alone(net)
+    return open_stream(net, data, reading, data.samples)
+
+
+def _require_alone(net: nn.Module) -> None:
     """Raises InputError where a network of the caller's own would be run on images of files."""
     host = find_host(net)
     if not host.stands_alone:

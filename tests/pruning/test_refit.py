@@ -9,6 +9,7 @@ from support.moments import (
     batches_of,
     built,
     case_of,
+    error,
     folded,
     halves,
     images_of,
@@ -26,11 +27,6 @@ from prune_realloc.pruning.hooks import hooked
 from prune_realloc.pruning.refit import refit_
 
 AXES = ("qk", "v", "ffn", "embed", "heads", "block")
-
-
-def error(network, source, images):
-    with torch.no_grad():
-        return float((network(images) - source(images)).square().mean())
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

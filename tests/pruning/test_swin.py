@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from support.moments import batches_of, halves, images_of, measured
+from support.moments import batches_of, curves_of, error, halves, images_of, measured, refitted
 from support.swin import SWINS, pictures, swin
 from torch import nn
 
@@ -14,10 +14,8 @@ from prune_realloc.core.errors import InputError
 from prune_realloc.families import cuttable_family_of, family_of
 from prune_realloc.families.host import find_host
 from prune_realloc.pruning.cut import cut
-from prune_realloc.pruning.damage import damage_curves
 from prune_realloc.pruning.handed_on import check_handed_on, handed_on
 from prune_realloc.pruning.hooks import masked
-from prune_realloc.pruning.refit import refit_
 from prune_realloc.pruning.sites import find_sites, stream_sites, widths
 from prune_realloc.runtime.networks import measured_macs
 
@@ -38,23 +36,6 @@ def less(sites):
 @cache
 def case_of(layout, count=96):
     return measured(swin(layout).double(), batches_of(images_of(count), 16)).rotated()
-
-
-def curves_of(case):
-    scores = {site.name: np.arange(site.units) for site in case.sites}
-    return damage_curves(case.model, case.sites, case.structure, case.moments, scores)
-
-
-def refitted(case, keep, count=96, weighted=True):
-    pruned = cut(case.model, case.sites, keep)
-    weights = case.token_weights if weighted else {}
-    refit_(pruned, case.model, case.sites, keep, weights, batches_of(images_of(count), 16), ridge=True)
-    return pruned
-
-
-def error(network, source, images):
-    with torch.no_grad():
-        return float((network(images) - source(images)).square().mean())
 
 
 @pytest.mark.parametrize("block", [1, 2])
@@ -199,7 +180,7 @@ def test_a_streams_damage_is_that_of_its_own_readers():
 @pytest.mark.parametrize("layout", ["plain", "filled up", "no bias", "other windows"])
 def test_refit_of_a_network_that_keeps_everything_leaves_the_function(layout):
     case, images = case_of(layout), images_of(6, seed=7)
-    same = refitted(case, {site.name: np.arange(site.units) for site in case.sites})
+    same = refitted(case, {site.name: np.arange(site.units) for site in case.sites}, images=96, size=16)
     with torch.no_grad():
         torch.testing.assert_close(same(images), case.model(images), rtol=1e-5, atol=1e-5)
 
@@ -212,7 +193,7 @@ def test_refit_brings_the_output_nearer_to_the_sources(layout, axes):
     # behind narrower Q and K the refit finds little and needs more images than a test has
     images = images_of(96)[:48] if axes == ("qk",) else images_of(48, seed=7)
     plain = error(cut(case.model, case.sites, keep), case.model, images)
-    assert error(refitted(case, keep), case.model, images) < 0.9 * plain
+    assert error(refitted(case, keep, images=96, size=16), case.model, images) < 0.9 * plain
 
 
 @pytest.mark.parametrize("gone", [[0], [1], [2], [3], [1, 2]])
@@ -220,14 +201,14 @@ def test_blocks_that_go_from_either_stage_are_stood_in_for(gone):
     case, images = case_of("plain"), images_of(48, seed=7)
     keep = {f"blocks.{i}": np.arange(0) for i in gone}
     plain = error(cut(case.model, case.sites, keep), case.model, images)
-    assert error(refitted(case, keep), case.model, images) < 0.8 * plain
+    assert error(refitted(case, keep, images=96, size=16), case.model, images) < 0.8 * plain
 
 
 @pytest.mark.parametrize("layout", ["plain", "filled up"])
 def test_the_mean_of_each_stream_is_the_sources_behind_its_last_writer(layout):
     case = case_of(layout)
     keep = {STREAMS[0]: np.arange(0, 24, 2), STREAMS[1]: np.arange(0, 48, 2), "blocks.1": np.arange(0)}
-    pruned, family = refitted(case, keep, weighted=False), cuttable_family_of(case.model)
+    pruned, family = refitted(case, keep, images=96, size=16, weights=False), cuttable_family_of(case.model)
     ends = []
     with torch.no_grad():
         for model in (case.model, pruned):
@@ -244,7 +225,7 @@ def test_the_mean_of_each_stream_is_the_sources_behind_its_last_writer(layout):
 def test_all_layers_at_narrower_streams_are_fitted_and_no_others():
     case = case_of("plain")
     keep = halves(case, curves_of(case), "embed")
-    pruned, plain = refitted(case, keep), cut(case.model, case.sites, keep)
+    pruned, plain = refitted(case, keep, images=96, size=16), cut(case.model, case.sites, keep)
     layers = {name for b in case.structure.branches for name in (*b.readers, b.writer)} | set(case.structure.exits)
     moved = {n.rpartition(".")[0] for n, p in pruned.named_parameters() if not torch.equal(p, plain.get_parameter(n))}
     assert moved == layers

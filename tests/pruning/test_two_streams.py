@@ -4,17 +4,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from support.moments import batches_of, halves, images_of, measured
+from support.moments import batches_of, curves_of, error, halves, images_of, measured, refitted
 from support.two_streams import STREAMS, branch_output, describe, head_output, stream_input
 
 from prune_realloc.core.cost import total_cost
 from prune_realloc.core.errors import InputError
 from prune_realloc.pruning.cut import cut
-from prune_realloc.pruning.damage import damage_curves
 from prune_realloc.pruning.gates import gate_moments
 from prune_realloc.pruning.hooks import masked
 from prune_realloc.pruning.objectives import LABELS
-from prune_realloc.pruning.refit import refit_
 from prune_realloc.pruning.sites import find_sites, stream_sites, widths
 from prune_realloc.runtime.networks import measured_macs
 
@@ -23,23 +21,6 @@ INNER = ("qk", "v", "ffn")
 
 def case_of(model, images, size=8):
     return measured(model, batches_of(images, size))
-
-
-def curves_of(case):
-    scores = {site.name: np.arange(site.units) for site in case.sites}
-    return damage_curves(case.model, case.sites, case.structure, case.moments, scores)
-
-
-def refitted(case, keep, count=64, weighted=True):
-    pruned = cut(case.model, case.sites, keep)
-    weights = case.token_weights if weighted else {}
-    refit_(pruned, case.model, case.sites, keep, weights, batches_of(images_of(count), 16), ridge=True)
-    return pruned
-
-
-def error(network, source, images):
-    with torch.no_grad():
-        return float((network(images) - source(images)).square().mean())
 
 
 def test_each_stage_has_a_stream_of_its_own(two_streams):
@@ -149,7 +130,7 @@ def test_rotation_leaves_the_function(two_streams):
 
 def test_refit_of_a_network_that_keeps_everything_leaves_the_function(two_streams):
     case, images = case_of(two_streams, images_of(48)), images_of(6, seed=7)
-    same = refitted(case, {site.name: np.arange(site.units) for site in case.sites})
+    same = refitted(case, {site.name: np.arange(site.units) for site in case.sites}, images=64, size=16)
     with torch.no_grad():
         torch.testing.assert_close(same(images), two_streams(images), rtol=1e-6, atol=1e-6)
 
@@ -168,7 +149,7 @@ def test_refit_brings_the_output_nearer_to_the_sources(two_streams, narrow):
         if site.name in narrow or site.axis in narrow
     }
     plain = error(cut(case.model, case.sites, keep), case.model, images)
-    assert error(refitted(case, keep), case.model, images) < 0.8 * plain
+    assert error(refitted(case, keep, images=64, size=16), case.model, images) < 0.8 * plain
 
 
 @pytest.mark.parametrize("gone", [[0], [1], [2], [3], [1, 2], [0, 1]])
@@ -177,20 +158,20 @@ def test_blocks_that_go_from_either_stream_are_stood_in_for(two_streams, gone):
     keep = {f"blocks.{i}": np.arange(0) for i in gone}
     for more in ({}, {STREAMS[0]: np.arange(0, 8, 2)}, {STREAMS[1]: np.arange(0, 12, 2)}):
         plain = error(cut(case.model, case.sites, keep | more), case.model, images)
-        assert error(refitted(case, keep | more), case.model, images) < 0.8 * plain, more
+        assert error(refitted(case, keep | more, images=64, size=16), case.model, images) < 0.8 * plain, more
 
 
 def test_a_whole_stage_that_goes_has_no_writer_to_stand_in_for_it(two_streams):
     case, images = case_of(two_streams, images_of(64), 16), images_of(48, seed=7)
     keep = {"blocks.2": np.arange(0), "blocks.3": np.arange(0)}
     plain = error(cut(case.model, case.sites, keep), case.model, images)
-    assert error(refitted(case, keep), case.model, images) == pytest.approx(plain)
+    assert error(refitted(case, keep, images=64, size=16), case.model, images) == pytest.approx(plain)
 
 
 def test_the_mean_of_each_stream_is_the_sources_behind_its_last_writer(two_streams):
     case = case_of(two_streams, images_of(24)).rotated()
     keep = {STREAMS[0]: np.arange(0, 8, 2), STREAMS[1]: np.arange(0, 12, 2), "blocks.2": np.arange(0)}
-    pruned = refitted(case, keep, 24, weighted=False)
+    pruned = refitted(case, keep, images=24, size=16, weights=False)
     ends = []
     with torch.no_grad():
         for model in (case.model, pruned):

@@ -8,17 +8,26 @@ from torch import nn
 
 from prune_realloc.checkpoints import register  # noqa: F401  timm is told the names of norms
 from prune_realloc.checkpoints.allowed import require_architecture_args
-from prune_realloc.checkpoints.layouts import translate
+from prune_realloc.checkpoints.layouts import layout_of, translate
 from prune_realloc.checkpoints.layouts.translated import Translated, set_norm_eps_
+from prune_realloc.checkpoints.prefixes import unwrapped
 from support.networks import TINY, randomise_
 
 
 def translated(state: Any, config: Any = None, preprocessor: Any = None) -> Translated:
     """What a file of these tensors comes down to; its arguments pass the rule of files."""
     found = translate(state, config, preprocessor)
+    if found is None:  # in a wrapper
+        bare = unwrapped(state, _never, lambda names: layout_of(names, config) is not None, _never)
+        found = translate(bare.state, config, preprocessor)
     assert found is not None
     require_architecture_args(found.model_args, "test")
     return found
+
+
+def _never(state: Any) -> bool:
+    """No name is taken for one of timm's own."""
+    return False
 
 
 def built(found: Translated, name: str | None = None, **more: Any) -> nn.Module:

@@ -133,8 +133,19 @@ def kill_(block, part):
 def rotated_case(layout: str, count: int = 24) -> tuple[Case, dict[str, Curve]]:
     """A network in the basis to be cut in, and its curves."""
     case = case_of(layout, count).rotated()
+    return case, curves_of(case)
+
+
+def curves_of(case: Case) -> dict[str, Curve]:
+    """Of all sites, by scores that rise from unit to unit."""
     scores = {site.name: np.arange(site.units) for site in case.sites}
-    return case, damage_curves(case.model, case.sites, case.structure, case.moments, scores)
+    return damage_curves(case.model, case.sites, case.structure, case.moments, scores)
+
+
+def error(network: Any, source: Any, images: Tensor) -> float:
+    """Mean squared difference of the outputs."""
+    with torch.no_grad():
+        return float((network(images) - source(images)).square().mean())
 
 
 def refitted(
@@ -142,7 +153,7 @@ def refitted(
 ) -> Any:
     """The case's network, cut to `keep` and fitted on so many images."""
     pruned = cut(case.model, case.sites, keep)
-    dtype = case.model.pos_embed.dtype
+    dtype = next(case.model.parameters()).dtype
     batches = batches_of(images_of(images, dtype=dtype), size)
     refit_(pruned, case.model, case.sites, keep, case.token_weights if weights else {}, batches, ridge=ridge)
     return pruned

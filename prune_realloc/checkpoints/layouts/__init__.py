@@ -34,8 +34,10 @@ LAYOUTS: dict[str, Layout] = {
 }
 """The first that recognises the tensors counts; BEiT and Swin have all that tells ViT, and more."""
 
-_WRAPPERS = ("module.", "_orig_mod.", "model.")
-"""What DDP, torch.compile and Lightning put before every name."""
+
+def layout_of(state: Mapping[str, Tensor], config: Mapping[str, Any] | None) -> Layout | None:
+    """The layout of these names; None: it is none of another library."""
+    return next((layout for layout in LAYOUTS.values() if layout.recognise(state, config)), None)
 
 
 def translate(
@@ -47,7 +49,7 @@ def translate(
 
     Args:
         state: tensors by their names in the file, before any are left out: a decoder or a second encoder tells the
-            method. A prefix that all of them share may have been taken off.
+            method. What all names begin with has been taken off (`prefixes.unwrapped`).
         config: the folder's `config.json`, or `open_clip_config.json`; None: there is none.
         preprocessor: the folder's `preprocessor_config.json`.
 
@@ -55,14 +57,5 @@ def translate(
         InputError: the layout is known, but the file is not whole, contradicts its configuration, or is of a network
             that timm does not have.
     """
-    state = _without_wrappers(state)
-    for layout in LAYOUTS.values():
-        if layout.recognise(state, config):
-            return layout.translate(state, config, preprocessor)
-    return None
-
-
-def _without_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    while prefix := next((one for one in _WRAPPERS if state and all(name.startswith(one) for name in state)), None):
-        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    return dict(state)
+    layout = layout_of(state, config)
+    return None if layout is None else layout.translate(state, config, preprocessor)

@@ -11,6 +11,7 @@ from prune_realloc.checkpoints.layouts.preprocessing import prepared
 from prune_realloc.checkpoints.layouts.stated import Stated
 from prune_realloc.checkpoints.layouts.translated import Config, State
 from prune_realloc.core.errors import InputError
+from prune_realloc.core.names import are_placeholders
 
 _ACTIVATIONS = {
     "gelu": "gelu",
@@ -123,4 +124,4 @@ def _class_names(config: Config, classes: int) -> list[str]:
             f"give a name to each label from 0 to {classes - 1}"
         )
     ordered = [str(names[label]) for label in range(classes)]
-    return [] if ordered == [f"LABEL_{label}" for label in range(classes)] else ordered
+    return [] if are_placeholders(ordered) else ordered

@@ -10,6 +10,7 @@ from torch import Tensor
 from prune_realloc.checkpoints.layouts.translated import State, count_blocks, require_shape
 from prune_realloc.checkpoints.layouts.vit_args import mlp_ratio
 from prune_realloc.core.errors import InputError
+from prune_realloc.families.swin_files import window_side
 
 _SIZES = {(96, 6): "tiny", (96, 18): "small", (128, 18): "base", (192, 18): "large"}
 """First width, and blocks of the third stage."""
@@ -57,7 +58,7 @@ def swin_name(args: dict[str, Any]) -> str:
 
 
 def _window(rows: int) -> int:
-    side = (round(rows**0.5) + 1) // 2
-    if (2 * side - 1) ** 2 != rows:
+    side = window_side(rows)
+    if not side:
         raise InputError(f"weights: a table of {rows} positions is of no square window; timm's name is not known")
     return side

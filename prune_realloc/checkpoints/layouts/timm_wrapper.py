@@ -9,6 +9,7 @@ from prune_realloc.checkpoints.allowed import descriptive, require_architecture_
 from prune_realloc.checkpoints.layouts.stated import Stated
 from prune_realloc.checkpoints.layouts.translated import Config, State, Translated
 from prune_realloc.core.errors import InputError
+from prune_realloc.core.names import are_placeholders
 
 _PREFIX = "timm_model."
 
@@ -44,7 +45,7 @@ def _class_names(names: Any, classes: int) -> dict[str, Any]:
     """Those of the classes, and not the library's LABEL_0, LABEL_1, ..."""
     if not isinstance(names, list) or len(names) != classes or not all(isinstance(name, str) for name in names):
         return {}
-    return {} if names == [f"LABEL_{label}" for label in range(classes)] else {"label_names": names}
+    return {} if are_placeholders(names) else {"label_names": names}
 
 
 def _mapping(stated: Stated, key: str) -> dict[str, Any]:
