@@ -1,0 +1,179 @@
+"""Classes -> groups of them that are one decision, with what kind of decision it is."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from prune_realloc.core.structure import Axis
+from prune_realloc.tracing.classes import Classes, Position, unique
+from prune_realloc.tracing.labels import Labels, compact, varying
+from prune_realloc.tracing.record import Layer, Record
+
+Signature = tuple[tuple[tuple[str, int], int], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """Classes that lie in the same parameters, head by head."""
+
+    axis: Axis
+    unit: int | None
+    """The unit of the chain whose inside they are; None for streams."""
+    numbers: tuple[int, ...]
+    """The classes, in the order of the site's units."""
+    groups: int
+    heads: tuple[int, ...] = ()
+    """Class of the label that stands for each group, where the groups are heads."""
+
+
+@dataclass(frozen=True, eq=False)
+class Traced:
+    """A network that was run on labels, with the units of its chain."""
+
+    record: Record
+    classes: Classes
+    units: tuple[str, ...]
+
+    def unit_of(self, name: str) -> int | None:
+        """The unit that a module or parameter lies in."""
+        for number, unit in enumerate(self.units):
+            if name == unit or name.startswith(f"{unit}."):
+                return number
+        return None
+
+    @cached_property
+    def streams(self) -> dict[int, int]:
+        """Class that passes from a unit to the next -> the first unit that gives it out, -1 for the first one's input."""
+        found: dict[int, int] = {}
+        for place, unit in enumerate(self.units):
+            args, kwargs, out = self.record.calls[unit]
+            for at, value in ((place - 1, (args, kwargs)), (place, out)):
+                for number in self.row(value):
+                    found.setdefault(number, at)
+        return found
+
+    def row(self, value: object) -> list[int]:
+        """Classes of all labels in a tensor, or in several."""
+        planes = [p for x in tree_leaves(value, is_leaf=_is_labels) if _is_labels(x) for p in x.planes]
+        labels = unique(compact(plane).numpy().ravel().astype(np.int64) for plane in planes)
+        return list(dict.fromkeys(self.classes.of[labels].tolist()))
+
+    @cached_property
+    def contracted(self) -> set[int]:
+        """Classes of what meets in products of activations: queries with keys."""
+        return set(self.classes.of[unique(p.contracted for p in self.record.products)].tolist())
+
+    @cached_property
+    def carried(self) -> set[int]:
+        """Classes of what such products pass on: values."""
+        return set(self.classes.of[unique(self.record.carried)].tolist())
+
+    @cached_property
+    def spatial(self) -> set[int]:
+        """Classes that go through a convolution of several places."""
+        found: set[int] = set()
+        for layer in self.record.layers:
+            run = self.record.ids.runs[layer.weight, 0]
+            if layer.kind == "conv" and np.prod(run.shape[2:]) > 1:
+                found |= set(self.classes.along(run)[1].tolist()) | set(self.classes.of[layer.reads].tolist())
+        return found
+
+    @cached_property
+    def heads_of(self) -> dict[int, set[int]]:
+        """Class -> the groups that have a label of it."""
+        found: dict[int, set[int]] = defaultdict(set)
+        for group, members in self.classes.groups.items():
+            for number in np.unique(self.classes.of[unique(members)]):
+                found[int(number)].add(group)
+        return found
+
+
+def _is_labels(x: object) -> bool:
+    return isinstance(x, Labels)
+
+
+def candidates(traced: Traced) -> list[Candidate]:
+    """What could be made narrower, streams first; what must stay whole is left out."""
+    alike: dict[Signature, list[int]] = defaultdict(list)
+    for number, positions in traced.classes.positions.items():
+        if number not in traced.classes.frozen:
+            alike[_signature(positions)].append(number)
+    streams, inner = [], []
+    for signature, numbers in alike.items():
+        if any(number in traced.streams for number in numbers):
+            streams.append(numbers)
+            continue
+        units = {traced.unit_of(name) for (name, _), _ in signature}
+        if len(units) == 1 and None not in units:
+            inner.append(_inner(traced, units.pop(), numbers))
+    return [*_streams(traced, streams), *(found for found in inner if found is not None)]
+
+
+def _signature(positions: Sequence[Position]) -> Signature:
+    return tuple(sorted(Counter((name, dim) for name, dim, _ in positions).items()))
+
+
+def _streams(traced: Traced, alike: list[list[int]]) -> list[Candidate]:
+    """Classes that are read in parts of equal size, as by the heads of a cascade, are one stream in groups."""
+    together: dict[frozenset[str], list[list[int]]] = defaultdict(list)
+    for numbers in alike:
+        root = frozenset(name for name, dim, _ in traced.classes.positions[numbers[0]] if dim == 0)
+        together[root].append(numbers)
+    found = []
+    for parts in together.values():
+        if len({len(part) for part in parts}) == 1:
+            found.append(_in_order(traced, [n for part in _sorted(traced, parts) for n in part], len(parts)))
+        else:
+            found += [_in_order(traced, part, 1) for part in _sorted(traced, parts)]
+    return sorted(found, key=lambda each: traced.streams.get(each.numbers[0], 0))
+
+
+def _sorted(traced: Traced, parts: list[list[int]]) -> list[list[int]]:
+    ordered = [sorted(part, key=lambda number: _place(traced, number)) for part in parts]
+    return sorted(ordered, key=lambda part: _place(traced, part[0]))
+
+
+def _in_order(traced: Traced, numbers: list[int], groups: int) -> Candidate:
+    return Candidate("embed", None, tuple(numbers), groups)
+
+
+def _place(traced: Traced, number: int) -> int:
+    """Where a class lies first in the parameter that writes it."""
+    positions = traced.classes.positions[number]
+    written = [place for _, dim, place in positions if dim == 0]
+    return min(written) if written else positions[0][2]
+
+
+def _inner(traced: Traced, unit: int | None, numbers: list[int]) -> Candidate | None:
+    first = numbers[0]
+    numbers = sorted(numbers, key=lambda number: _place(traced, number))
+    if all(number in traced.classes.groups for number in numbers) and not (first in traced.contracted):
+        return None  # labels that stand for heads, see `heads`
+    if first in traced.contracted or first in traced.carried:
+        axis: Axis = "qk" if first in traced.contracted else "v"
+        heads = [traced.heads_of.get(number, set()) for number in numbers]
+        if all(len(each) == 1 for each in heads):
+            order = list(dict.fromkeys(next(iter(each)) for each in heads))
+            parts = [[n for n, each in zip(numbers, heads, strict=True) if head in each] for head in order]
+            if len({len(part) for part in parts}) == 1:
+                return Candidate(axis, unit, tuple(n for part in parts for n in part), len(parts), tuple(order))
+        return Candidate(axis, unit, tuple(numbers), 1)
+    return Candidate("hidden" if first in traced.spatial and _by_conv(traced, first) else "ffn", unit, tuple(numbers), 1)
+
+
+def _by_conv(traced: Traced, number: int) -> bool:
+    """Is it written by a convolution?"""
+    written = {name for name, dim, _ in traced.classes.positions[number] if dim == 0}
+    return any(layer.kind == "conv" and layer.groups == 1 for layer in traced.record.layers if layer.weight in written)
+
+
+def heads(traced: Traced, found: Sequence[Candidate]) -> list[tuple[int, tuple[int, ...], list[Position]]]:
+    """Placeholder."""
+    return []

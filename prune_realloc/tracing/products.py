@@ -1,0 +1,194 @@
+"""What products of two activations do to labels: attention in all of its forms."""
+
+# B batch, H heads, N and M tokens, K and V widths of a head
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prune_realloc.tracing.labels import Labels, collapsed, compact, labels, varies, varying
+from prune_realloc.tracing.record import Product, Record
+
+
+def matmul(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """(.., N, K) times (.., K, M)."""
+    a, b = (_labels(record, x) for x in args[:2])
+    if a.ndim < 2 or b.ndim < 2:
+        return _unknown(record, func, args, kwargs)
+    ndim = max(a.ndim, b.ndim)
+    batch = "abcdefgh"[: ndim - 2]
+    return contract(record, a, batch[ndim - a.ndim :] + "nk", b, batch[ndim - b.ndim :] + "km", batch + "nm")
+
+
+def einsum(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Of two tensors, in letters."""
+    equation, *tensors = args
+    if len(tensors) == 1 and isinstance(tensors[0], list | tuple):
+        tensors = list(tensors[0])
+    if len(tensors) != 2 or "." in equation:
+        return _unknown(record, func, args, kwargs)
+    left, out = equation.replace(" ", "").split("->")
+    la, lb = left.split(",")
+    return contract(record, _labels(record, tensors[0]), la, _labels(record, tensors[1]), lb, out)
+
+
+def attention(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Scaled dot-product attention: (.., N, K), (.., M, K) and (.., M, V)."""
+    from prune_realloc.tracing.operations import combined
+
+    q, k, v = (_labels(record, x) for x in args[:3])
+    record.sized.add(record.module)  # the scale follows from the width
+    mask = args[3] if len(args) > 3 else kwargs.get("attn_mask")
+    batch = "abcdefgh"[: q.ndim - 2]
+    logits = contract(record, q, batch + "nk", k, batch + "mk", batch + "nm")
+    if isinstance(mask, Tensor):
+        logits = combined(record, torch.add, (logits, mask), {})
+    return contract(record, labels(logits.shape, logits.planes), batch + "nm", v, batch + "mv", batch + "nv")
+
+
+def _labels(record: Record, x: Any) -> Labels:
+    from prune_realloc.tracing.operations import labelled
+
+    found = labelled(record, x)
+    return found if isinstance(found, Labels) else labels(x.shape)
+
+
+def _unknown(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    from prune_realloc.tracing.operations import unknown
+
+    return unknown(record, func, args, kwargs)
+
+
+def contract(record: Record, a: Labels, la: str, b: Labels, lb: str, lo: str) -> Labels:
+    """A sum of products, in the letters of einsum; a letter has one size, or 1 where it is spread."""
+    sizes = {letter: 1 for letter in la + lb}
+    for tensor, letters in ((a, la), (b, lb)):
+        for letter, size in zip(letters, tensor.shape, strict=True):
+            sizes[letter] = max(sizes[letter], size)
+    order = lo + "".join(letter for letter in sizes if letter not in lo)
+    summed = [order.index(letter) for letter in order if letter not in lo]
+    ours, theirs = (
+        [_laid_out(plane, letters, order, sizes) for plane in tensor.planes] for tensor, letters in ((a, la), (b, lb))
+    )
+    contracted = _tie_summed(record, ours, theirs, summed)
+    shared = [order.index(letter) for letter in lo if letter in la and letter in lb]
+    planes = _passed_on(record, ours, theirs, summed, shared)
+    _note(record, sizes, order, ours, theirs, contracted, (a, b), summed)
+    shape = tuple(sizes[letter] for letter in lo)
+    out = [_dropped(plane, summed) for plane in planes]
+    both = bool(ours) and bool(theirs) and not a.parameter and not b.parameter
+    if both:
+        for plane in out:
+            record.carried.append(np.unique(compact(plane).numpy()).astype(np.int64))
+    weighted = len(contracted) == 0  # the right side, weighted by the left, as values are by attention
+    return labels(
+        shape,
+        out,
+        source=b.source if weighted else None,
+        pure=b.pure and weighted,
+        parameter=a.parameter and b.parameter,
+    )
+
+
+def _laid_out(plane: Tensor, letters: str, order: str, sizes: dict[str, int]) -> Tensor:
+    """The plane with all letters of `order` as dimensions, those that it lacks spread."""
+    moved = plane.permute([letters.index(letter) for letter in order if letter in letters])
+    for place, letter in enumerate(order):
+        if letter not in letters:
+            moved = moved.unsqueeze(place)
+    return moved.expand([sizes[letter] for letter in order])
+
+
+def _dropped(plane: Tensor, summed: list[int]) -> Tensor:
+    for dim in sorted(summed, reverse=True):
+        plane = plane.squeeze(dim)
+    return plane
+
+
+def _tie_summed(record: Record, ours: list[Tensor], theirs: list[Tensor], summed: list[int]) -> np.ndarray:
+    """Channels that meet in the sum stay or go together; those that meet no channel must stay."""
+    mine = [plane for plane in ours if any(varies(plane, dim) for dim in summed)]
+    other = [plane for plane in theirs if any(varies(plane, dim) for dim in summed)]
+    if mine and other:
+        for plane in mine:
+            for match in other:
+                record.tie(plane, match)
+        found = np.unique(compact(mine[0]).numpy()).astype(np.int64)
+        return found[found > 0]
+    for plane in mine + other:
+        record.freeze(plane, "a product sums over channels that the other side has not")
+    return np.zeros(0, np.int64)
+
+
+def _passed_on(
+    record: Record, ours: list[Tensor], theirs: list[Tensor], summed: list[int], shared: list[int]
+) -> list[Tensor]:
+    """Planes that vary along what is left; what varies over shared dimensions only (heads) becomes a group."""
+    kept = []
+    heads = []
+    for plane in ours + theirs:
+        dims = varying(plane)
+        outside = [dim for dim in dims if dim not in summed]
+        if any(dim not in shared for dim in outside):
+            kept.append(collapsed(plane, summed))
+        if any(dim in shared for dim in outside):
+            heads.append(_grouped(record, plane, [dim for dim in outside if dim in shared]))
+    for plane in heads[1:]:
+        record.tie(heads[0], plane)
+    if heads and not any(set(varying(plane)) & set(shared) for plane in kept):
+        kept.append(collapsed(heads[0].expand((ours + theirs)[0].shape), summed))
+    return kept
+
+
+def _grouped(record: Record, plane: Tensor, dims: list[int]) -> Tensor:
+    """For each place along `dims` one label, which stands for all that lie there."""
+    if not any(varies(plane, dim) for dim in range(plane.ndim) if dim not in dims):
+        return collapsed(plane, [dim for dim in range(plane.ndim) if dim not in dims])
+    small = compact(plane)
+    order = [*dims, *(dim for dim in range(plane.ndim) if dim not in dims)]
+    rows = small.permute(order)
+    sizes = rows.shape[: len(dims)]
+    rows = rows.reshape(int(np.prod(sizes)), -1)
+    ids = torch.tensor([record.ids.group(row) for row in rows], dtype=torch.float64)
+    shape = [sizes[dims.index(dim)] if dim in dims else 1 for dim in range(plane.ndim)]
+    return ids.reshape(shape)
+
+
+def _note(
+    record: Record,
+    sizes: dict[str, int],
+    order: str,
+    ours: list[Tensor],
+    theirs: list[Tensor],
+    contracted: np.ndarray,
+    sides: tuple[Labels, Labels],
+    summed: list[int],
+) -> None:
+    """The first dimension runs over images."""
+    factors = [
+        found[found > 0]
+        for plane in (*ours, *theirs)
+        if (found := np.unique(compact(plane).numpy()).astype(np.int64)).any()
+    ]
+    record.products.append(
+        Product(
+            module=record.module,
+            macs=int(np.prod([sizes[letter] for letter in order])) // sizes[order[0]],
+            factors=tuple(factors),
+            contracted=contracted,
+            sources=tuple((side.source, side.pure) for side in sides),
+        )
+    )
+
+
+PRODUCTS = {
+    "matmul": matmul,
+    "bmm": matmul,
+    "__matmul__": matmul,
+    "einsum": einsum,
+    "scaled_dot_product_attention": attention,
+}

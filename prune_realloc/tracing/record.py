@@ -1,0 +1,121 @@
+"""What is noted while a network runs on labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from torch import Tensor
+
+from prune_realloc.tracing.ids import Ids
+from prune_realloc.tracing.labels import compact
+
+LayerKind = Literal["linear", "conv"]
+_BITS = 31
+"""Enough for an id: two of them are told apart as one number."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A linear layer or convolution, where it was computed."""
+
+    number: int
+    kind: LayerKind
+    module: str
+    """The module whose forward pass computed it; the layer itself where that is one of torch's."""
+    weight: str
+    bias: str | None
+    reads: np.ndarray
+    """Label of each channel that it reads, shape (in,)."""
+    positions: int
+    """Of one image: how often the weight is applied."""
+    groups: int = 1
+    source: int | None = None
+    """The layer that its input comes from alone, if any."""
+    pure: bool = False
+    """Nothing but moves, scales and products with attention lies between that layer and this one."""
+
+    @property
+    def own(self) -> bool:
+        """Is it a module of torch's, whose input and output can be watched?"""
+        return self.weight == f"{self.module}.weight"
+
+
+@dataclass(frozen=True, eq=False)
+class Norm:
+    """A normalisation."""
+
+    kind: Literal["layer", "batch"]
+    module: str
+    weight: str | None
+    labels: np.ndarray
+    source: int | None
+    """The layer whose output it acts on, if it is the output of one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """A product of two activations, such as that of queries and keys."""
+
+    module: str
+    macs: int
+    """Multiply-adds for one image."""
+    factors: tuple[np.ndarray, ...]
+    """Labels over which it runs, a number of multiply-adds for each combination."""
+    contracted: np.ndarray
+    """Labels of the dimension that is summed over; empty where it has none."""
+    sources: tuple[tuple[int | None, bool], ...]
+    """Of both sides: the layer that wrote it, and whether nothing but moves and scales lies between."""
+
+
+@dataclass
+class Record:
+    """All of it, in the order in which it was computed."""
+
+    ids: Ids
+    layers: list[Layer] = field(default_factory=list)
+    norms: list[Norm] = field(default_factory=list)
+    products: list[Product] = field(default_factory=list)
+    ties: list[np.ndarray] = field(default_factory=list)
+    """Pairs of labels that stay or go together, shape (n, 2)."""
+    frozen: list[tuple[np.ndarray, str]] = field(default_factory=list)
+    """Labels that must stay, and why."""
+    normalised: list[np.ndarray] = field(default_factory=list)
+    """Labels over which statistics were taken: without some of them the others change."""
+    carried: list[np.ndarray] = field(default_factory=list)
+    """Labels of what a product of activations passes on: values."""
+    calls: dict[str, tuple[tuple[Any, ...], dict[str, Any], Any]] = field(default_factory=dict)
+    """Module -> what it was called with, and what it returned, the last time."""
+    sized: set[str] = field(default_factory=set)
+    """Modules whose forward pass itself names sizes or splits of labelled tensors."""
+    stack: list[str] = field(default_factory=lambda: [""])
+
+    @property
+    def module(self) -> str:
+        """The module that is being computed."""
+        return self.stack[-1]
+
+    def tie(self, a: Tensor, b: Tensor) -> None:
+        """Elements that meet stay or go together; 0 is nobody's."""
+        a, b = _matched(a, b)
+        differ = (a != b) & (a != 0) & (b != 0)
+        if differ.any():
+            first, second = (x[differ].numpy().astype(np.int64) for x in (a, b))
+            codes = np.unique(first << _BITS | second)
+            self.ties.append(np.stack([codes >> _BITS, codes & ((1 << _BITS) - 1)], axis=1))
+
+    def freeze(self, plane: Tensor, reason: str) -> None:
+        found = np.unique(compact(plane).numpy()).astype(np.int64)
+        if (found > 0).any():
+            self.frozen.append((found[found > 0], f"{self.module or 'the network'}: {reason}"))
+
+
+def _matched(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in one shape, without places along which neither is stored."""
+    if a.ndim == b.ndim:
+        for dim in range(a.ndim):
+            if all(x.shape[dim] == 1 or x.stride(dim) == 0 for x in (a, b)):
+                a, b = a.narrow(dim, 0, 1), b.narrow(dim, 0, 1)
+    shape = np.broadcast_shapes(tuple(a.shape), tuple(b.shape))
+    return a.expand(shape), b.expand(shape)

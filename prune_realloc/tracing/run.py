@@ -1,0 +1,77 @@
+"""A network is run on labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from prune_realloc.tracing.ids import Ids
+from prune_realloc.tracing.labels import Labels, labels
+from prune_realloc.tracing.operations import OPERATIONS, unknown
+from prune_realloc.tracing.record import Record
+
+_ASKS = ("__get__", "size", "dim", "numel", "stride", "is_contiguous", "data_ptr", "is_floating_point", "__len__", "_assert")
+"""What asks a tensor for its shape and the like."""
+
+
+@torch.no_grad()
+def traced(model: nn.Module, shape: tuple[int, ...]) -> Record:
+    """Everything that a forward pass on a batch of images of `shape` (B, C, H, W) shows.
+
+    The model is in evaluation mode, and not changed.
+    """
+    record = Record(Ids.of(model))
+    with watched_modules(model, record), on_labels(record):
+        out = model(labels(shape))
+    record.calls[""] = ((), {}, out)
+    return record
+
+
+@contextmanager
+def watched_modules(model: nn.Module, record: Record) -> Iterator[None]:
+    """Notes which module is being computed, and what it takes and gives."""
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            enter, leave = partial(_enter, record, name), partial(_leave, record, name)
+            stack.callback(module.register_forward_pre_hook(enter).remove)
+            stack.callback(module.register_forward_hook(leave, with_kwargs=True).remove)
+        yield
+
+
+def _enter(record: Record, name: str, module: nn.Module, args: Any) -> None:
+    record.stack.append(name)
+
+
+def _leave(record: Record, name: str, module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+    record.stack.pop()
+    record.calls[name] = (args, kwargs, out)
+
+
+def on_labels(record: Record) -> TorchFunctionMode:
+    """While it lasts, torch's functions act on labels."""
+    return _OnLabels(record)
+
+
+class _OnLabels(TorchFunctionMode):
+    def __init__(self, record: Record) -> None:
+        super().__init__()
+        self.record = record
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs, name = kwargs or {}, getattr(func, "__name__", "")
+        leaves = tree_leaves((args, kwargs))
+        known = [x for x in leaves if isinstance(x, Labels | nn.Parameter)]
+        if not known or name in _ASKS:
+            return func(*args, **kwargs)
+        if name in OPERATIONS:
+            return OPERATIONS[name](self.record, func, args, kwargs)
+        return unknown(self.record, func, args, kwargs)
