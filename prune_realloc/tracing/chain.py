@@ -72,7 +72,7 @@ def run_unit(model: nn.Module, chain: Chain, unit: str, x: Tensor) -> Tensor:
     """What leaves `unit` where `x` enters it; `x` stays as it is."""
     module, part = model.get_submodule(unit), chain[unit]
     # a unit may write into its input
-    args, kwargs = part.inputs.fill(x.clone(memory_format=torch.preserve_format))
+    args, kwargs = part.inputs.fill(part.inputs.lay(x.clone()))
     with evaluating(module):
         return part.output.take(module(*args, **kwargs))
 
@@ -140,7 +140,9 @@ def _entering(model: nn.Module, part: Unit, images: Tensor) -> Tensor:
         return found[0]
     finally:
         handle.remove()
-    raise ValueError(f"{part.name} is not called in this {type(model).__name__}")
+    raise ValueError(
+        f"{part.name} is not called in this {type(model).__name__}; a compiled network does not show its calls"
+    )
 
 
 @contextmanager
@@ -149,8 +151,9 @@ def _passed_over(model: nn.Module, chain: Chain, unit: str, x: Tensor) -> Iterat
     count = chain[unit].output.images_in(x)
     with ExitStack() as stack:
         for part in chain.parts[: chain.units.index(unit) + 1]:
-            given = x if part.name == unit else part.output.zeros(x, count)
-            _replace_call(stack, model.get_submodule(part.name), part.output.fill(given))
+            last, slot = part.name == unit, part.output
+            given = slot.lay(x) if last else slot.zeros(x, count, read=not part.joined)
+            _replace_call(stack, model.get_submodule(part.name), slot.fill(given))
         yield x.new_zeros((count, *chain.image_shape), dtype=chain.image_dtype)
 
 

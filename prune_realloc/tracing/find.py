@@ -25,9 +25,9 @@ def find_chain(model: nn.Module, images: Tensor) -> Chain:
     """The units of `model`: as small as they can be without a residual connection around one, but no single layers.
 
     A module that only chains others, such as a stage, is replaced by those, unless they are layers all. What gives one
-    vector an image, such as a classifier behind a pooling, is no unit, nor is a norm before it. The chain is empty where
-    more than one tensor carries the images all the way, where the way itself depends on the images or their number, and
-    where running the units one by one is not what the network computes.
+    vector an image, such as a classifier behind a pooling, is no unit, nor is a norm before it. The chain is empty
+    where more than one tensor carries the images all the way, where the way itself depends on the images or their
+    number, and where running the units one by one is not what the network computes.
 
     Args:
         images: shape (B, ..), as `model` takes them; two or three of them are run, repeated where there are fewer.
@@ -104,18 +104,24 @@ def _inside(call: Call, candidates: Mapping[str, _Candidate]) -> list[Call]:
     found = [unit for part in parts for unit in part]
     if call.name not in candidates or not _computes_with_layers(call):
         return found
-    return found if all(parts) and any(unit.children for unit in found) else [call]
+    return found if all(parts) and not all(map(_is_layer, found)) else [call]
 
 
 def _computes_with_layers(call: Call) -> bool:
     return call.reads and next(call.module.parameters(), None) is not None
 
 
+def _is_layer(call: Call) -> bool:
+    """Has it no others inside, but perhaps an activation?"""
+    return not any(map(_computes_with_layers, call.children))
+
+
 def _without_end(found: Sequence[Call], candidates: Mapping[str, _Candidate]) -> Sequence[Call]:
     """Without what gives one vector an image, and the single layers before it, unless there is nothing else."""
     axes = [len(candidates[call.name].output.shape) for call in found]
-    maps = [i + 1 for i, call in enumerate(found) if axes[i] > 2 and call.children]
-    return found[: max(maps or [i + 1 for i, count in enumerate(axes) if count > 2], default=len(found))]
+    maps = [i + 1 for i, count in enumerate(axes) if count > 2]
+    blocks = [i for i in maps if not _is_layer(found[i - 1])]
+    return found[: max(blocks or maps, default=len(found))]
 
 
 def _chain(units: Sequence[str], candidates: Mapping[str, _Candidate], seen: Pass, images: Tensor) -> Chain:

@@ -38,19 +38,21 @@ class Slot:
     order: tuple[int, ...]
 
     def fill(self, x: Tensor) -> Any:
-        """The call's inputs or outputs with `x` for the stream, lying in memory as the network itself has it."""
-        laid = _permuted_back(x.permute(self.order).contiguous(), self.order) if x.ndim == len(self.order) else x
-        leaves = [laid if i in self.places else leaf for i, leaf in enumerate(self.leaves)]
-        return tree_unflatten(leaves, self.spec)
+        """The call's inputs or outputs with `x` for the stream."""
+        return tree_unflatten([x if i in self.places else leaf for i, leaf in enumerate(self.leaves)], self.spec)
+
+    def lay(self, x: Tensor) -> Tensor:
+        """`x` as it lies in memory where the network itself has it: what is behind may view it in other shapes."""
+        return _permuted_back(x.permute(self.order).contiguous(), self.order)
 
     def take(self, value: Any) -> Tensor:
         """The stream out of the inputs or outputs of a call."""
         return tree_flatten(value)[0][self.places[0]]
 
-    def zeros(self, like: Tensor, images: int) -> Tensor:
-        """A stream of zeros of so many images."""
+    def zeros(self, like: Tensor, images: int, *, read: bool) -> Tensor:
+        """A stream of zeros of so many images; one that is not read takes no memory."""
         shape = [-n * images if n < 0 else n for n in self.shape]
-        return _permuted_back(like.new_zeros([shape[i] for i in self.order]), self.order)
+        return self.lay(like.new_zeros(shape)) if read else like.new_zeros(()).expand(shape)
 
     def images_in(self, x: Tensor) -> int:
         """How many images `x` is of."""
