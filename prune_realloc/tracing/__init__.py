@@ -1,1 +1,1 @@
-"""Any network -> which positions of its parameters belong together: it is run once on labels instead of numbers."""
+"""What is seen of a network while it runs: the chain of its units, whatever architecture it is of."""
