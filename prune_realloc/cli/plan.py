@@ -36,7 +36,11 @@ def plan(
     ] = None,
     axes: Annotated[
         str | None,
-        option(PLAN, "--axes", help="What may go: some of qk,v,ffn,heads,embed,block. Default: qk,v,ffn."),
+        option(
+            PLAN,
+            "--axes",
+            help="What may go: some of qk,v,ffn,hidden,heads,embed,block. Default: what there is of the first four.",
+        ),
     ] = None,
     round_to: Annotated[list[str] | None, per_axis("--round-to", "Multiples, such as ffn=32.")] = None,
     floor: Annotated[
@@ -52,7 +56,7 @@ def plan(
     """Widths of every site at a budget, each with its reason: a recipe for `apply`."""
     from prune_realloc.core.analysis import Analysis
     from prune_realloc.core.files import write_file
-    from prune_realloc.planning.plan import plan as run
+    from prune_realloc.planning.plan import planned
     from prune_realloc.recipe.reader import build_recipe, load_recipe
     from prune_realloc.recipe.writer import dump_recipe
 
@@ -65,8 +69,7 @@ def plan(
     changes |= {"axes": [axis.strip() for axis in axes.split(",")]} if axes is not None else {}
     bounds = {"round_to": round_to, "floor": floor, "ceiling": ceiling}
     rules = _rules(base.get("rules", {}), bounds, freeze or [])
-    done = build_recipe(found.as_recipe() | base | changes | ({"rules": rules} if rules else {}))
-    done = done.model_copy(update={"plan": run(found, done)})
+    done = planned(found, build_recipe(found.as_recipe() | base | changes | ({"rules": rules} if rules else {})))
     if out is not None:
         write_file(out, dump_recipe(done, f"prune-realloc apply {out.name} -o pruned").encode())
     show_plan(done, as_json)

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-Axis = Literal["embed", "block", "heads", "qk", "v", "ffn"]
-AXES: tuple[Axis, ...] = ("embed", "block", "heads", "qk", "v", "ffn")
-INNER_AXES: tuple[Axis, ...] = ("qk", "v", "ffn")
+Axis = Literal["embed", "block", "heads", "qk", "v", "ffn", "hidden"]
+AXES: tuple[Axis, ...] = ("embed", "block", "heads", "qk", "v", "ffn", "hidden")
+INNER_AXES: tuple[Axis, ...] = ("qk", "v", "ffn", "hidden")
 """The axes whose units can go without touching any other site."""
 OUTER_AXES: tuple[Axis, ...] = ("embed", "block")
 """The axes that show outside the network: what stands around it reads the streams, and counts the blocks."""
@@ -24,28 +24,46 @@ Side = Literal["input", "output"]
 """Of a module: its first argument, or what it returns."""
 
 
-def site_name(axis: str, block: int | None, stage: int | None = None) -> str:
-    """`embed`, `stages.1.embed` where each stage has a stream, `blocks.3` (the whole block) or `blocks.3.ffn`."""
+def site_name(axis: str, block: int | None, stage: int | None = None, nth: int = 0) -> str:
+    """`embed`, `stages.1.embed` where each stage has a stream, `blocks.3` (the whole block) or `blocks.3.ffn`.
+
+    Args:
+        nth: how many sites of this axis are before it in its block or stage: the second FFN is `blocks.3.ffn.1`.
+    """
+    if axis == "block":
+        return f"blocks.{block}"
+    own = axis if nth == 0 else f"{axis}.{nth}"
     if block is None:
-        return axis if stage is None else f"stages.{stage}.{axis}"
-    return f"blocks.{block}" if axis == "block" else f"blocks.{block}.{axis}"
+        return own if stage is None else f"stages.{stage}.{own}"
+    return f"blocks.{block}.{own}"
 
 
 def site_place(name: str) -> tuple[str, int | None]:
     """(axis, block) of a site's name; the stream of a stage belongs to no block."""
     first, *rest = name.split(".")
-    if not rest:
-        return first, None
-    if first == "stages":
-        return rest[1], None
-    return (rest[1] if len(rest) > 1 else "block"), int(rest[0])
+    if first == "blocks":
+        return (rest[1] if len(rest) > 1 else "block"), int(rest[0])
+    return (rest[1] if first == "stages" else first), None
+
+
+def site_nth(name: str) -> int:
+    """How many sites of its axis are before a site in its block or stage, as `site_name` counts them."""
+    first, *rest = name.split(".")
+    own = rest[1:] if first in ("blocks", "stages") else [first, *rest]
+    return int(own[1]) if len(own) > 1 else 0
+
+
+def site_beside(name: str, axis: str) -> str:
+    """The site of another axis that belongs to the same part of a block, such as the `heads` of a `qk`."""
+    return site_name(axis, site_place(name)[1], nth=site_nth(name))
 
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """Where the numbers of a site's units lie in one parameter."""
+    """Where the numbers of a site's units lie in one parameter, or in a buffer that has a number for each unit."""
 
     parameter: str
+    """Its name; of a buffer, such as a mean that a batch norm keeps, the buffer's."""
     dim: int
     index: np.ndarray
     """Positions along `dim` of each unit, shape (units, entries)."""
@@ -69,7 +87,7 @@ class Gate:
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """All units of one axis of one block; `embed` belongs to no block, and a whole block is one unit."""
+    """Units of one axis of one block; `embed` belongs to no block, and a whole block is one unit."""
 
     axis: Axis
     block: int | None
@@ -85,10 +103,12 @@ class Site:
     """The stage that a stream belongs to; None where one stream runs through the whole network, and inside blocks."""
     multiple: int = 1
     """The width must be a multiple of this, as `embed` of the number of heads that split it."""
+    nth: int = 0
+    """How many sites of its axis are before it in its block or stage."""
 
     @property
     def name(self) -> str:
-        return site_name(self.axis, self.block, self.stage)
+        return site_name(self.axis, self.block, self.stage, self.nth)
 
     @property
     def width(self) -> int:
@@ -108,11 +128,13 @@ class Stream:
     """The stage that the stream belongs to; None where it runs through the whole network."""
     multiple: int = 1
     """The number of channels must be a multiple of this."""
+    nth: int = 0
+    """How many streams of its stage are computed before it."""
 
     @property
     def site(self) -> str:
         """The name of its site."""
-        return site_name("embed", None, self.stage)
+        return site_name("embed", None, self.stage, self.nth)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,12 +7,17 @@ from math import ceil, lcm, prod
 from prune_realloc.core.analysis import Analysis
 from prune_realloc.core.cost import DEFAULT_KIND, Widths
 from prune_realloc.core.errors import InputError
-from prune_realloc.core.structure import OUTER_AXES, site_place
-from prune_realloc.recipe.document import Recipe
+from prune_realloc.core.structure import AXES, INNER_AXES, OUTER_AXES, site_place
+from prune_realloc.recipe.document import DEFAULT_AXES, Recipe, RecipeAxis
 from prune_realloc.recipe.rules import Rule
 
 TOLERANCE = 0.01
 """A plan spends at least this close to its budget, and never more."""
+_FLOORS = {"hidden": 8}
+"""Axis -> what a site keeps at least, where no rule has a floor, or a ceiling below this: convolutions over fewer
+channels are hardly faster."""
+_MULTIPLES = {"hidden": 8}
+"""Axis -> what its widths are multiples of where no rule says it, however narrow the site."""
 
 
 class PlanningProblem:
@@ -20,6 +25,8 @@ class PlanningProblem:
 
     def __init__(self, analysis: Analysis, recipe: Recipe) -> None:
         self.analysis, self.recipe = analysis, recipe
+        self.axes = movable_axes(analysis, recipe)
+        """What may be cut to meet the budget."""
         self.kind = recipe.budget.kind if recipe.budget is not None else DEFAULT_KIND
         self.terms = [(term.sites, term.of(self.kind)) for term in analysis.terms]
         self.source = self.cost(analysis.widths)
@@ -59,7 +66,7 @@ class PlanningProblem:
 
     def multiple(self, name: str) -> int:
         """What the width of a site is a multiple of: what its rule says, and what the network needs."""
-        rounding = rounding_multiple(self.rules[name], self.analysis.widths[name])
+        rounding = rounding_multiple(self.rules[name], self.analysis.widths[name], site_place(name)[0])
         return lcm(rounding, self.analysis.multiples.get(name, 1))
 
     def check_budget(self, limit: int) -> None:
@@ -78,7 +85,7 @@ class PlanningProblem:
                 f"{self.kind}: the rules leave at most {most:,}, below the budget of {limit:,}; lower the "
                 "budget or loosen keep, width and ceiling"
             )
-        stuck = [axis for axis in ("embed", "heads", "qk", "v", "ffn") if self._stuck(axis)]
+        stuck = [axis for axis in AXES if axis != "block" and self._stuck(axis)]
         what = f"{', '.join(stuck)} may not change; " if stuck else ""
         raise InputError(
             f"{self.kind}: {limit:,} ({limit / source:.1%} of the source) is below the least that the rules allow, "
@@ -106,31 +113,31 @@ class PlanningProblem:
     def _check_rules(self) -> None:
         blocks = {block for _, block in map(site_place, self.analysis.widths) if block is not None}
         present = {axis for axis, _ in map(site_place, self.analysis.widths)}
-        for field, axes in (("axes", self.recipe.axes), ("rules", self.recipe.rules)):
+        for field, axes in (("axes", self.axes), ("rules", self.recipe.rules)):
             for axis in axes:
                 if axis not in present:
                     raise InputError(f"{field}: this model has no {axis}; it has {', '.join(sorted(present))}")
         for axis in self.recipe.rules:
             for rule in self.recipe.rules_of(axis):
                 if rule.blocks is not None and not any(rule.covers(block) for block in blocks):
-                    raise InputError(
-                        f"rules.{axis}: blocks {rule.blocks} are not in this model, which has "
-                        f"{min(blocks)}-{max(blocks)}"
-                    )
+                    has = f"{min(blocks)}-{max(blocks)}" if blocks else "none"
+                    raise InputError(f"rules.{axis}: blocks {rule.blocks} are not in this model, which has {has}")
 
     def _check_inside(self) -> None:
         """Raises InputError where something is to go that the network around this one reads."""
         where = self.analysis.model.get("inside")
-        moving = [f"axes: {axis}" for axis in self.recipe.axes if axis in OUTER_AXES]
+        moving = [f"axes: {axis}" for axis in self.axes if axis in OUTER_AXES]
         moving += [
             f"rules.{axis}: {axis}"
             for axis in OUTER_AXES
             if any(rule.fixes_width for rule in self.recipe.rules_of(axis))
         ]
         if where and moving:
+            present = {site_place(name)[0] for name in self.analysis.widths}
+            inside = ", ".join(axis for axis in (*INNER_AXES, "heads") if axis in present)
             raise InputError(
                 f"{moving[0]} cannot be cut in {where}: the network around it reads the residual stream and counts the "
-                "blocks; what lies inside blocks can: qk, v, ffn, heads"
+                f"blocks; what lies inside blocks can: {inside}"
             )
 
     def _stuck(self, axis: str) -> bool:
@@ -141,7 +148,7 @@ class PlanningProblem:
         """Allowed widths, the widest first."""
         axis, _ = site_place(name)
         whole, rule = self.analysis.widths[name], self.rules[name]
-        movable = movable and axis in self.recipe.axes
+        movable = movable and axis in self.axes
         if rule.freeze:
             return [whole]
         if rule.width is not None:
@@ -150,7 +157,8 @@ class PlanningProblem:
         if axis == "block":
             return [1, 0] if movable else [1]
         multiple = self.multiple(name)
-        low, high = min(rule.floor or 1, whole), min(rule.ceiling or whole, whole)
+        high = min(rule.ceiling or whole, whole)
+        low = min(rule.floor, whole) if rule.floor is not None else min(_FLOORS.get(axis, 1), high)
         allowed = [w for w in range(high, low - 1, -1) if w % multiple == 0 or w == whole]
         if not allowed:
             raise InputError(
@@ -180,8 +188,18 @@ def without_dropped_blocks(widths: Widths) -> dict[str, int]:
     return {name: 0 if site_place(name)[1] in gone else width for name, width in widths.items()}
 
 
-def rounding_multiple(rule: Rule, whole: int) -> int:
-    """The rule's, or the largest power of two up to 8 that leaves at least four widths to choose from."""
+def movable_axes(analysis: Analysis, recipe: Recipe) -> tuple[RecipeAxis, ...]:
+    """What may be cut to meet the budget: what the recipe names, or the axes inside blocks that the network has."""
+    if "axes" in recipe.model_fields_set:
+        return recipe.axes
+    present = {site_place(name)[0] for name in analysis.widths}
+    return tuple(axis for axis in DEFAULT_AXES if axis in present)
+
+
+def rounding_multiple(rule: Rule, whole: int, axis: str) -> int:
+    """The rule's, the axis's, or the largest power of two up to 8 that leaves at least four widths to choose from."""
     if rule.round_to is not None:
         return rule.round_to
+    if axis in _MULTIPLES:
+        return _MULTIPLES[axis]
     return 1 << min(3, max(0, (whole // 4).bit_length() - 1))

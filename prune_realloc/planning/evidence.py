@@ -17,7 +17,7 @@ from prune_realloc.recipe.document import Recipe
 from prune_realloc.recipe.reader import build_recipe, load_recipe
 
 _KEEP = 0.5
-"""Share of what Q/K, V and FFN of the source cost at which it is read what pruning keeps, without a recipe's budget."""
+"""Share of what Q/K, V, FFN and hidden of the source cost at which is read what pruning keeps, without a budget."""
 _FELT = 0.01
 """Nats per image of predicted damage. A source that loses less at `_KEEP` is cut further, until that much is lost: as
 long as nothing is lost, what is kept does not show what matters (examples/reallocation_study)."""
@@ -88,7 +88,8 @@ def _read_analysis(analysis: Analysis, recipe: Recipe | None) -> tuple[Recipe, d
     """The plan at the recipe's budget; without rounding, where the recipe does not ask for it."""
     taken = {"budget", "allocation", "axes", "rules"}
     own = {} if recipe is None else recipe.model_dump(exclude_unset=True, exclude_none=True, include=taken)
-    axes = [axis for axis in INNER_AXES if any(name.endswith(f".{axis}") for name in analysis.widths)]
+    present = {site_place(name)[0] for name in analysis.widths}
+    axes = [axis for axis in INNER_AXES if axis in present]
     _check_trained(analysis, axes)
     done = _planned_at(_KEEP, analysis, axes, own)
     if "budget" not in own and analysis.unit == "nats":

@@ -20,7 +20,11 @@ class Part:
         grid = np.meshgrid(*(problem.choices[name] for name in names), indexing="ij")
         self.widths = {name: axis.ravel() for name, axis in zip(names, grid, strict=True)}
         """Site name -> its width in each of the ways."""
-        self.damage = sum(np.asarray(problem.curves[name])[width] for name, width in self.widths.items())
+        ways = prod(len(problem.choices[name]) for name in names)
+        self._free = np.zeros(ways, dtype=np.int64)
+        self.damage = sum(
+            (np.asarray(problem.curves[name])[width] for name, width in self.widths.items()), np.zeros(ways)
+        )
         """Damage of each of the ways."""
         self.terms = [
             (
@@ -34,7 +38,7 @@ class Part:
 
     def cost(self, stream: Widths) -> np.ndarray:
         """Cost of each of the ways where the streams are so wide."""
-        return sum(prod(stream.get(name, 1) for name in others) * units for others, units in self.terms)
+        return sum((prod(stream.get(name, 1) for name in others) * units for others, units in self.terms), self._free)
 
 
 class Block:
@@ -45,8 +49,11 @@ class Block:
         may_go = len(problem.choices.get(self.site, ())) > 1
         self.gone = float(problem.curves[self.site][0]) if may_go else np.inf
         """Damage without the block; infinite where it must stay."""
+        inside = {name for part in parts for name in part.names}
         self._terms = [
-            ([n for n in sites if n != self.site], each) for sites, each in problem.terms if self.site in sites
+            ([n for n in sites if n != self.site], each)
+            for sites, each in problem.terms
+            if self.site in sites and not inside & set(sites)
         ]
 
     def costs(self, stream: Widths) -> list[np.ndarray]:
@@ -67,4 +74,7 @@ def blocks_of(problem: PlanningProblem) -> list[Block]:
     parts: dict[int | None, list[Part]] = {}
     for names in problem.components():
         parts.setdefault(site_place(names[0])[1], []).append(Part(problem, names))
+    for axis, block in map(site_place, problem.choices):
+        if axis == "block" and block not in parts:
+            parts[block] = [Part(problem, ())]  # nothing to choose inside, but it costs, and may go
     return [Block(problem, block, own) for block, own in parts.items()]

@@ -10,12 +10,14 @@ allow many combinations of widths, the price also finds those that are worth sol
 
 from __future__ import annotations
 
+from typing import Any
+
 from prune_realloc.core.analysis import Analysis
 from prune_realloc.core.cost import KINDS, Widths, total_cost
 from prune_realloc.core.errors import InputError
-from prune_realloc.core.structure import INNER_AXES, site_name, site_place
+from prune_realloc.core.structure import INNER_AXES, site_beside, site_place
 from prune_realloc.planning.allocate import least_damage
-from prune_realloc.planning.choices import PlanningProblem
+from prune_realloc.planning.choices import PlanningProblem, movable_axes
 from prune_realloc.planning.site_reasons import site_reason
 from prune_realloc.planning.uniform import shared_shares
 from prune_realloc.recipe.document import Recipe
@@ -38,6 +40,21 @@ def plan(analysis: Analysis, recipe: Recipe) -> Plan:
         widths, bound = _at_budget(problem, limit)
     _check_outcome(problem, widths, limit)
     return _described(problem, widths, limit, bound)
+
+
+def planned(analysis: Analysis, recipe: Recipe) -> Recipe:
+    """The recipe with its plan, and with what may be cut, where the recipe does not say it and the network differs.
+
+    Raises:
+        InputError: as `plan` does.
+    """
+    return recipe.model_copy(update=axes_named(analysis, recipe) | {"plan": plan(analysis, recipe)})
+
+
+def axes_named(analysis: Analysis, recipe: Recipe) -> dict[str, Any]:
+    """The field `axes` as it was taken, where the one of the recipe would be read otherwise without this network."""
+    axes = movable_axes(analysis, recipe)
+    return {} if axes == recipe.axes else {"axes": axes}
 
 
 def _at_budget(problem: PlanningProblem, limit: int) -> tuple[dict[str, int], float | None]:
@@ -92,8 +109,8 @@ def _described(problem: PlanningProblem, widths: Widths, limit: int | None, boun
 
 def _groups(analysis: Analysis, name: str) -> int | None:
     """Groups of a site whose number of groups no other site tells."""
-    axis, block = site_place(name)
-    if axis not in INNER_AXES or (axis != "ffn" and site_name("heads", block) in analysis.widths):
+    axis, _ = site_place(name)
+    if axis not in INNER_AXES or (axis in ("qk", "v") and site_beside(name, "heads") in analysis.widths):
         return None
     return analysis.groups[name] if analysis.groups[name] > 1 else None
 

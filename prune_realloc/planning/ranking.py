@@ -24,6 +24,8 @@ def retention(analysis: Analysis, keep_macs: float, axes: Iterable[str] = INNER_
     if not 0 < keep_macs <= 1:
         raise InputError(f"keep_macs must be above 0 and at most 1, got {keep_macs}")
     names = [name for name in analysis.scores if site_place(name)[0] in axes]
+    if not names:
+        return {}
     # a unit of qk or v is one of a head, its width counts per head: so a unit's cost is shared by the groups
     each = {name: unit_cost(analysis.terms, analysis.widths, name, "macs") / analysis.groups[name] for name in names}
     cost = np.concatenate([np.full(len(analysis.scores[name]), each[name]) for name in names])

@@ -24,6 +24,8 @@ def relaxation(blocks: Sequence[Block]) -> Callable[[Sequence[Sequence[np.ndarra
     a bound at any price (Lagrange); the best one is where the spending crosses the limit.
     """
     parts = [part for block in blocks for part in block.parts]
+    if not parts:
+        return lambda costs, limit: 0.0
     size = max(len(part.damage) for part in parts)
     damages = np.stack([np.pad(part.damage, (0, size - len(part.damage)), constant_values=np.inf) for part in parts])
     highest = highest_price(blocks)

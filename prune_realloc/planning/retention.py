@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count, takewhile
 
 from prune_realloc.core.errors import InputError
-from prune_realloc.core.structure import site_name, site_place
+from prune_realloc.core.structure import site_beside, site_name, site_place
 from prune_realloc.planning.shapes import Place, base_config, places_of
 from prune_realloc.recipe.plan import SitePlan
 from prune_realloc.recipe.target import Target
@@ -60,10 +61,10 @@ def _stages(sites: Mapping[str, SitePlan], blocks: int, depths: Sequence[int]) -
     if not everything:
         raise InputError("pruning kept nothing of the source, so it shows nothing; raise its budget")
     stage, first = [], 0
-    for index, count in enumerate(depths):
-        here = _share(sites, blocks, _COMPONENTS, first / sum(depths), (first + count) / sum(depths))
+    for index, blocks_here in enumerate(depths):
+        here = _share(sites, blocks, _COMPONENTS, first / sum(depths), (first + blocks_here) / sum(depths))
         stage.append(_stream_share(streams, index / len(depths), (index + 1) / len(depths)) * here / everything)
-        first += count
+        first += blocks_here
     return tuple(stage)
 
 
@@ -84,14 +85,14 @@ def _share(sites: Mapping[str, SitePlan], blocks: int, axes: Sequence[str], star
 
 
 def _units(sites: Mapping[str, SitePlan], axis: str, block: int) -> tuple[float, float]:
-    """(kept, had) in one block, of all heads; what a head loses counts as lost of its Q/K and V."""
-    site = sites.get(site_name(axis, block))
-    if site is None:
-        return 0.0, 0.0
-    heads = sites.get(site_name("heads", block)) if axis in ("qk", "v") else None
-    if heads is None:
-        return site.width * (site.groups or 1), site.of * (site.groups or 1)
-    return site.width * heads.width, site.of * heads.of
+    """(kept, had) in one block, of all heads and sites; what a head loses counts as lost of its Q/K and V."""
+    kept = had = 0.0
+    for name in takewhile(sites.__contains__, (site_name(axis, block, nth=nth) for nth in count())):
+        site, groups = sites[name], sites[name].groups or 1
+        heads = sites.get(site_beside(name, "heads")) if axis in ("qk", "v") else None
+        kept += site.width * (groups if heads is None else heads.width)
+        had += site.of * (groups if heads is None else heads.of)
+    return kept, had
 
 
 def _streams(sites: Mapping[str, SitePlan]) -> list[float]:

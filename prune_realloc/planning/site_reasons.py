@@ -12,13 +12,13 @@ def site_reason(problem: PlanningProblem, name: str, widths: Widths) -> str:
     """Why a site has its width."""
     axis, block = site_place(name)
     width, whole, rule = widths[name], problem.analysis.widths[name], problem.rules[name]
-    if axis != "block" and block is not None and not widths[site_name("block", block)]:
+    if axis != "block" and block is not None and not widths.get(site_name("block", block), 1):
         return "its block goes"
     if rule.freeze:
         return "frozen"
     if rule.fixes_width:
         return f"rule: width {rule.width}" if rule.width is not None else f"rule: keep {rule.keep:g}"
-    if problem.recipe.budget is None or axis not in problem.recipe.axes:
+    if problem.recipe.budget is None or axis not in problem.axes:
         return f"rule: ceiling {rule.ceiling}" if width < whole else "no rule asks for a cut"
     if width == whole:
         return _kept(problem, name, widths)

@@ -49,7 +49,7 @@ def _uniform_steps(problem: PlanningProblem) -> Iterator[_Step]:
 
 def _axis_steps(problem: PlanningProblem) -> Iterator[_Step]:
     source = problem.source
-    for axis in problem.recipe.axes:
+    for axis in problem.axes:
         ranked, total = [], 0
         for place, (name, choices) in enumerate(problem.choices.items()):
             if site_place(name)[0] != axis:

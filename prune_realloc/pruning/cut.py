@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from prune_realloc.core.errors import InputError
-from prune_realloc.core.structure import OUTER_AXES, Site
+from prune_realloc.core.structure import OUTER_AXES, Site, site_beside
 from prune_realloc.families import cuttable_family_of
 from prune_realloc.families.host import copied, find_host, inner_of
+from prune_realloc.pruning.layers import sync_layers_
 from prune_realloc.pruning.sites import find_sites
 
 Keep = Mapping[str, np.ndarray]
@@ -28,7 +29,7 @@ def cut(model: nn.Module, sites: Iterable[Site], keep: Keep) -> nn.Module:
 
     Raises:
         InputError: an unknown site, a unit out of range, a site that would be empty or of a width that cannot be
-            built, heads of unequal width, or a network that cannot be cut.
+            built, heads of unequal width, or a network or a layer that cannot be cut.
     """
     host = find_host(model)
     family = cuttable_family_of(host.inner)
@@ -42,15 +43,14 @@ def cut(model: nn.Module, sites: Iterable[Site], keep: Keep) -> nn.Module:
     if not host.stands_alone:
         _check_inside(str(host), by_name, keep)
     keep = {name: units for name, units in keep.items() if by_name[name].axis != "block"}
-    smaller = copied(model, _narrower_parameters(host.inner, _removed_positions(by_name, keep)))
+    smaller = copied(model, _narrower_tensors(host.inner, _removed_positions(by_name, keep)))
     inner = inner_of(smaller)
     for net in {smaller, inner}:
         vars(net).pop("taken", None)  # what was taken of the source is not true of what is cut from it
     family.sync_(inner, keep)
     if blocks_gone:
         family.drop_blocks_(inner, blocks_gone)
-    for module in inner.modules():
-        _sync_layer_(module)
+    sync_layers_(inner)
     return smaller
 
 
@@ -126,48 +126,43 @@ def _check(by_name: Mapping[str, Site], name: str, units: np.ndarray) -> None:
 
 
 def _check_groups(site: Site, units: np.ndarray, keep: Keep) -> None:
-    """Raises an InputError where the heads that stay differ in width."""
-    heads = keep.get(f"blocks.{site.block}.heads", np.arange(site.groups))
+    """Raises an InputError where the heads that stay, or other groups, differ in width."""
     if site.groups == 1:
         return
-    counts = np.bincount(np.asarray(units) // site.width, minlength=site.groups)[heads]
+    of_heads = site.axis in ("qk", "v")
+    counts = np.bincount(np.asarray(units) // site.width, minlength=site.groups)
+    counts = counts[keep.get(site_beside(site.name, "heads"), np.arange(site.groups))] if of_heads else counts
     if counts.min() != counts.max():
+        what = "heads" if of_heads else "groups"
         raise InputError(
-            f"{site.name}: the kept heads differ in width ({counts.tolist()}); keep the same number in each"
+            f"{site.name}: the kept {what} differ in width ({counts.tolist()}); keep the same number in each"
         )
 
 
-def _narrower_parameters(model: nn.Module, gone: Mapping[str, Mapping[int, np.ndarray]]) -> dict[int, object]:
-    """What `copy.deepcopy` takes in place of a copy of each whole parameter: its `id` -> what is left of it."""
-    parameters = dict(model.named_parameters())
+def _narrower_tensors(model: nn.Module, gone: Mapping[str, Mapping[int, np.ndarray]]) -> dict[int, object]:
+    """What `copy.deepcopy` takes in place of a copy of each whole parameter or buffer: its `id` -> what is left."""
+    whole = dict(model.named_parameters()) | dict(model.named_buffers())
     narrower: dict[int, object] = {}
     for name, by_dim in gone.items():
-        tensor = parameters[name].detach()
+        tensor = whole[name].detach()
         for dim, positions in by_dim.items():
             stays = np.setdiff1d(np.arange(tensor.shape[dim]), positions)
             tensor = tensor.index_select(dim, torch.as_tensor(stays, device=tensor.device))
-        narrower[id(parameters[name])] = nn.Parameter(tensor.contiguous(), parameters[name].requires_grad)
+        tensor = tensor.contiguous()
+        is_weight = isinstance(whole[name], nn.Parameter)
+        narrower[id(whole[name])] = nn.Parameter(tensor, whole[name].requires_grad) if is_weight else tensor
     return narrower
 
 
 def _removed_positions(by_name: Mapping[str, Site], keep: Keep) -> dict[str, dict[int, np.ndarray]]:
-    """Parameter -> dimension -> positions that go; sites that share a dimension add up."""
+    """Parameter or buffer -> dimension -> positions that go; sites that share a dimension add up."""
     gone: dict[str, dict[int, np.ndarray]] = {}
     for name, units in keep.items():
         site = by_name[name]
         removed = np.setdiff1d(np.arange(site.units), units)
         for part in site.slices:
             by_dim = gone.setdefault(part.parameter, {})
-            positions = part.index[removed].ravel()
+            rows = removed if part.units is None else np.isin(part.units, removed)
+            positions = part.index[rows].ravel()
             by_dim[part.dim] = np.union1d(by_dim.get(part.dim, positions), positions)
     return gone
-
-
-def _sync_layer_(module: nn.Module) -> None:
-    """The numbers that torch's layers keep beside their weights."""
-    if isinstance(module, nn.Linear):
-        module.out_features, module.in_features = module.weight.shape
-    elif isinstance(module, nn.Conv2d) and module.groups == 1:
-        module.out_channels, module.in_channels = module.weight.shape[:2]
-    elif isinstance(module, nn.LayerNorm | nn.RMSNorm) and module.weight is not None:
-        module.normalized_shape = tuple(module.weight.shape)

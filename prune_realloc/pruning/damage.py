@@ -26,10 +26,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prune_realloc.core.structure import Site, Structure, site_name
+from prune_realloc.core.structure import Axis, Site, Structure, site_beside
 from prune_realloc.pruning.elimination import Curve, Elimination, eliminate
 from prune_realloc.pruning.moments import LayerMoments, LinearMoments, LogitMoments
 from prune_realloc.pruning.sites import stream_sites
+
+_WRITTEN: tuple[Axis, ...] = ("v", "ffn", "hidden")
+"""The axes whose units a layer reads that writes to the stream: without them the block adds nothing that depends on
+its input."""
 
 
 def damage_curves(
@@ -44,7 +48,8 @@ def damage_curves(
     """Site name -> curve; `model` and `moments` are in the (rotated) basis to cut in.
 
     Args:
-        scores: whole heads go in the order of their scores, the lowest first.
+        scores: whole heads go in the order of their scores, the lowest first; and all units of sites that no branch
+            writes, such as the channels between two convolutions.
         refit: False for cuts that only shift means: units cost what each costs alone, N / 2 w' G w C_pp.
     """
     by_name = {site.name: site for site in sites}
@@ -52,20 +57,28 @@ def damage_curves(
     for name, site in stream_sites(sites).items():
         layers = [layer for layer, stream in structure.readers().items() if stream == name]
         reads = [read for layer in layers for read in _channel_reads(site, layer, moments.readers[layer])]
-        curves[name] = _stream_curve(site, reads, refit)
-    lost: dict[str, float] = dict.fromkeys((site.name for site in sites if site.axis == "block"), 0.0)
+        curves[name] = _stream_curve(site, reads, refit) if reads else score_curve(site, scores[name])
     for branch in structure.branches:
         site, read = by_name[branch.site], moments.writers[branch.site]
         weight = model.get_parameter(f"{branch.writer}.weight").detach().double()
         curves[site.name] = _writer_curve(site, weight, read, refit)
-        if (block := site_name("block", branch.block)) in lost:
-            lost[block] += curves[site.name].damage[0]
-        heads = by_name.get(site_name("heads", branch.block))
+        heads = by_name.get(site_beside(site.name, "heads"))
         if site.axis == "v" and heads is not None:
             order = np.argsort(-scores[heads.name], kind="stable")
             curves[heads.name] = _heads_curve(order, weight, read, refit)
-    curves |= {name: Curve(np.array([[0]]), np.array([damage, 0.0])) for name, damage in lost.items()}
+    inside = [site for site in sites if site.axis != "block"]
+    curves |= {site.name: score_curve(site, scores[site.name]) for site in inside if site.name not in curves}
+    curves |= {site.name: _block_curve(site, inside, curves, scores) for site in sites if site.axis == "block"}
     return {site.name: curves[site.name] for site in sites}
+
+
+def _block_curve(
+    block: Site, inside: Sequence[Site], curves: Mapping[str, Curve], scores: Mapping[str, np.ndarray]
+) -> Curve:
+    """A whole block takes the damage of all that is written in it; where nothing is, its own score."""
+    written = [curves[site.name].damage[0] for site in inside if site.block == block.block and site.axis in _WRITTEN]
+    lost = sum(written) if written else float(scores[block.name].clip(min=0).sum())
+    return Curve(np.array([[0]]), np.array([lost, 0.0]))
 
 
 def _writer_curve(site: Site, weight: Tensor, moments: LinearMoments, refit: bool) -> Curve:

@@ -145,8 +145,8 @@ def _add_activations(
     sums: dict[Place, Tensor], odd: Tensor, place: Place, gates: list[tuple[Site, Gate]], x: Tensor
 ) -> None:
     """Adds count, sum and sum of squares of each channel to `sums`, shape (2, 3, C): the halves of the images."""
-    flat = x.double().movedim(gates[0][1].dim, -1).flatten(1, -2)  # (B, tokens, C)
-    flat = flat.reshape(len(odd), -1, flat.shape[-1])  # the windows of an image are one after the other
+    flat = x.double().movedim(gates[0][1].dim, -1)
+    flat = flat.reshape(len(odd), -1, flat.shape[-1])  # (B, tokens, C); windows of an image are one after the other
     if place not in sums:
         sums[place] = torch.zeros(2, 3, flat.shape[2], dtype=torch.float64, device=flat.device)
     for half, members in enumerate((~odd, odd)):
@@ -194,7 +194,8 @@ def _add_gate_gradients(
             start, stop = int(gate.index.min()), int(gate.index.max()) + 1
             if (start, stop) not in runs:
                 a, g = (t.movedim(gate.dim, -1)[..., start:stop] for t in (kept, grad))
-                runs[start, stop] = (single(a) * g).flatten(1, -2).sum(1)
+                product = single(a) * g
+                runs[start, stop] = product.reshape(len(product), -1, product.shape[-1]).sum(1)
             s = _gather_units(runs[start, stop], gate.index - start)
             if gate.units is not None:
                 s = s.new_zeros(len(s), site.units).index_copy(1, torch.as_tensor(gate.units, device=s.device), s)

@@ -56,7 +56,10 @@ def gradient_scores(scorer: str, moments: Moments, *, labelled: bool, half: int 
 
 
 def weight_scores(scorer: str, model: nn.Module, sites: Iterable[Site], seed: int = 0) -> dict[str, np.ndarray]:
-    """`magnitude` (L2) or `magnitude-l1` over all slices of each unit, or `random` (uniform, seeded)."""
+    """`magnitude` (L2) or `magnitude-l1` over all weights of each unit, or `random` (uniform, seeded).
+
+    Buffers are no weights: what a batch norm keeps of its inputs does not count.
+    """
     parameters = {name: p.detach() for name, p in model.named_parameters()}
     scores = {}
     generator = torch.Generator().manual_seed(seed)
@@ -65,7 +68,7 @@ def weight_scores(scorer: str, model: nn.Module, sites: Iterable[Site], seed: in
             scores[site.name] = torch.rand(site.units, generator=generator, dtype=torch.float64).numpy()
             continue
         total = np.zeros(site.units)
-        for part in site.slices:
+        for part in (part for part in site.slices if part.parameter in parameters):
             tensor = parameters[part.parameter].double()
             powers = tensor.abs() if scorer == "magnitude-l1" else tensor.square()
             others = [d for d in range(tensor.ndim) if d != part.dim]

@@ -15,7 +15,7 @@ from prune_realloc.pruning.graph import stream_slices
 
 
 def find_sites(model: nn.Module) -> tuple[Site, ...]:
-    """Every site of `model`: the streams first, then of each block the whole, `heads`, `qk`, `v`, `ffn`.
+    """Every site of `model`: the streams first, then of each block the whole, `heads`, `qk`, `v`, `ffn`, `hidden`.
 
     Args:
         model: a supported network, or one that holds one; names are those in the supported one.
@@ -47,18 +47,21 @@ def widths(sites: Iterable[Site]) -> Widths:
 
 def _stream_site(stream: Stream, slices: tuple[Slice, ...]) -> Site:
     units = slices[0].index.shape[0]
-    return Site("embed", None, units, slices, stream.gates, stage=stream.stage, multiple=stream.multiple)
+    return Site(
+        "embed", None, units, slices, stream.gates, stage=stream.stage, multiple=stream.multiple, nth=stream.nth
+    )
 
 
 def _check_coverage(model: nn.Module, sites: tuple[Site, ...], fixed: Mapping[str, str]) -> None:
-    """Is every parameter in a slice or declared fixed, and every slice inside its parameter?"""
+    """Is every parameter in a slice or declared fixed, and every slice inside its parameter or buffer?"""
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    places = shapes | {name: tuple(buffer.shape) for name, buffer in model.named_buffers()}
     # a whole block would cover what was overlooked
     parts = [(site, part) for site in sites if site.axis != "block" for part in site.slices]
     for site, part in parts:
         where = (site.name, part.parameter, part.dim)
         assert len(part.index) == (site.units if part.units is None else len(part.units)), where
-        assert part.index.max() < shapes[part.parameter][part.dim], where
+        assert part.index.max() < places[part.parameter][part.dim], where
     left = sorted(set(shapes) - set(fixed) - {part.parameter for _, part in parts})
     if left:
         raise InputError(

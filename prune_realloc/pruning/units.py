@@ -48,7 +48,7 @@ def units_of(sites: Sequence[Site], keep: Keep, bases: Mapping[str, Basis]) -> d
             continue
         block = None if site.block is None else site.block - sum(each < site.block for each in gone)
         basis = bases.get(site.name)
-        found[site_name(site.axis, block, site.stage)] = Units(
+        found[site_name(site.axis, block, site.stage, site.nth)] = Units(
             source=site.name,
             of=site.units,
             index=left[site.name],

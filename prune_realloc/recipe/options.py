@@ -88,6 +88,8 @@ def with_overrides(recipe: Recipe, source: Mapping[str, Any], data: Mapping[str,
         InputError: a value is wrong.
     """
     values = recipe.model_dump(exclude_none=True)
+    if "axes" not in recipe.model_fields_set:  # what may be cut then depends on the network
+        del values["axes"]
     if "ckpt" in source:
         _forget(values["source"], _OF_ANOTHER_CHECKPOINT)
     if "name" in data:

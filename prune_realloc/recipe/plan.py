@@ -20,7 +20,7 @@ class SitePlan(Part):
     of: Count
     """Units of the source."""
     groups: Count | None = None
-    """How many heads or FFNs have so many each; set where no site of heads tells it."""
+    """How many heads, FFNs or groups of channels have so many each; set where no site of heads tells it."""
     reason: StrictStr
     """Why this many."""
 
@@ -55,12 +55,12 @@ class Plan(_PlanCosts):
     bound: Number | None = None
     """No plan at this budget has less predicted damage than this, in nats per image."""
     sites: dict[StrictStr, SitePlan]
-    """Site name -> decision: embed, blocks.0.qk, or blocks.3 for a whole block."""
+    """Site name -> decision: embed, blocks.0.qk, blocks.0.ffn.1 for a block's second, or blocks.3 for a whole block."""
 
     def _conflicts(self) -> Iterator[Conflict]:
         for name, site in self.sites.items():
             whole = ".".join(name.split(".")[:2])
-            if name == whole and "." in name:
+            if name == whole and name.startswith("blocks."):
                 continue
             block_goes = whole in self.sites and "." in name and not self.sites[whole].width
             if not site.width and not block_goes:

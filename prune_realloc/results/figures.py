@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from prune_realloc.core.analysis import Analysis
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DPI = 130
-_COLOURS = {"qk": "#0b6e99", "v": "#c2410c", "ffn": "#4d7c0f"}
-_MARKERS = {"qk": "o", "v": "s", "ffn": "^"}
+_COLOURS = {"qk": "#0b6e99", "v": "#c2410c", "ffn": "#4d7c0f", "hidden": "#6d28d9"}
+_MARKERS = {"qk": "o", "v": "s", "ffn": "^", "hidden": "D"}
 
 
 def retention_figure(analysis: Analysis) -> bytes:
-    """Blocks on x, the share of Q/K, V and FFN that is kept as lines, one panel per budget."""
+    """Blocks on x, the share of Q/K, V, FFN and hidden that is kept as lines, one panel per budget."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 3.4), dpi=_DPI, layout="constrained")
@@ -56,13 +57,19 @@ def curves_figure(rows: Sequence[Mapping[str, float]]) -> bytes:
 
 
 def _draw_retention(panel: Axes, kept: Mapping[str, float]) -> None:
-    """One line for each axis, from site name -> share of its units."""
+    """One line for each axis that the network has, from site name -> share of its units."""
     for axis in INNER_AXES:
-        places = ((site_place(name), share) for name, share in kept.items())
-        points = sorted((block, 100 * share) for (of, block), share in places if of == axis and block is not None)
+        points: dict[int, list[float]] = {}
+        for name, share in kept.items():
+            of, block = site_place(name)
+            if of == axis and block is not None:
+                points.setdefault(block, []).append(100 * share)
+        if not points:
+            continue
+        blocks = sorted(points)
         panel.plot(
-            [block for block, _ in points],
-            [percent for _, percent in points],
+            blocks,
+            [fmean(points[block]) for block in blocks],  # several sites of a block are one point
             label=LABELS[axis],
             color=_COLOURS[axis],
             marker=_MARKERS[axis],

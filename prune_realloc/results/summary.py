@@ -18,8 +18,8 @@ BUDGETS = (0.7, 0.5, 0.3)
 def summary(analysis: Analysis) -> dict[str, Any]:
     """The numbers behind table and page, ready for JSON.
 
-    A site's `share` is its part of all positive scores of the sites on the same axis level (`qk`, `v`, `ffn`
-    together; `heads` and `embed` each by themselves, because their units hold the same weights again).
+    A site's `share` is its part of all positive scores of the sites on the same axis level (`qk`, `v`, `ffn`,
+    `hidden` together; `heads` and `embed` each by themselves, because their units hold the same weights again).
     `units90` is how many of the best units carry 90 % of the site's positive score.
     """
     return {

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from rich.table import Table
 
 from prune_realloc.core.cost import DEFAULT_KIND, KINDS
-from prune_realloc.core.structure import site_name, site_place
+from prune_realloc.core.structure import INNER_AXES, site_place
 from prune_realloc.planning.site_reasons import allocation_note
 from prune_realloc.recipe.cost_fields import CostPart
 from prune_realloc.recipe.document import Recipe
@@ -16,31 +16,43 @@ from prune_realloc.results.columns import COST_COLUMNS
 from prune_realloc.results.variant import Variant
 from prune_realloc.results.variant_rows import COMPONENTS, component_rows, component_shares, width_rows
 
-LABELS = {"qk": "Q/K", "v": "V", "ffn": "FFN", "heads": "heads", "embed": "embed", "block": "block"}
+AnySite = TypeVar("AnySite")
+LABELS = {
+    "qk": "Q/K",
+    "v": "V",
+    "ffn": "FFN",
+    "hidden": "hidden",
+    "heads": "heads",
+    "embed": "embed",
+    "block": "block",
+}
 """What an axis is called."""
-_BLOCK_AXES = ("heads", "qk", "v", "ffn")
-"""The axes that have columns of their own where each block has a row."""
+_TRANSFORMER_AXES = ("heads", "qk", "v", "ffn")
+"""The axes that have columns of their own where each block has a row and some block has one of them."""
 
 
 def site_table(numbers: dict[str, Any]) -> Table:
-    """One row per block: width, share and concentration of each axis."""
-    sites = {site_place(name): site for name, site in numbers["sites"].items()}
+    """One row per block: width, share and concentration of each axis, of all its sites in the block together."""
+    sites = _by_place(numbers["sites"])
+    axes = _block_axes(numbers["sites"])
+    inside = [LABELS[axis] for axis in INNER_AXES if axis in axes]
+    caption = f"share: of {share_meaning(numbers)}, in %   90%: units that carry 90 % of it"
     table = _table(
         f"Where {numbers['model']['architecture']} keeps what matters ({numbers['scorer']})",
-        f"share: of {share_meaning(numbers)}, in %   90%: units that carry 90 % of it   Q/K, V and FFN add up to 100 %",
+        f"{caption}   {_listed(inside)} add up to 100 %" if len(inside) > 1 else caption,
     )
     table.add_column("block", justify="right")
     table.add_column("share", justify="right")
-    for axis in _BLOCK_AXES:
+    for axis in axes:
         for column in (LABELS[axis], "share", "90%"):
             table.add_column(column, justify="right", style="" if column == "share" else "dim")
-    for block in sorted({block for _, block in sites if block is not None}):
-        cells = [f"{100 * sites['block', block]['share']:.1f}"]
-        for axis in _BLOCK_AXES:
-            cells += _site_cells([sites[axis, block]]) if (axis, block) in sites else [""] * 3
+    for block in _blocks(sites):
+        cells = [f"{100 * site['share']:.1f}" for site in sites.get(("block", block), [])] or [""]
+        for axis in axes:
+            cells += _site_cells(sites[axis, block]) if (axis, block) in sites else [""] * 3
         table.add_row(str(block), *cells)
     table.add_section()
-    sums = (_site_cells([site for (of, _), site in sites.items() if of == axis]) for axis in _BLOCK_AXES)
+    sums = (_site_cells([site for (of, _), own in sites.items() if of == axis for site in own]) for axis in axes)
     table.add_row("all", "100.0", *(cell for cells in sums for cell in cells), style="bold")
     return table
 
@@ -81,17 +93,19 @@ def facts(numbers: dict[str, Any]) -> list[str]:
 
 
 def plan_table(recipe: Recipe) -> Table:
-    """One row per block: what stays of each axis, and of how many."""
+    """One row per block: what stays of each axis, and of how many, of all its sites in the block together."""
     assert recipe.plan is not None
-    sites = recipe.plan.sites
-    table = _table(f"What stays ({recipe.allocation})", "units of each head for Q/K and V")
+    sites, axes = _by_place(recipe.plan.sites), _block_axes(recipe.plan.sites)
+    table = _table(f"What stays ({recipe.allocation})", "units of each head for Q/K and V" if "qk" in axes else None)
     table.add_column("block", justify="right")
-    for axis in _BLOCK_AXES:
+    for axis in axes:
         table.add_column(LABELS[axis], justify="right")
         table.add_column("of", justify="right", style="dim")
-    for block in sorted({block for _, block in map(site_place, sites) if block is not None}):
-        inside = [sites.get(site_name(axis, block)) for axis in _BLOCK_AXES]
-        cells = [text for site in inside for text in ((str(site.width), str(site.of)) if site else ("", ""))]
+    for block in _blocks(sites):
+        cells: list[str] = []
+        for axis in axes:
+            own = sites.get((axis, block), [])
+            cells += [str(sum(s.width for s in own)), str(sum(s.of for s in own))] if own else ["", ""]
         table.add_row(str(block), *cells)
     return table
 
@@ -167,7 +181,7 @@ def variant_facts(variant: Variant) -> list[str]:
         f"control {_costs(network, 'control_')}",
         *(() if variant.latency is None else variant.latency.verdicts()),
     ]
-    inside = [width for name, width in network.widths.items() if not name.endswith("embed")]
+    inside = [width for name, width in network.widths.items() if site_place(name)[0] != "embed"]
     floors = sum("at its floor" in width.reason for width in inside)
     if 2 * floors > len(inside):
         lines.append(
@@ -192,8 +206,34 @@ def _costs(owner: CostPart, prefix: str = "") -> str:
     return ", ".join(f"{getattr(owner, prefix + kind.name):,} {kind.label}" for kind in KINDS.values())
 
 
+def _listed(words: Iterable[str]) -> str:
+    """`Q/K, V and FFN`."""
+    *most, last = words
+    return f"{', '.join(most)} and {last}"
+
+
+def _by_place(sites: Mapping[str, AnySite]) -> dict[tuple[str, int | None], list[AnySite]]:
+    """(axis, block) -> what `sites` says of each site there."""
+    found: dict[tuple[str, int | None], list[AnySite]] = {}
+    for name, site in sites.items():
+        found.setdefault(site_place(name), []).append(site)
+    return found
+
+
+def _blocks(places: Iterable[tuple[str, int | None]]) -> list[int]:
+    """Numbers of the blocks that have a site."""
+    return sorted({block for _, block in places if block is not None})
+
+
+def _block_axes(sites: Collection[str]) -> list[str]:
+    """The axes that have columns of their own where each block has a row."""
+    present = {site_place(name)[0] for name in sites}
+    shown = [*_TRANSFORMER_AXES] if present & {*_TRANSFORMER_AXES} else []
+    return [*shown, "hidden"] if "hidden" in present else shown
+
+
 def _site_cells(sites: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Width, share and concentration of one axis in some blocks together."""
+    """Width, share and concentration of some sites of one axis together."""
     return [
         str(sum(site["units"] for site in sites)),
         f"{100 * sum(site['share'] for site in sites):.1f}",

@@ -21,7 +21,7 @@ from prune_realloc.data.unseen import Unseen, open_unseen
 from prune_realloc.families import cuttable_family_of, family_of
 from prune_realloc.families.host import find_host
 from prune_realloc.families.inputs import input_shape
-from prune_realloc.planning.plan import plan
+from prune_realloc.planning.plan import axes_named, plan
 from prune_realloc.pruning.examine import Examined, examine
 from prune_realloc.pruning.objectives import Loss, is_classifier
 from prune_realloc.pruning.scorers import GRADIENT_SCORERS, WEIGHT_SCORERS
@@ -177,7 +177,8 @@ def _pruned(
         assert images is not None
         allocation, result, note = no_worse_than_uniform(result, seen, recipe, images, judge)
         notes.append(note)
-    return recipe.model_copy(update={"plan": result.plan, "allocation": allocation}), result, notes
+    done = axes_named(seen.analysis, recipe) | {"plan": result.plan, "allocation": allocation}
+    return recipe.model_copy(update=done), result, notes
 
 
 def _measured(

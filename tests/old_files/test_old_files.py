@@ -10,8 +10,10 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from prune_realloc import Analysis, apply, load_model, load_pruned, load_recipe, plan, train
+from prune_realloc import Analysis, apply, build_recipe, load_model, load_pruned, load_recipe, plan, train
 from prune_realloc.checkpoints.load import new_model
+from prune_realloc.planning.plan import planned
+from prune_realloc.recipe.writer import dump_recipe
 from prune_realloc.training.config import train_config
 
 DATA = Path(__file__).parent / "data"
@@ -131,3 +133,18 @@ def test_a_finished_run_is_compared(old, run_cli):
     code, out, err = run_cli("compare", "finished", "--json")
     assert code == 0, err
     assert "finished" in out
+
+
+@pytest.mark.parametrize("name", ["planned.yaml", "uniform.yaml", "pruned/recipe.yaml"])
+def test_a_recipe_is_written_as_it_was(name):
+    text = (DATA / name).read_text()
+    command = text.splitlines()[0].removeprefix("# ")
+    assert dump_recipe(load_recipe(DATA / name), command) == text
+
+
+def test_an_old_analysis_is_planned_on_the_axes_that_it_was():
+    analysis = Analysis.load(DATA / "analysis")
+    recipe = build_recipe(analysis.as_recipe() | {"budget": {"keep_macs": 0.6}})
+    done = planned(analysis, recipe)
+    assert (done.axes, done.plan) == (("qk", "v", "ffn"), plan(analysis, recipe))
+    assert "axes: [qk, v, ffn]" in dump_recipe(done, "x").splitlines()

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from support import convs as of_convs
 from support import two_streams as family
 
 from prune_realloc.families import CUTTABLE, FAMILIES
@@ -14,3 +15,11 @@ def two_streams(monkeypatch: pytest.MonkeyPatch) -> Any:
     for families in (FAMILIES, CUTTABLE):
         monkeypatch.setitem(families, "two_streams", family)
     return family.network()
+
+
+@pytest.fixture
+def convs(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The network of convolutions and FFNs, its family known to the program."""
+    for families in (FAMILIES, CUTTABLE):
+        monkeypatch.setitem(families, "convs", of_convs)
+    return of_convs.network()

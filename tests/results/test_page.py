@@ -1,6 +1,8 @@
+import pytest
+from matplotlib.figure import Figure
 from support.toy_analysis import make_toy_analysis
 
-from prune_realloc.results.figures import retention_figure
+from prune_realloc.results.figures import _draw_retention, retention_figure
 from prune_realloc.results.page import write_curves, write_report
 from prune_realloc.results.summary import summary
 from prune_realloc.results.tables import site_table
@@ -56,3 +58,11 @@ def test_only_the_last_epochs_are_listed(tmp_path):
 def test_a_name_that_is_no_text_is_spelled_out(tmp_path):
     analysis = make_toy_analysis(model={"architecture": "vit"}, notes=("pictures\udcff cannot be read",))
     assert r"pictures\udcff cannot be read" in write_report(analysis, tmp_path).read_text()
+
+
+def test_the_picture_has_a_line_for_each_axis_that_there_is():
+    """Two FFNs of a block are one point, their mean."""
+    panel = Figure().subplots()
+    _draw_retention(panel, {"embed": 0.5, "blocks.0.ffn": 0.2, "blocks.0.ffn.1": 0.4, "blocks.2.hidden": 0.5})
+    found = {line.get_label(): (*line.get_xdata(), *line.get_ydata()) for line in panel.get_lines()}
+    assert found == {"FFN": (0, pytest.approx(30)), "hidden": (2, 50)}

@@ -1,9 +1,12 @@
 import dataclasses
 
+import numpy as np
 from support.toy_analysis import make_toy_analysis
 from support.variants import old_variant
 
-from prune_realloc.core.cost import KINDS
+from prune_realloc.core.cost import KINDS, Term
+from prune_realloc.planning.plan import planned
+from prune_realloc.recipe.document import Recipe
 from prune_realloc.results import tables
 from prune_realloc.results.columns import COST_COLUMNS
 from prune_realloc.results.summary import summary
@@ -11,6 +14,7 @@ from prune_realloc.results.tables import (
     component_table,
     facts,
     outcome_table,
+    plan_table,
     site_table,
     variant_facts,
     variant_tables,
@@ -110,3 +114,52 @@ def test_lines_under_an_emitted_network():
     points = [float(word.split()[-1]) for word in moved.partition("points: ")[2].split(", ")]
     assert points == sorted(points, key=abs, reverse=True)
     assert min(map(abs, points)) >= 0.5
+
+
+def with_convs():
+    """The toy with a second FFN in its block, and a block that has hidden channels only."""
+    toy = make_toy_analysis()
+    more = {"blocks.0.ffn.1": np.array([1.0, 2.0]), "blocks.1.hidden": np.array([5.0, 0.0, 0.2])}
+    return dataclasses.replace(
+        toy,
+        scores={**toy.scores, **more},
+        damage={**toy.damage, **{name: np.linspace(1, 0, len(units) + 1) for name, units in more.items()}},
+        widths={**toy.widths, **{name: len(units) for name, units in more.items()}},
+        groups={**toy.groups, **dict.fromkeys(more, 1)},
+        terms=(*toy.terms, *(Term(component="ffn", sites=("embed", name), params=2, macs=20) for name in more)),
+    )
+
+
+def test_sites_of_one_axis_and_block_are_added_up():
+    table = site_table(summary(with_convs()))
+    assert headers_of(table)[2::3] == ["heads", "Q/K", "V", "FFN", "hidden"]
+    assert "Q/K, V, FFN and hidden add up to 100 %" in table.caption
+    first, second, total = rows_of(table)
+    # positive parts: 39.8 as before, FFN 3 more, hidden 5.2: 48.0
+    assert first[-6:] == ("6", f"{100 * 15.3 / 48:.1f}", "4", "", "", "")
+    assert second == ("1", *[""] * 13, "3", f"{100 * 5.2 / 48:.1f}", "1")
+    assert total[-6:] == ("6", f"{100 * 15.3 / 48:.1f}", "4", "3", f"{100 * 5.2 / 48:.1f}", "1")
+
+
+def test_a_network_without_attention_has_columns_for_what_it_has():
+    numbers = summary(with_convs())
+    numbers["sites"] = {name: numbers["sites"][name] for name in ("embed", "blocks.1.hidden")}
+    table = site_table(numbers)
+    assert headers_of(table) == ["block", "share", "hidden", "share", "90%"]
+    assert table.caption.endswith("90%: units that carry 90 % of it")
+
+
+def test_a_plan_of_several_sites_by_hand():
+    recipe = Recipe(rules={"ffn": {"keep": 0.5, "round_to": 1}})
+    table = plan_table(planned(with_convs(), recipe))
+    assert headers_of(table) == ["block", "heads", "of", "Q/K", "of", "V", "of", "FFN", "of", "hidden", "of"]
+    assert rows_of(table) == [
+        ("0", "2", "2", "2", "2", "2", "2", "3", "6", "", ""),
+        ("1", *[""] * 8, "3", "3"),
+    ]
+
+
+def test_a_plan_of_a_transformer_has_the_columns_that_it_had():
+    table = plan_table(planned(make_toy_analysis(), Recipe(rules={"ffn": {"keep": 0.5, "round_to": 1}})))
+    assert headers_of(table) == ["block", "heads", "of", "Q/K", "of", "V", "of", "FFN", "of"]
+    assert table.caption == "units of each head for Q/K and V"
