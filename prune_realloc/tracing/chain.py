@@ -152,7 +152,8 @@ def _passed_over(model: nn.Module, chain: Chain, unit: str, x: Tensor) -> Iterat
     with ExitStack() as stack:
         for part in chain.parts[: chain.units.index(unit) + 1]:
             last, slot = part.name == unit, part.output
-            given = slot.lay(x) if last else slot.zeros(x, count, read=not part.joined)
+            # what is behind may write into it
+            given = slot.lay(x.clone()) if last else slot.zeros(x, count, read=not part.joined)
             _replace_call(stack, model.get_submodule(part.name), slot.fill(given))
         yield x.new_zeros((count, *chain.image_shape), dtype=chain.image_dtype)
 

@@ -164,6 +164,12 @@ def test_inputs_stay_as_they_are():
     chain = find_chain(model, images)
     run_unit(model, chain, chain.units[0], images)
     assert torch.equal(images, pictures(2))
+    toy = lively(Toy())  # it writes into what its stem gives
+    chain, x = find_chain(toy, images), toy.stem(images).detach()
+    before = x.clone()
+    assert torch.equal(run_between(toy, chain, "stem", x), run_between(toy, chain, "stem", x))
+    run_from(toy, chain, x, "stem")
+    assert torch.equal(x, before)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
