@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from prune_realloc.core.structure import Axis
@@ -31,6 +30,11 @@ class Candidate:
     groups: int
     heads: tuple[int, ...] = ()
     """Class of the label that stands for each group, where the groups are heads."""
+
+    @property
+    def places(self) -> dict[int, int]:
+        """Class -> its unit of the site."""
+        return {number: unit for unit, number in enumerate(self.numbers)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +62,11 @@ class Traced:
                 for number in self.row(value):
                     found.setdefault(number, at)
         return found
+
+    @cached_property
+    def rows(self) -> list[frozenset[int]]:
+        """The classes that each unit gives out, side by side."""
+        return [frozenset(self.row(self.record.calls[unit][2])) for unit in self.units]
 
     def row(self, value: object) -> list[int]:
         """Classes of all labels in a tensor, or in several."""
@@ -121,18 +130,18 @@ def _signature(positions: Sequence[Position]) -> Signature:
 
 
 def _streams(traced: Traced, alike: list[list[int]]) -> list[Candidate]:
-    """Classes that are read in parts of equal size, as by the heads of a cascade, are one stream in groups."""
-    together: dict[frozenset[str], list[list[int]]] = defaultdict(list)
-    for numbers in alike:
-        root = frozenset(name for name, dim, _ in traced.classes.positions[numbers[0]] if dim == 0)
-        together[root].append(numbers)
-    found = []
-    for parts in together.values():
-        if len({len(part) for part in parts}) == 1:
-            found.append(_in_order(traced, [n for part in _sorted(traced, parts) for n in part], len(parts)))
-        else:
-            found += [_in_order(traced, part, 1) for part in _sorted(traced, parts)]
-    return sorted(found, key=lambda each: traced.streams.get(each.numbers[0], 0))
+    """Classes that pass side by side, in parts of equal size, as the heads of a cascade read them, are one stream."""
+    left, found = list(alike), []
+    while left:
+        parts = [left.pop(0)]
+        rows = [row for row in traced.rows if not row.isdisjoint(parts[0])]
+        beside = [part for part in left if any(not row.isdisjoint(part) for row in rows)]
+        if all(len(part) == len(parts[0]) for part in beside):
+            parts += beside
+            left = [part for part in left if part not in beside]
+        numbers = [number for part in _sorted(traced, parts) for number in part]
+        found.append(Candidate("embed", None, tuple(numbers), len(parts)))
+    return sorted(found, key=lambda each: traced.streams[each.numbers[0]])
 
 
 def _sorted(traced: Traced, parts: list[list[int]]) -> list[list[int]]:
@@ -140,15 +149,9 @@ def _sorted(traced: Traced, parts: list[list[int]]) -> list[list[int]]:
     return sorted(ordered, key=lambda part: _place(traced, part[0]))
 
 
-def _in_order(traced: Traced, numbers: list[int], groups: int) -> Candidate:
-    return Candidate("embed", None, tuple(numbers), groups)
-
-
 def _place(traced: Traced, number: int) -> int:
-    """Where a class lies first in the parameter that writes it."""
-    positions = traced.classes.positions[number]
-    written = [place for _, dim, place in positions if dim == 0]
-    return min(written) if written else positions[0][2]
+    """Where a class lies in the first parameter that has it, as a network is computed."""
+    return traced.classes.positions[number][0][2]
 
 
 def _inner(traced: Traced, unit: int | None, numbers: list[int]) -> Candidate | None:
@@ -172,8 +175,3 @@ def _by_conv(traced: Traced, number: int) -> bool:
     """Is it written by a convolution?"""
     written = {name for name, dim, _ in traced.classes.positions[number] if dim == 0}
     return any(layer.kind == "conv" and layer.groups == 1 for layer in traced.record.layers if layer.weight in written)
-
-
-def heads(traced: Traced, found: Sequence[Candidate]) -> list[tuple[int, tuple[int, ...], list[Position]]]:
-    """Placeholder."""
-    return []

@@ -54,8 +54,10 @@ def linear(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     out = record.ids.along(weight, 0)
     _ties_to_weight(record, row, weight, "its input belongs to no channel")
     _tie_bias(record, bias, out)
+    if not isinstance(x, Labels):
+        record.freeze(out, "it does not depend on the images")
     shape = (*x.shape[:-1], len(out))
-    number = _note(record, "linear", weight, bias, row, x, x.shape[:-1].numel() // x.shape[0])
+    number = _note(record, "linear", weight, bias, row, x, x.shape[:-1].numel())
     kept = [collapsed(plane, [x.ndim - 1]).expand(shape) for plane in others]
     return labels(shape, [out.expand(shape), *kept], source=number, pure=True)
 
@@ -92,7 +94,7 @@ def conv(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any
         ).shape
     )
     spread = (1, -1) + (1,) * (len(shape) - 2)
-    number = _note(record, "conv", weight, bias, row, x, int(np.prod(shape[2:])), groups)
+    number = _note(record, "conv", weight, bias, row, x, int(np.prod([shape[0], *shape[2:]])), groups)
     kept = [collapsed(plane, range(1, x.ndim)) for plane in others]
     return labels(shape, [out.reshape(spread).expand(shape), *kept], source=number, pure=True)
 
@@ -183,7 +185,7 @@ def _normalised(record: Record, kind: Any, x: Labels, dim: int, parameters: list
     record.norms.append(Norm(kind, record.module, weight, found[found > 0], x.source))
     if kind == "layer":
         record.normalised.append(found)
-    return labels(x.shape, x.planes, source=x.source if kind == "batch" else None)
+    return labels(x.shape, x.planes, source=x.source)
 
 
 LAYERS = {

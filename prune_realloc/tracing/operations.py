@@ -110,7 +110,8 @@ def combined(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str,
             _meets(record, plane, a.shape, "it meets numbers that belong to no channel")
         return labels(shape, ours or ([] if parameter else theirs), parameter=a.parameter and not theirs)
     planes = _joined(record, ours, theirs, a.shape, b.shape, parameter)
-    return labels(shape, planes, parameter=a.parameter and parameter)
+    source = a.source if parameter else None
+    return labels(shape, planes, source=source, parameter=a.parameter and parameter)
 
 
 _SCALES = ("mul", "mul_", "div", "div_", "true_divide", "neg")

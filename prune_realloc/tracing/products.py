@@ -168,7 +168,6 @@ def _note(
     sides: tuple[Labels, Labels],
     summed: list[int],
 ) -> None:
-    """The first dimension runs over images."""
     factors = [
         found[found > 0]
         for plane in (*ours, *theirs)
@@ -177,7 +176,7 @@ def _note(
     record.products.append(
         Product(
             module=record.module,
-            macs=int(np.prod([sizes[letter] for letter in order])) // sizes[order[0]],
+            macs=int(np.prod([sizes[letter] for letter in order])),
             factors=tuple(factors),
             contracted=contracted,
             sources=tuple((side.source, side.pure) for side in sides),

@@ -8,22 +8,22 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 from prune_realloc.tracing.ids import Ids
 from prune_realloc.tracing.labels import Labels, labels
 from prune_realloc.tracing.operations import OPERATIONS, unknown
 from prune_realloc.tracing.record import Record
 
-_ASKS = ("__get__", "size", "dim", "numel", "stride", "is_contiguous", "data_ptr", "is_floating_point", "__len__", "_assert")
+_ASKS = "__get__ size dim numel stride is_contiguous data_ptr is_floating_point __len__ _assert".split()
 """What asks a tensor for its shape and the like."""
 
 
 @torch.no_grad()
 def traced(model: nn.Module, shape: tuple[int, ...]) -> Record:
-    """Everything that a forward pass on a batch of images of `shape` (B, C, H, W) shows.
+    """Everything that a forward pass on one image, a batch of `shape` (1, C, H, W), shows.
 
     The model is in evaluation mode, and not changed.
     """
@@ -31,6 +31,10 @@ def traced(model: nn.Module, shape: tuple[int, ...]) -> Record:
     with watched_modules(model, record), on_labels(record):
         out = model(labels(shape))
     record.calls[""] = ((), {}, out)
+    if getattr(model, "num_classes", None) != 0:
+        for x in tree_leaves(out):
+            for plane in x.planes if isinstance(x, Labels) else ():
+                record.freeze(plane, "it is the network's output")
     return record
 
 

@@ -1,0 +1,250 @@
+"""Candidates -> sites: where their units lie, and where they can be switched off."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor, nn
+
+from prune_realloc.core.structure import Gate, Site, Slice
+from prune_realloc.tracing.candidates import Candidate, Traced
+from prune_realloc.tracing.classes import Position, unique
+from prune_realloc.tracing.labels import Labels, compact, varies
+from prune_realloc.tracing.record import Layer
+
+Places = Mapping[int, tuple[str, int]]
+"""Class -> the site that it is a unit of, and which."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sites:
+    """All sites of a network."""
+
+    every: tuple[Site, ...]
+    """Streams first, then block by block."""
+    of: Places
+    """Of the classes of all sites but heads and blocks."""
+    heads_of: Mapping[str, str]
+    """Site of queries or values -> the heads that it lies in."""
+    blocks: Mapping[int, int]
+    """Unit of the chain -> the number of its block."""
+    whole: Mapping[int, str]
+    """Unit of the chain that can go -> the site of the block."""
+
+
+def sites(traced: Traced, model: nn.Module, found: Sequence[Candidate]) -> Sites:
+    """Every candidate as a site, with the heads and the whole blocks."""
+    inside = {each.unit for each in found if each.unit is not None}
+    droppable = {unit for unit in range(len(traced.units)) if _is_residual(traced, unit)}
+    blocks = {unit: number for number, unit in enumerate(sorted(inside | droppable))}
+    names: Counter[tuple[str, int | None]] = Counter()
+    streams = [each for each in found if each.unit is None]
+    made: dict[str, Site] = {}
+    of: dict[int, tuple[str, int]] = {}
+    heads_of: dict[str, str] = {}
+    heads: dict[tuple[int, ...], Site] = {}
+    for candidate in found:
+        block = None if candidate.unit is None else blocks[candidate.unit]
+        stage = streams.index(candidate) if block is None and len(streams) > 1 else None
+        site = _site(traced, candidate, block, stage, names[candidate.axis, block] if block is not None else 0)
+        names[candidate.axis, block] += 1
+        if not site.gates:
+            continue  # where its units cannot be watched, nothing is known of them
+        made[site.name] = site
+        of |= {number: (site.name, unit) for number, unit in candidate.places.items()}
+        if len(candidate.heads) > 1:
+            if candidate.heads not in heads:
+                whole = _heads(traced, candidate.heads, block, names["heads", block])
+                names["heads", block] += 1
+                if whole is not None:
+                    heads[candidate.heads] = whole
+            if candidate.heads in heads:
+                heads_of[site.name] = heads[candidate.heads].name
+    made |= {site.name: site for site in heads.values()}
+    wholes = {unit: _whole(traced, model, unit, blocks[unit]) for unit in sorted(droppable)}
+    made |= {site.name: site for site in wholes.values()}
+    order = {axis: place for place, axis in enumerate(("block", "heads", "qk", "v", "ffn", "hidden"))}
+    every = sorted(made.values(), key=lambda s: (-1, s.stage or 0, 0) if s.block is None else (s.block, order[s.axis], s.nth))
+    return Sites(tuple(every), of, heads_of, blocks, {unit: site.name for unit, site in wholes.items()})
+
+
+def _is_residual(traced: Traced, unit: int) -> bool:
+    """Does it give out what it takes, with something added: may it go whole?"""
+    args, kwargs, out = traced.record.calls[traced.units[unit]]
+    taken, given = traced.row((args, kwargs)), traced.row(out)
+    return bool(taken) and taken == given
+
+
+def _site(traced: Traced, candidate: Candidate, block: int | None, stage: int | None, nth: int) -> Site:
+    slices = _slices(traced, candidate)
+    gates = _query_gates(traced, candidate) if candidate.axis == "qk" else _reader_gates(traced, candidate.places)
+    normed = set(traced.classes.of[unique(traced.record.normalised)].tolist()) & set(candidate.numbers)
+    inner = normed and block is not None
+    return Site(
+        axis=candidate.axis,
+        block=block,
+        units=len(candidate.numbers),
+        slices=slices,
+        gates=gates,
+        groups=candidate.groups,
+        note="a norm acts on these units: cutting differs from masking by its statistics" if inner else "",
+        stage=stage,
+        nth=nth,
+    )
+
+
+def _slices(traced: Traced, candidate: Candidate) -> tuple[Slice, ...]:
+    held: dict[tuple[str, int], list[tuple[int, int]]] = defaultdict(list)
+    for unit, number in enumerate(candidate.numbers):
+        for name, dim, place in traced.classes.positions[number]:
+            held[name, dim].append((unit, place))
+    return tuple(Slice(name, dim, *_indexed(pairs, len(candidate.numbers))) for (name, dim), pairs in held.items())
+
+
+def _indexed(pairs: Sequence[tuple[int, int]], units: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """(unit, place) pairs -> places of each unit, shape (units, entries), and which units these are."""
+    by_unit: dict[int, list[int]] = defaultdict(list)
+    for unit, place in pairs:
+        by_unit[unit].append(place)
+    present = sorted(by_unit)
+    index = np.array([by_unit[unit] for unit in present])
+    return index, None if len(present) == units else np.array(present)
+
+
+def _reader_gates(traced: Traced, places: Mapping[int, int]) -> tuple[Gate, ...]:
+    """At the inputs of all layers that read the units."""
+    found = {}
+    for layer in traced.record.layers:
+        if _is_depthwise(traced, layer):
+            continue  # it hands each channel on
+        numbers = traced.classes.of[layer.reads]
+        pairs = [(places[int(n)], at) for at, n in enumerate(numbers) if int(n) in places]
+        if pairs:
+            found[layer.module] = _gate(layer.module, "input", pairs, layer, len(set(places.values())))
+    return tuple(found.values())
+
+
+def _is_depthwise(traced: Traced, layer: Layer) -> bool:
+    return layer.kind == "conv" and layer.groups == len(layer.reads) > 1
+
+
+def _gate(module: str, side: str, pairs: list[tuple[int, int]], layer: Layer, units: int) -> Gate:
+    dim = -1 if layer.kind == "linear" else 1
+    return Gate(module, side, _indexed(pairs, units)[0], dim, _indexed(pairs, units)[1])  # type: ignore[arg-type]
+
+
+def _query_gates(traced: Traced, candidate: Candidate) -> tuple[Gate, ...]:
+    """At the last module that gives the queries: the logits are linear in them."""
+    places = candidate.places
+    product = next(
+        (p for p in traced.record.products if set(traced.classes.of[p.contracted].tolist()) & set(places)), None
+    )
+    if product is None or not product.factors:
+        return ()
+    raw = product.factors[0]
+    queries = {int(label): places[int(traced.classes.of[label])] for label in raw if int(traced.classes.of[label]) in places}
+    found: Gate | None = None
+    for name, (_, _, out) in traced.record.calls.items():
+        if isinstance(out, Labels) and name:
+            for dim in (-1, 1) if out.ndim > 2 else (-1,):
+                pairs = _labelled_places(out, dim, queries)
+                if pairs is not None and {unit for unit, _ in pairs} == set(queries.values()):
+                    found = Gate(name, "output", *_gate_index(pairs, len(places), dim))
+                    break
+    return () if found is None else (found,)
+
+
+def _gate_index(pairs: list[tuple[int, int]], units: int, dim: int) -> tuple[np.ndarray, int, np.ndarray | None]:
+    index, present = _indexed(pairs, units)
+    return index, dim, present
+
+
+def _labelled_places(out: Labels, dim: int, queries: Mapping[int, int]) -> list[tuple[int, int]] | None:
+    """(unit, channel) of those channels of a tensor along `dim` that hold queries; None where a channel holds several."""
+    dim %= out.ndim
+    for plane in out.planes:
+        if not varies(plane, dim):
+            continue
+        rows = compact(plane.movedim(dim, -1), but=-1).reshape(-1, out.shape[dim]).long().numpy()
+        columns = [{queries.get(int(label)) for label in np.unique(rows[:, at])} for at in range(rows.shape[1])]
+        if any(len(units) > 1 for units in columns):
+            continue
+        return [(unit, at) for at, units in enumerate(columns) for unit in units if unit is not None]
+    return None
+
+
+def _heads(traced: Traced, groups: Sequence[int], block: int | None, nth: int) -> Site | None:
+    """Whole heads: all that lies in each of the groups."""
+    held: dict[tuple[str, int], list[tuple[int, int]]] = defaultdict(list)
+    for head, group in enumerate(groups):
+        for name, dim, place in _head_positions(traced, group):
+            held[name, dim].append((head, place))
+        if any(int(n) in traced.classes.frozen for n in [group, *_head_classes(traced, group)]):
+            return None
+    if any(len({Counter(h for h, _ in pairs)[head] for head in range(len(groups))}) > 1 for pairs in held.values()):
+        return None
+    slices = tuple(Slice(name, dim, *_indexed(pairs, len(groups))) for (name, dim), pairs in held.items())
+    places = {number: head for head, group in enumerate(groups) for number in _head_classes(traced, group)}
+    carried = {number: head for number, head in places.items() if number in traced.carried}
+    gates = _reader_gates(traced, carried)
+    return Site("heads", block, len(groups), slices, gates, nth=nth) if gates else None
+
+
+def _head_classes(traced: Traced, group: int) -> list[int]:
+    return np.unique(traced.classes.of[unique(traced.classes.groups[group])]).tolist()
+
+
+def _head_positions(traced: Traced, group: int) -> list[Position]:
+    """Where a head lies; of a class that lies in several heads only this head's own rows."""
+    found: dict[Position, None] = dict.fromkeys(traced.classes.positions.get(group, []))
+    own = set(unique(traced.classes.groups[group]).tolist())
+    for number in _head_classes(traced, group):
+        if len(traced.heads_of[number]) == 1:
+            found |= dict.fromkeys(traced.classes.positions[number])
+    biases = {layer.weight: layer.bias for layer in traced.record.layers}
+    for run in traced.record.ids.all_runs():
+        if run.dim is not None and len(own) < run.size + len(own):
+            for place in np.flatnonzero(np.isin(run.start + np.arange(run.size), list(own))):
+                found[run.name, run.dim, int(place)] = None
+                bias = biases.get(run.name)
+                if bias is not None and run.dim == 0:
+                    found[bias, 0, int(place)] = None
+    return list(found)
+
+
+def _whole(traced: Traced, model: nn.Module, unit: int, block: int) -> Site:
+    """A whole block as one unit: its parameters, and what its branches add to the stream."""
+    name = traced.units[unit]
+    parameters = model.get_submodule(name).named_parameters()
+    slices = tuple(Slice(f"{name}.{n}", 0, np.arange(len(p) if p.ndim else 1)[None]) for n, p in parameters if p.ndim)
+    return Site("block", block, 1, slices, _adding_gates(traced, unit))
+
+
+def _adding_gates(traced: Traced, unit: int) -> tuple[Gate, ...]:
+    """At what is added to the stream: the last module behind each layer that writes it."""
+    name = traced.units[unit]
+    stream = set(traced.row(traced.record.calls[name][2]))
+    found: dict[int, Gate] = {}
+    for layer in writers(traced, unit, stream):
+        dim, width = (-1 if layer.kind == "linear" else 1), traced.record.ids.runs[layer.weight, 0].size
+        for module, (_, _, out) in traced.record.calls.items():
+            if module.startswith(f"{name}.") and isinstance(out, Labels) and out.source == layer.number:
+                dims = [d for d in (dim, -1, 1) if -out.ndim <= d < out.ndim and out.shape[d] == width]
+                if dims:
+                    found[layer.number] = Gate(module, "output", np.arange(width)[None], dims[0])
+    return tuple(found.values())
+
+
+def writers(traced: Traced, unit: int, stream: Iterable[int]) -> list[Layer]:
+    """Layers in a unit that write the stream."""
+    stream, name = set(stream), traced.units[unit]
+    found = []
+    for layer in traced.record.layers:
+        if layer.weight.startswith(f"{name}."):
+            rows = traced.classes.along(traced.record.ids.runs[layer.weight, 0])[1]
+            if set(rows.tolist()) & stream:
+                found.append(layer)
+    return found

@@ -1,0 +1,126 @@
+"""What a network costs, as a formula of the widths of its sites: it follows from where their units lie."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product as combinations
+from math import prod
+
+import numpy as np
+from torch import nn
+
+from prune_realloc.core.cost import Term
+from prune_realloc.core.structure import site_place
+from prune_realloc.tracing.candidates import Traced
+from prune_realloc.tracing.sites import Sites
+
+Part = tuple[tuple[str, ...], int]
+"""Sites whose widths a number of positions is a multiple of, and the number of positions."""
+
+
+def terms(traced: Traced, model: nn.Module, sites: Sites) -> tuple[Term, ...]:
+    """The cost of every parameter, and of every product of activations."""
+    found: dict[tuple[str, tuple[str, ...]], Counter[str]] = defaultdict(Counter)
+    widths = {site.name: site.width for site in sites.every}
+    used = _positions(traced)
+    for name, parameter in model.named_parameters():
+        for names, count, macs in _parameter(traced, sites, name, tuple(parameter.shape), used.get(name, 0)):
+            names = _with_block(traced, sites, name, names)
+            share = prod(widths[site] for site in names)
+            key = (_component(traced, names, name, tuple(parameter.shape)), names)
+            found[key] += Counter(params=count // share, macs=macs // share)
+    for each in traced.record.products:
+        names = tuple(dict.fromkeys(site for factor in each.factors for site in _of_labels(traced, sites, factor)))
+        key = (_of_axes(names) or "attention", names)
+        found[key] += Counter(macs=each.macs // prod(widths[site] for site in names))
+    return tuple(Term(component=key[0], sites=key[1], **costs) for key, costs in found.items())
+
+
+def _positions(traced: Traced) -> dict[str, int]:
+    """Weight -> how often it is applied to one image."""
+    found: Counter[str] = Counter()
+    for layer in traced.record.layers:
+        found[layer.weight] += layer.positions
+    return dict(found)
+
+
+def _parameter(
+    traced: Traced, sites: Sites, name: str, shape: tuple[int, ...], positions: int
+) -> Iterator[tuple[tuple[str, ...], int, int]]:
+    """(sites, numbers, multiply-adds) of the parts of one parameter."""
+    parts: list[list[Part]] = []
+    along = _along(traced, name)
+    for dim, size in enumerate(shape):
+        parts.append(_parts(traced, sites, along[dim]) if dim in along else [((), size)])
+    for chosen in combinations(*parts):
+        count = prod(size for _, size in chosen)
+        yield tuple(site for names, _ in chosen for site in names), count, count * positions
+
+
+def _along(traced: Traced, name: str) -> dict[int, np.ndarray]:
+    """Dimension of a parameter -> the class of each place along it."""
+    found = {}
+    for run in traced.record.ids.all_runs():
+        if run.name == name:
+            dim, numbers = traced.classes.along(run)
+            if len(numbers):
+                found[dim] = numbers
+    return found
+
+
+def _parts(traced: Traced, sites: Sites, numbers: np.ndarray) -> list[Part]:
+    counts: Counter[tuple[str, ...]] = Counter(_sites_of(traced, sites, int(number)) for number in numbers)
+    return list(counts.items())
+
+
+def _sites_of(traced: Traced, sites: Sites, number: int) -> tuple[str, ...]:
+    """The sites that decide whether something of a class is there."""
+    if number in sites.of:
+        site = sites.of[number][0]
+        return (sites.heads_of[site], site) if site in sites.heads_of else (site,)
+    if number in traced.classes.groups:
+        heads = {sites.heads_of.get(sites.of[n][0]) for n in _members(traced, number) if n in sites.of}
+        return tuple(name for name in heads if name is not None)[:1]
+    return ()
+
+
+def _members(traced: Traced, group: int) -> list[int]:
+    members = np.concatenate(traced.classes.groups[group])
+    return np.unique(traced.classes.of[members]).tolist()
+
+
+def _of_labels(traced: Traced, sites: Sites, labels: np.ndarray) -> tuple[str, ...]:
+    return tuple(
+        dict.fromkeys(site for label in labels for site in _sites_of(traced, sites, int(traced.classes.of[label])))
+    )
+
+
+def _with_block(traced: Traced, sites: Sites, name: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    """What no site of its block narrows goes with the whole block."""
+    unit = traced.unit_of(name)
+    if unit not in sites.whole or any(site_place(site)[1] is not None for site in names):
+        return names
+    return (*names, sites.whole[unit])
+
+
+def _component(traced: Traced, names: Sequence[str], parameter: str, shape: tuple[int, ...]) -> str:
+    axes = [site_place(name)[0] for name in names]
+    weighs = any(layer.weight == parameter for layer in traced.record.layers)
+    if not weighs and not parameter.endswith("bias"):
+        return "norm" if len(shape) == 1 else "position"
+    inner = _of_axes(names)
+    if inner == "v" and weighs and axes and axes[-1] == "v":
+        return "proj"
+    if inner is not None:
+        return inner
+    unit = traced.unit_of(parameter)
+    if unit is None:
+        first = traced.record.layers[0].weight if traced.record.layers else ""
+        return "stem" if parameter.split(".")[0] == first.split(".")[0] else "head"
+    return "merging" if axes.count("embed") > 1 else "other"
+
+
+def _of_axes(names: Sequence[str]) -> str | None:
+    axes = {site_place(name)[0] for name in names}
+    return next((axis for axis in ("qk", "v", "ffn", "hidden", "heads") if axis in axes), None)
