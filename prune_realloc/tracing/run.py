@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -27,7 +28,7 @@ def traced(model: nn.Module, shape: tuple[int, ...]) -> Record:
 
     The model is in evaluation mode, and not changed.
     """
-    record = Record(Ids.of(model))
+    record, model = Record(Ids.of(model)), _shell(model)
     with watched_modules(model, record), on_labels(record):
         out = model(labels(shape))
     record.calls[""] = ((), {}, out)
@@ -36,6 +37,14 @@ def traced(model: nn.Module, shape: tuple[int, ...]) -> Record:
             for plane in x.planes if isinstance(x, Labels) else ():
                 record.freeze(plane, "it is the network's output")
     return record
+
+
+def _shell(model: nn.Module) -> nn.Module:
+    """The modules of `model` once more, with the same tensors, and without what they keep from one pass for the next."""
+    shared: dict[int, Any] = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    shell = copy.deepcopy(model, shared)
+    shell.train()  # at this, networks of timm let go of what they keep
+    return shell.eval()
 
 
 @contextmanager

@@ -1,0 +1,138 @@
+"""Parts of a layer's output that are no longer of one size: each is taken out before the output is reshaped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from prune_realloc.tracing.labels import Labels
+from prune_realloc.tracing.left import Left, Uneven
+
+
+def piece_(graph: fx.Graph, node: fx.Node, values: Mapping[fx.Node, Any], left: Left) -> None:
+    """Compute `node`, a part of an uneven tensor, from the last even one before it.
+
+    Raises:
+        Uneven: its channels do not lie in one run there, or it mixes dimensions in another way.
+    """
+    base, chain = _base(node, values, left)
+    whole, part = values[base], values[node]
+    places = _places(base, chain, values, node)
+    coordinates = np.unravel_index(places, tuple(whole.shape))
+    channel = _channel_dim(whole, left)
+    moves = [_moves_along(coordinates, dim) for dim in range(part.ndim)]
+    inside = [dim for dim in range(part.ndim) if channel in moves[dim]]
+    if any(len(moves[dim]) > 1 for dim in inside):
+        raise Uneven("channels and places in one dimension")
+    rows = _corner(coordinates[channel], inside)  # in the order of the part's dimensions
+    order = sorted(range(len(inside)), key=lambda at: -_step(rows, at))
+    kept = np.ix_(*(left.along(part, dim) for dim in inside))
+    now = (np.cumsum(left.along(whole, channel)) - 1)[rows[kept]].transpose(order)
+    start = int(now.flat[0])
+    if (now.ravel() != start + np.arange(now.size)).any():
+        raise Uneven("channels that do not lie in one run")
+    with graph.inserting_before(node):
+        made = graph.call_method("narrow", (base, channel, start, now.size))
+        made = graph.call_method("unflatten", (made, channel, now.shape)) if now.ndim != 1 else made
+        made, places_of = _flattened(graph, made, whole, channel, now.ndim, moves)
+        made = graph.call_method("permute", (made, *_order(part, moves, inside, order, channel, places_of)))
+    node.replace_all_uses_with(made)
+
+
+def _base(node: fx.Node, values: Mapping[fx.Node, Any], left: Left) -> tuple[fx.Node, list[fx.Node]]:
+    """The last even tensor before `node`, and what lies between."""
+    chain, at = [node], node
+    while True:
+        above = [x for x in at.all_input_nodes if isinstance(values.get(x), Labels | tuple | list)]
+        above = [x for x in above if not isinstance(values[x], tuple | list) or isinstance(values[x][0], Labels)]
+        if len(above) != 1:
+            raise Uneven("unlike parts that are put together")
+        at = above[0]
+        if isinstance(values[at], Labels) and left.is_box(values[at]):
+            return at, chain[::-1]
+        chain.append(at)
+
+
+def _places(base: fx.Node, chain: list[fx.Node], values: Mapping[fx.Node, Any], node: fx.Node) -> np.ndarray:
+    """For each element of `node` its place in `base`."""
+    shape = tuple(values[base].shape)
+    found: dict[fx.Node, Any] = {base: torch.arange(int(np.prod(shape))).reshape(shape)}
+
+    def load(x: fx.Node) -> Any:
+        return found[x] if x in found else values[x]
+
+    for each in chain:
+        args, kwargs = fx.map_arg(each.args, load), fx.map_arg(each.kwargs, load)
+        if each.op == "call_method":
+            target, *rest = args
+            found[each] = getattr(target, str(each.target))(*rest, **kwargs)
+        elif callable(each.target):
+            found[each] = each.target(*args, **kwargs)
+        else:
+            raise Uneven(f"{each.target} of unlike parts")
+    places: Tensor = found[node]
+    return places.numpy()
+
+
+def _channel_dim(whole: Labels, left: Left) -> int:
+    dims = [dim for dim in range(whole.ndim) if not left.along(whole, dim).all()]
+    if len(dims) != 1:
+        raise Uneven("channels in several dimensions")
+    return dims[0]
+
+
+def _moves_along(coordinates: tuple[np.ndarray, ...], dim: int) -> list[int]:
+    """Dimensions of the base whose place changes along a dimension of the part."""
+    return [at for at, place in enumerate(coordinates) if (place != place.take([0], axis=dim)).any()]
+
+
+def _corner(places: np.ndarray, dims: list[int]) -> np.ndarray:
+    """Only along `dims`, at the first place of all others."""
+    return places[tuple(slice(None) if dim in dims else 0 for dim in range(places.ndim))]
+
+
+def _step(rows: np.ndarray, at: int) -> int:
+    if rows.shape[at] == 1:
+        return 0
+    first = np.take(rows, [0, 1], axis=at).ravel()
+    return int(abs(np.diff(np.moveaxis(rows, at, 0).reshape(rows.shape[at], -1)[:2, 0])[0])) if len(first) else 0
+
+
+def _flattened(
+    graph: fx.Graph, made: fx.Node, whole: Labels, channel: int, parts: int, moves: list[list[int]]
+) -> tuple[fx.Node, dict[int, int]]:
+    """The base's other dimensions, those that the part has in one laid together -> where each lies now."""
+    merged = next((dims for dims in moves if len(dims) > 1), [])
+    places, at = {}, 0
+    for dim in range(whole.ndim):
+        if dim == channel:
+            at += parts
+        elif merged and dim in merged[1:]:
+            places[dim] = places[merged[0]]
+        else:
+            places[dim] = at
+            at += 1
+    if merged:
+        if merged != list(range(merged[0], merged[-1] + 1)) or sum(len(dims) > 1 for dims in moves) > 1:
+            raise Uneven("places in another order")
+        made = graph.call_method("flatten", (made, places[merged[0]], places[merged[0]] + len(merged) - 1))
+    return made, places
+
+
+def _order(
+    part: Labels, moves: list[list[int]], inside: list[int], order: list[int], channel: int, places: Mapping[int, int]
+) -> list[int]:
+    """For each dimension of the part, where it lies now."""
+    found: dict[int, int] = {inside[at]: channel + place for place, at in enumerate(order)}
+    for dim, dims in enumerate(moves):
+        if dim not in found and dims:
+            found[dim] = places[dims[0]]
+    free = [place for place in sorted(set(places.values())) if place not in found.values()]
+    rest = [dim for dim in range(part.ndim) if dim not in found]
+    if len(free) != len(rest):
+        raise Uneven("a dimension that is new or gone")
+    return [(found | dict(zip(rest, free, strict=True)))[dim] for dim in range(part.ndim)]
