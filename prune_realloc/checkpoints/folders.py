@@ -12,12 +12,13 @@ from prune_realloc.checkpoints.beside import config_in, preprocessor_in, read_js
 from prune_realloc.checkpoints.found import Checkpoint, with_weights
 from prune_realloc.checkpoints.kinds import refuse_kind
 from prune_realloc.checkpoints.layouts import LAYOUTS
-from prune_realloc.checkpoints.measures import measure, scaled
+from prune_realloc.checkpoints.measures import scaled
 from prune_realloc.checkpoints.options import class_names
 from prune_realloc.checkpoints.shards import content_of
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.files import CHECKSUMS, checksums
 from prune_realloc.core.names import PREPROCESSING, WEIGHTS_FILES
+from prune_realloc.data.measures import measure
 
 FORMAT_VERSION = 1
 """Of the `config.json` that this package writes."""
