@@ -78,8 +78,7 @@ def load_model(
         if img_size is not None:
             resize_(net, img_size)
             note_size(net)
-    require_finite(net)
-    return net.float().eval()
+    return _ready(net)
 
 
 def new_model(folder: str | Path, *, model_args: Mapping[str, Any] | None = None) -> nn.Module:
@@ -115,7 +114,18 @@ def load_pruned(folder: str | Path) -> nn.Module:
     found = read_checkpoint(Path(folder))
     if found.architecture != PRUNED:
         raise InputError(f"{str(folder)!r} is no pruned network (architecture {found.architecture}); use load_model")
-    return load_model(ckpt=folder)
+    with torch.random.fork_rng(devices=[]):
+        return _ready(_stored(found, Path(folder), None, {}, None))
+
+
+def _ready(net: nn.Module) -> nn.Module:
+    """As it is handed out: in evaluation mode, float32.
+
+    Raises:
+        InputError: some of its numbers are not finite.
+    """
+    require_finite(net)
+    return net.float().eval()
 
 
 def _published(name: str, pretrained: bool, extra: dict[str, Any]) -> nn.Module:
