@@ -29,7 +29,7 @@ def show_trained(done: Trained, out: Path, as_json: bool) -> None:
     ]
     if done.teacher_top1 is not None:
         rows.insert(1, ("teacher's top-1", f"{done.teacher_top1:.2%}"))
-    print_table(done, as_json, f"{out}/{LAST} and {out}/{BEST}", ("", ""), rows)
+    print_table(done, as_json, f"{out}/{LAST} and {out}/{BEST}", ("", ""), rows, second={"teacher": done.teacher_taken})
 
 
 def say_timm_command(

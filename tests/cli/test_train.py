@@ -35,6 +35,22 @@ def test_command_lines(run_cli, tmp_path):
     assert "preset 'recover' distils from the source; give it with --teacher" in err
 
 
+def test_the_teacher_says_what_was_taken_of_it(run_cli, tmp_path):
+    (tmp_path / "variant").mkdir()
+    args = ("train", described(tmp_path / "variant"), "--data", "demo", "--device", "cpu", "--teacher", "demo")
+    args += ("--samples", 64, "--eval-split", "held-out", "--set", "epochs=1", "--set", "batch_size=32")
+    code, out, err = run_cli(*args, "--json", "-o", tmp_path / "run")
+    assert code == 0, err
+    assert "\ntook of the teacher: weights model.safetensors: all tensors" in err
+    stored = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert json.loads(out)["teacher_taken"] == stored["teacher_taken"]
+    assert stored["teacher_taken"]["classes"]["value"] == 10
+    code, _, err = run_cli(*args, "--seeds", 1, "-o", tmp_path / "runs")
+    assert code == 0, err
+    took = [line.split(": ")[0] for line in err.splitlines() if line.startswith("took")]
+    assert (len(took), took[1]) == (2, "took of the teacher")
+
+
 def test_what_emit_wrote_trains_with_all_seeds_and_is_compared(run_cli, tmp_path):
     for name in ("realloc", "control"):
         (tmp_path / "variants" / name).mkdir(parents=True)

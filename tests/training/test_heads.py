@@ -52,6 +52,15 @@ def test_one_logit_tells_two_classes_apart(vit, data, tmp_path):
     assert found.loss == pytest.approx(float(-(sure.log() + (1 - sure).log()) / 2), abs=1e-5)
 
 
+@pytest.mark.parametrize(("num_classes", "why"), [(1, "one logit, which tells two classes apart"), (2, "fewer than")])
+def test_a_head_of_fewer_logits_than_the_data_has_classes_is_refused(vit, tmp_path, num_classes, why):
+    data = folder_of_images(tmp_path / "data", classes=3)
+    for source in (vit, "vit_tiny_patch16_224"):
+        with pytest.raises(InputError, match=rf"^num_classes {num_classes} is {why}.* has 3; give --num-classes 3$"):
+            run_on(data, source, tmp_path / "out", num_classes=num_classes)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_headless_network_gets_a_head_only_when_asked(data, tmp_path):
     net = build()
     net.reset_classifier(0)
