@@ -82,10 +82,9 @@ def train(
         compare([folder for _, folder, _ in runs], as_json=as_json)
     elif speaks:
         show_trained(done, out, as_json)
-        given = {"--teacher": teacher, "--samples": samples, "--model-arg": network.get("model_args")}
-        given |= {"--num-classes": num_classes}
+        given: dict[str, Any] = {"--teacher": teacher, "--samples": samples}
         given |= {"--class-map": naming.get("class_map"), "--class-order": naming.get("class_order")}
-        say_timm_command(settings, source, data, out, parts, given)
+        say_timm_command(settings, source, data, out, parts | network, given)
 
 
 def _runs(source: str, settings: TrainConfig, seeds: int | None, out: Path) -> list[tuple[str, Path, int]]:

@@ -38,13 +38,16 @@ def say_timm_command(
     """How timm's script trains the same network, where it knows the network and the data.
 
     Args:
-        parts: which parts of the data are used, and where it lies.
+        parts: which parts of the data are used, and where it lies; and arguments of the network.
         others: flags that timm's script has nothing for, with their values; None where they were not given.
     """
+    from prune_realloc.checkpoints.beside import config_in
+    from prune_realloc.checkpoints.folders import is_foreign
     from prune_realloc.training.outputs import LAST
     from prune_realloc.training.timm_command import timm_command
 
-    if "demo" in (source, data):
+    folder = Path(source.removeprefix("local-dir:"))
+    if "demo" in (source, data) or is_foreign(config_in(folder)):
         return
     network = json.loads((out / LAST / "config.json").read_text())
     text = timm_command(settings, source, data, network, **{"data_dir": None, **parts})
