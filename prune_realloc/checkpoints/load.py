@@ -13,7 +13,7 @@ from torch import nn
 from prune_realloc.checkpoints.allowed import require_architecture_args
 from prune_realloc.checkpoints.create import create_described, create_published, create_skeleton, resize_, with_origin
 from prune_realloc.checkpoints.facts import note_size, with_facts
-from prune_realloc.checkpoints.fill import fill_, require_finite
+from prune_realloc.checkpoints.fill import fill_, forget_published_, require_finite
 from prune_realloc.checkpoints.fitting import classes_of
 from prune_realloc.checkpoints.folders import read_config
 from prune_realloc.checkpoints.found import Checkpoint
@@ -175,6 +175,8 @@ def _stored(
         net = create_skeleton(architecture.name, args | shapes, path)
     if found.norm_eps is not None:
         set_norm_eps_(net, found.norm_eps)
+    if "." not in architecture.name:  # a tag would name the weights
+        forget_published_(net)
     fill_(net, found, path)
     for name in found.hints.keys() - hints.keys():  # nothing came of it
         found.origins.pop(name, None)

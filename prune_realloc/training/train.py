@@ -95,7 +95,8 @@ def train(
         net = _student(source, config, num_classes or classes, model_args or {}) if net is None else net
         _fit_head_(net, str(source), config, num_classes, classes)
         names = images.source.class_names if len(images.source.class_names) == count_classes(net) else ()
-        shown = describe(net, *builder(net), own_weights=not is_stored(source), class_names=names)
+        new = not is_stored(source) and is_untrained(source)
+        shown = describe(net, *builder(net), own_weights=new, class_names=names)
         setup = set_up(accelerator, config, net, description=shown, images=images, teacher=teacher, folder=folder)
         identity = _identity(setup, str(source), teacher, model_args or {})
         if accelerator.is_main_process:
