@@ -10,11 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
+from prune_realloc.checkpoints.methods import NETWORKS, STUDENT, TEACHER
 from prune_realloc.core.errors import InputError
 
 _PLAIN = ("state_dict", "model", "model_state_dict", "module", "net", "network", "weights", "params")
-_TAUGHT = ("teacher", "base_encoder", "student", "momentum_encoder")
-"""The networks of self-supervised training, the one that is evaluated first (DINO, iBOT, MoCo-v3)."""
 _BODIES, _HEADS = ("backbone", "encoder", "trunk", "body"), ("head", "classifier", "fc")
 """Dictionaries that are one network together."""
 _AVERAGED = re.compile(r"(.*_)?(ema|swa|avg|averaged?)(_.*)?")
@@ -114,9 +113,9 @@ def _preferred(sets: Sets, path: Path) -> Place:
     left, depth = [*sets], 0
     while len(left) > 1 and all(len(place) > depth for place in left):
         keys = list(dict.fromkeys(place[depth] for place in left))
-        if {"teacher", "student"} <= {*keys}:
+        if {TEACHER, STUDENT} <= {*keys}:
             _require_teacher(sets, left, depth, path)
-        chosen = next((key for key in (*_PLAIN, *_TAUGHT) if key in keys), None)
+        chosen = next((key for key in (*_PLAIN, *NETWORKS) if key in keys), None)
         if chosen is None and len(keys) > 1:
             break
         left = [place for place in left if place[depth] == (chosen or keys[0])]
@@ -134,7 +133,7 @@ def _require_teacher(sets: Sets, left: list[Place], depth: int, path: Path) -> N
     Raises:
         InputError: the teacher has a classifier, so that it may be either.
     """
-    if any(classifies(sets[place]) for place in left if place[depth] == "teacher"):
+    if any(classifies(sets[place]) for place in left if place[depth] == TEACHER):
         raise InputError(
             f"ckpt {str(path)!r} holds a teacher and a student, and both may be meant; save the one that you mean by "
             "itself"

@@ -12,6 +12,8 @@ from prune_realloc.checkpoints.found import Checkpoint
 from prune_realloc.core.errors import InputError, first_line
 from prune_realloc.families import FAMILIES
 
+_OF_PUBLISHED = ("license", "tag")
+
 
 def fill_(net: Any, found: Checkpoint, path: Path) -> nn.Module:
     """Load the weights and the preprocessing of a checkpoint.
@@ -28,6 +30,11 @@ def fill_(net: Any, found: Checkpoint, path: Path) -> nn.Module:
     if found.pretrained_cfg:
         net.pretrained_cfg = dict(net.pretrained_cfg) | found.pretrained_cfg | {"architecture": name}
     return net
+
+
+def forget_published_(net: Any) -> None:
+    """Drop what timm says of the weights that it publishes under the network's name: a file's may be anybody's."""
+    net.pretrained_cfg = {key: value for key, value in net.pretrained_cfg.items() if key not in _OF_PUBLISHED}
 
 
 def require_finite(net: nn.Module) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from math import log
 from typing import Any
@@ -64,12 +63,6 @@ def fits(family: Family | None, net: Any, state: Mapping[str, Tensor]) -> bool:
     except RuntimeError:
         return False  # its token layout is another, so the position embedding cannot be read
     return _shapes(net.state_dict()) == _shapes(renamed)
-
-
-def likeness(state: Mapping[str, Tensor], net: nn.Module) -> float:
-    """Share of names, numbers aside, that the two have in common."""
-    one, other = ({re.sub(r"\d+", "#", name) for name in names} for names in (state, net.state_dict()))
-    return len(one & other) / max(len(one | other), 1)
 
 
 def nearest(state: Mapping[str, Tensor], nets: Mapping[str, nn.Module]) -> str:

@@ -12,12 +12,13 @@ from prune_realloc.checkpoints.beside import config_in, preprocessor_in, read_js
 from prune_realloc.checkpoints.found import Checkpoint, with_weights
 from prune_realloc.checkpoints.kinds import refuse_kind
 from prune_realloc.checkpoints.layouts import LAYOUTS
-from prune_realloc.checkpoints.measures import measure, scaled
+from prune_realloc.checkpoints.measures import scaled
 from prune_realloc.checkpoints.options import class_names
 from prune_realloc.checkpoints.shards import content_of
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.files import CHECKSUMS, checksums
 from prune_realloc.core.names import PREPROCESSING, WEIGHTS_FILES
+from prune_realloc.data.measures import measure
 
 FORMAT_VERSION = 1
 """Of the `config.json` that this package writes."""
@@ -34,7 +35,7 @@ def read_folder(path: Path, ema: bool | None) -> Checkpoint:
         raise InputError(f"ckpt {str(path)!r} is the folder of a training run; give {path / 'last'} or {path / 'best'}")
     refuse_kind(path)
     config = config_in(path)
-    foreign = config is not None and ("architecture" not in config or config.get("model_type") == "timm_wrapper")
+    foreign = is_foreign(config)
     found = Checkpoint({}) if foreign else read_config(path)
     weights = weights_in(path)
     if weights is None:
@@ -53,6 +54,11 @@ def read_folder(path: Path, ema: bool | None) -> Checkpoint:
             f"that are read: {', '.join(LAYOUTS)}; give timm's weights"
         )
     return found
+
+
+def is_foreign(config: Mapping[str, Any] | None) -> bool:
+    """Whether the `config.json` of a folder, if it has one, is of another library than timm and this package."""
+    return config is not None and ("architecture" not in config or config.get("model_type") == "timm_wrapper")
 
 
 def _kind_of(config: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from torch import nn
 from prune_realloc.checkpoints.allowed import require_architecture_args
 from prune_realloc.checkpoints.create import create_described, create_published, create_skeleton, resize_, with_origin
 from prune_realloc.checkpoints.facts import note_size, with_facts
-from prune_realloc.checkpoints.fill import fill_, require_finite
+from prune_realloc.checkpoints.fill import fill_, forget_published_, require_finite
 from prune_realloc.checkpoints.fitting import classes_of
 from prune_realloc.checkpoints.folders import read_config
 from prune_realloc.checkpoints.found import Checkpoint
@@ -78,8 +78,7 @@ def load_model(
         if img_size is not None:
             resize_(net, img_size)
             note_size(net)
-    require_finite(net)
-    return net.float().eval()
+    return _ready(net)
 
 
 def new_model(folder: str | Path, *, model_args: Mapping[str, Any] | None = None) -> nn.Module:
@@ -115,7 +114,18 @@ def load_pruned(folder: str | Path) -> nn.Module:
     found = read_checkpoint(Path(folder))
     if found.architecture != PRUNED:
         raise InputError(f"{str(folder)!r} is no pruned network (architecture {found.architecture}); use load_model")
-    return load_model(ckpt=folder)
+    with torch.random.fork_rng(devices=[]):
+        return _ready(_stored(found, Path(folder), None, {}, None))
+
+
+def _ready(net: nn.Module) -> nn.Module:
+    """As it is handed out: in evaluation mode, float32.
+
+    Raises:
+        InputError: some of its numbers are not finite.
+    """
+    require_finite(net)
+    return net.float().eval()
 
 
 def _published(name: str, pretrained: bool, extra: dict[str, Any]) -> nn.Module:
@@ -165,6 +175,8 @@ def _stored(
         net = create_skeleton(architecture.name, args | shapes, path)
     if found.norm_eps is not None:
         set_norm_eps_(net, found.norm_eps)
+    if "." not in architecture.name:  # a tag would name the weights
+        forget_published_(net)
     fill_(net, found, path)
     for name in found.hints.keys() - hints.keys():  # nothing came of it
         found.origins.pop(name, None)

@@ -12,8 +12,9 @@ import numpy as np
 from timm.models import is_model
 
 from prune_realloc.checkpoints.allowed import require_architecture_args
-from prune_realloc.checkpoints.measures import measure, scaled
+from prune_realloc.checkpoints.measures import scaled
 from prune_realloc.core.names import PREPROCESSING
+from prune_realloc.data.measures import measure
 
 _BAGS = ("args", "hyper_parameters", "hparams", "config", "cfg", "opt", "options", "model_args", "meta", "dataset_meta")
 """Where scripts keep their options: timm and DeiT, Lightning, mmengine, and what people call them."""

@@ -9,18 +9,14 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from prune_realloc.checkpoints.containers import classifies
+from prune_realloc.checkpoints.methods import FIRST_PARTS, PROJECTION, STUDENT, TEACHER
 from prune_realloc.core.errors import InputError
 
 _OF_TRAINING = re.compile(
     r".*(loss|criterion|metric|optimi[sz]er|accuracy).*|(train|val|test)_acc\w*|model_ema|ema_model|n_averaged"
 )
 """First parts of names that belong to losses, metrics and averages."""
-_OF_METHODS = re.compile(
-    r".*momentum_encoder.*|decoder\w*|predictor|projector|(dino|ibot)_head|queue(_ptr)?|discriminator"
-)
-"""First parts of names that belong to what self-supervised training needs beside the network."""
-_PROJECTION = re.compile(r"(head|fc)\.(mlp|last_layer)\b.*")
-"""A head that projects (DINO, iBOT), and no classifier."""
+_OF_METHODS, _PROJECTION = re.compile(FIRST_PARTS), re.compile(rf"{PROJECTION}.*")
 _HEADS = ("head", "head_dist", "fc_norm")
 _CLASSIFIERS = ("classifier", "fc", "linear", "cls_head", "head")
 """What people call the linear layer that they put behind a backbone, also as a part of a sequence."""
@@ -139,14 +135,14 @@ def _leave_projection(found: Unwrapped) -> None:
 
 def _leave_student(found: Unwrapped) -> None:
     parts = _by_first_part(found.state)
-    if not {"teacher", "student"} <= parts.keys():
+    if not {TEACHER, STUDENT} <= parts.keys():
         return
-    if classifies({name: found.state[name] for name in parts["teacher"]}):
+    if classifies({name: found.state[name] for name in parts[TEACHER]}):
         raise InputError(
             "weights: the file holds a teacher and a student, and both may be meant; save the one that you mean by "
             "itself"
         )
-    _drop(found, parts["student"])
+    _drop(found, parts[STUDENT])
 
 
 def _leave_out(found: Unwrapped, others: re.Pattern[str]) -> None:

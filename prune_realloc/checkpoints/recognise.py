@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from timm.models import list_modules
 from torch import Tensor, nn
 
-from prune_realloc.checkpoints.fitting import built, fits, likeness, nearest
-from prune_realloc.checkpoints.index import indexed
+from prune_realloc.checkpoints.fitting import built, fits, nearest
+from prune_realloc.checkpoints.index import indexed, likeness
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.names import PREPROCESSING
 from prune_realloc.families.base import Family
@@ -93,8 +92,7 @@ def recognise_unlisted(state: Mapping[str, Tensor], args: dict[str, Any], path: 
 def _of_no_layout(state: Mapping[str, Tensor]) -> str:
     """In words: what is there, and the network of timm with the most names in common, where some are."""
     first = ", ".join([*state][:3])
-    leaders = [models[0] for module in list_modules() if (models := timm.list_models(module=module))]
-    alike = {name: likeness(state, net) for name, net in built(leaders, {}).items()}
+    alike = likeness(state)
     best = max(alike, key=lambda name: alike[name])
     hint = f"; the names are nearest to {best}'s, {alike[best]:.0%} of them in common" if alike[best] > _ALIKE else ""
     return f"tensors {first}, ... are of no known layout{hint}; name it with --model"

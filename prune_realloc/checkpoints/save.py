@@ -27,8 +27,11 @@ from prune_realloc.pruning.sites import find_sites, widths
 
 _SHAPE_CONFIG = (*PREPROCESSING, "fixed_input_size", "pool_size", "first_conv", "classifier")
 """What of timm's pretrained_cfg is true of any weights of the network."""
-_KEPT_CONFIG = (*_SHAPE_CONFIG, "license", "label_names", "label_descriptions", "tag")
-"""What of timm's pretrained_cfg stays true of weights that were made of the source's: cut, or trained further."""
+_KEPT_CONFIG = (*_SHAPE_CONFIG, "license", "label_names", "label_descriptions")
+"""What of timm's pretrained_cfg stays true of weights that were made of the source's: cut, or trained further. The tag
+does not: it names published weights, and these are others."""
+_LICENSE_NOTE = "license: that of the weights from which these were made"
+"""In `notes`, which timm reads and does nothing with."""
 
 
 def save_pruned(net: Any, folder: str | Path, more: Mapping[str, bytes] | None = None) -> None:
@@ -94,6 +97,8 @@ def describe(
     """
     config = getattr(net, "pretrained_cfg", None) or {}
     kept = {key: config[key] for key in (_SHAPE_CONFIG if own_weights else _KEPT_CONFIG) if config.get(key) is not None}
+    if "license" in kept:
+        kept["notes"] = [_LICENSE_NOTE]
     return config_file(
         architecture,
         model_args,

@@ -36,15 +36,16 @@ def bench(
         from prune_realloc.checkpoints.facts import plain_facts
         from prune_realloc.families.inputs import input_shape
         from prune_realloc.results.bench import bench as run
-        from prune_realloc.results.evaluate import load_source, require_same_input
+        from prune_realloc.results.evaluate import load_source, require_same_input, source_facts
         from prune_realloc.results.export import deployed
 
         net = _opened(network)
         taken = plain_facts(net)
-        models = {"model": deployed(net)}
+        models, second = {"model": deployed(net)}, {}
         if source is not None:
             before = load_source(source, img_size=network.img_size)
             require_same_input(net, before)
+            second = {"source": source_facts(before)}
             models = {"source": deployed(before)} | models
         found = run(
             models,
@@ -59,7 +60,7 @@ def bench(
         )
     where = f"{found.device_name} ({found.device}), {found.threads} threads, images {found.input_shape}"
     rows = [_row(timing, found.reference) for timing in found.timings]
-    print_table(found, as_json, where, _COLUMNS, rows, taken=taken)
+    print_table(found, as_json, where, _COLUMNS, rows, taken=taken, second=second)
     if not as_json:
         show_lines(*found.verdicts())
 

@@ -16,6 +16,9 @@ from rich.table import Table
 from prune_realloc.core.errors import one_line
 from prune_realloc.core.taken import taken_from, taken_line
 
+Facts = Mapping[str, Mapping[str, Any]]
+"""What a run took, ready for JSON, as `core.taken.plain_taken` has it."""
+
 
 def _console(*, stderr: bool, width: int | None = None) -> Console:
     """Square brackets and colons in paths, class names and notes are the user's, never markup or emoji."""
@@ -57,10 +60,15 @@ def say_notes(notes: Iterable[str]) -> None:
         say(f"note: {note}")
 
 
-def say_taken(taken: Mapping[str, Mapping[str, Any]] | None) -> None:
-    """What a run went by, in one line on stderr."""
-    if taken:
-        say(taken_line(taken_from(taken)))
+def say_taken(taken: Facts | None, second: Mapping[str, Facts | None] | None = None) -> None:
+    """What a run went by, in one line on stderr.
+
+    Args:
+        second: the same of a second network, which has a line of its own, by what it is to the first: `source`.
+    """
+    for name, facts in {"": taken, **(second or {})}.items():
+        if facts:
+            say(taken_line(taken_from(facts), f"the {name}" if name else ""))
 
 
 def print_table(
@@ -70,23 +78,26 @@ def print_table(
     columns: Sequence[str],
     rows: Sequence[tuple[str, ...]],
     notes: tuple[str, ...] = (),
-    taken: Mapping[str, Mapping[str, Any]] | None = None,
+    taken: Facts | None = None,
+    second: Mapping[str, Facts | None] | None = None,
 ) -> None:
     """The dataclass `found` as JSON, or the title and `rows` as a table, on stdout; the notes on stderr.
 
     Args:
         taken: what the run went by; None: `found` knows it, or there is nothing to say.
+        second: as in `say_taken`.
     """
     taken = taken or getattr(found, "taken", None)
     if as_json:
-        show_json(dataclasses.asdict(found) | ({"taken": taken} if taken else {}))
+        named = {"taken": taken, **{f"{name}_taken": facts for name, facts in (second or {}).items()}}
+        show_json(dataclasses.asdict(found) | {name: facts for name, facts in named.items() if facts})
     else:
         table = Table(*columns, show_header=any(columns), box=None)
         for row in rows:
             table.add_row(*row)
         show_lines(title)
         show_tables(table)
-    say_taken(taken)
+    say_taken(taken, second)
     say_notes(notes)
 
 

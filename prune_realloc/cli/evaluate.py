@@ -60,4 +60,4 @@ def evaluate(
     ]
     rows = [(name, form.format(value)) for name, value, form in values if value is not None]
     where = f"{found.samples} images of {(found.data or {})['name']}, {data.split}"
-    print_table(found, as_json, where, ("", ""), rows, found.notes)
+    print_table(found, as_json, where, ("", ""), rows, found.notes, second={"source": found.source_taken})

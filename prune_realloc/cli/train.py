@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prune_realloc.cli.compare import compare
-from prune_realloc.cli.console import quiet_libraries, say, say_notes, training_progress
+from prune_realloc.cli.console import quiet_libraries, say, say_notes, say_taken, training_progress
 from prune_realloc.cli.options import DATA, MODEL, PLAN, RUN, Device, Json, data_flags, option, source_flags
 from prune_realloc.cli.trained import say_timm_command, show_trained
 from prune_realloc.cli.values import parse_pairs
@@ -76,14 +76,15 @@ def train(
                 if several and speaks:
                     say(str(folder))
                 done = _trained(name, settings.model_copy(update={"seed": seed}), folder, speaks, shared)
+                if several and speaks:
+                    say_taken(done.taken, {"teacher": done.teacher_taken})
     if speaks and several:
         compare([folder for _, folder, _ in runs], as_json=as_json)
     elif speaks:
         show_trained(done, out, as_json)
-        given = {"--teacher": teacher, "--samples": samples, "--model-arg": network.get("model_args")}
-        given |= {"--num-classes": num_classes}
+        given: dict[str, Any] = {"--teacher": teacher, "--samples": samples}
         given |= {"--class-map": naming.get("class_map"), "--class-order": naming.get("class_order")}
-        say_timm_command(settings, source, data, out, parts, given)
+        say_timm_command(settings, source, data, out, parts | network, given)
 
 
 def _runs(source: str, settings: TrainConfig, seeds: int | None, out: Path) -> list[tuple[str, Path, int]]:

@@ -29,7 +29,7 @@ def show_trained(done: Trained, out: Path, as_json: bool) -> None:
     ]
     if done.teacher_top1 is not None:
         rows.insert(1, ("teacher's top-1", f"{done.teacher_top1:.2%}"))
-    print_table(done, as_json, f"{out}/{LAST} and {out}/{BEST}", ("", ""), rows)
+    print_table(done, as_json, f"{out}/{LAST} and {out}/{BEST}", ("", ""), rows, second={"teacher": done.teacher_taken})
 
 
 def say_timm_command(
@@ -38,13 +38,16 @@ def say_timm_command(
     """How timm's script trains the same network, where it knows the network and the data.
 
     Args:
-        parts: which parts of the data are used, and where it lies.
+        parts: which parts of the data are used, and where it lies; and arguments of the network.
         others: flags that timm's script has nothing for, with their values; None where they were not given.
     """
+    from prune_realloc.checkpoints.beside import config_in
+    from prune_realloc.checkpoints.folders import is_foreign
     from prune_realloc.training.outputs import LAST
     from prune_realloc.training.timm_command import timm_command
 
-    if "demo" in (source, data):
+    folder = Path(source.removeprefix("local-dir:"))
+    if "demo" in (source, data) or is_foreign(config_in(folder)):
         return
     network = json.loads((out / LAST / "config.json").read_text())
     text = timm_command(settings, source, data, network, **{"data_dir": None, **parts})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any
 
 from timm.data import resolve_data_config
@@ -13,10 +12,9 @@ from torch import nn
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.names import PREPROCESSING
 from prune_realloc.core.taken import Fact, Taken, fact_name
+from prune_realloc.data.measures import BOUNDS, CHOICES, measure
 
 CHANNEL_MODE = {1: "L", 3: "RGB"}
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
-CROP_MODES = ("center", "squash", "border")
 
 
 @dataclass(frozen=True)
@@ -82,20 +80,26 @@ def _numbers(key: str, value: Any) -> tuple[float, ...]:
     """Mean or std, which may stand in a file.
 
     Raises:
-        InputError: it is no list of finite numbers, or a deviation is not above 0.
+        InputError: it is no list of numbers within bounds.
     """
-    values = value if isinstance(value, list | tuple) else [value]
-    good = [isinstance(v, int | float) and not isinstance(v, bool) and isfinite(v) for v in values]
-    if not values or not all(good) or (key == "std" and min(values) <= 0):
-        raise InputError(f"{key} {value!r} is not one number for each channel; give others with --{key}")
-    return tuple(float(v) for v in values)
+    if (found := measure(key, value)) is None:
+        raise InputError(f"{key} {value!r} is not one number{_bounds(key)} for each channel; give others with --{key}")
+    return tuple(found)
 
 
 def _check_way(values: Mapping[str, Any]) -> None:
     """Raises InputError where images cannot be resized and cropped in such a way."""
     share = values["crop_pct"]
-    if not isinstance(share, int | float) or isinstance(share, bool) or not 0.01 <= share <= 10:
-        raise InputError(f"crop_pct {share!r} is no share of the image, such as 0.875; give another with --crop-pct")
-    for key, known in (("interpolation", INTERPOLATIONS), ("crop_mode", CROP_MODES)):
-        if values[key] not in known:
+    if measure("crop_pct", share) is None:
+        raise InputError(
+            f"crop_pct {share!r} is no share of the image{_bounds('crop_pct')}, such as 0.875; give another with "
+            "--crop-pct"
+        )
+    for key, known in CHOICES.items():
+        if measure(key, values[key]) is None:
             raise InputError(f"{key} {values[key]!r} is unknown; choose one of {', '.join(known)}")
+
+
+def _bounds(key: str) -> str:
+    least, most = BOUNDS[key]
+    return f" from {least:g} to {most:g}"

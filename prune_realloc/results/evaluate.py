@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from prune_realloc.checkpoints.facts import plain_facts
 from prune_realloc.checkpoints.load import load_model
 from prune_realloc.core.errors import InputError, NotFinite
-from prune_realloc.core.names import Progress
+from prune_realloc.core.names import PREPROCESSING, Progress
+from prune_realloc.core.taken import fact_name
 from prune_realloc.data.batches import Batch
 from prune_realloc.data.preprocessing import preprocessing
 from prune_realloc.data.stream import ImageStream
@@ -53,6 +54,8 @@ class Evaluation:
     notes: tuple[str, ...] = ()
     taken: Mapping[str, Mapping[str, Any]] | None = None
     """What the run went by, as an analysis has it."""
+    source_taken: Mapping[str, Mapping[str, Any]] | None = None
+    """What was taken of the source."""
 
 
 def measure(
@@ -173,6 +176,7 @@ def evaluate(
         data={"split": images.split} | stream.facts(),
         notes=tuple(notes),
         taken=plain_facts(net, stream.taken()),
+        source_taken=None if origin is None else source_facts(origin),
     )
 
 
@@ -197,6 +201,12 @@ def load_source(source: nn.Module | str | Path, img_size: int | tuple[int, int] 
     if isinstance(source, nn.Module):
         return source
     return load_model(ckpt=None if str(source) == "demo" else source, img_size=img_size)
+
+
+def source_facts(source: nn.Module) -> dict[str, dict[str, Any]]:
+    """What was taken of the source, ready for JSON; without its preprocessing, since it sees images in the model's."""
+    unused = {*map(fact_name, PREPROCESSING)}
+    return {name: fact for name, fact in plain_facts(source).items() if name not in unused}
 
 
 def require_same_input(net: nn.Module, source: nn.Module) -> None:

@@ -68,6 +68,8 @@ class Trained:
     """Share of the validation images that the teacher gets right; None without a teacher."""
     taken: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """What the run went by, as an analysis has it; of the network that it began with."""
+    teacher_taken: Mapping[str, Mapping[str, Any]] | None = None
+    """What was taken of the teacher; None without one."""
 
 
 def rows_as_csv(rows: Sequence[Row]) -> str:

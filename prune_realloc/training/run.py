@@ -191,4 +191,5 @@ class Run:
             teacher_top1=state.teacher_top1,
             data=setup.images.facts() | {"validation_images": state.evaluated},
             taken=plain_facts(setup.net, setup.images.taken()),
+            teacher_taken=None if setup.teacher is None else plain_facts(setup.teacher.net),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,17 @@ from prune_realloc.training.config import TrainConfig
 Flags = dict[str, Any]
 """Flag of timm's script -> its value, or a list of them; None: it is left out."""
 
+_FOLDER = "local-dir:"
+_OWN_FLAGS = {
+    "global_pool": "--gp",
+    "drop_rate": "--drop",
+    "drop_path_rate": "--drop-path",
+    "drop_block_rate": "--drop-block",
+}
+"""Argument of a network -> the flag of timm's script, which hands it over itself."""
+_SAID = ("num_classes", "in_chans")
+"""Arguments that are always said, by flags of their own."""
+
 
 def timm_command(
     config: TrainConfig,
@@ -23,6 +35,7 @@ def timm_command(
     data_dir: str | None,
     split: str,
     eval_split: str,
+    model_args: Mapping[str, Any] | None = None,
 ) -> str:
     """The nearest run of timm's own `train.py`.
 
@@ -30,11 +43,12 @@ def timm_command(
     splits `batch_size` over processes itself.
 
     Args:
-        source, data, data_dir, split, eval_split: as in `training.train`.
+        source, data, data_dir, split, eval_split, model_args: as in `training.train`.
         description: the `config.json` of the trained network.
     """
-    flags: Flags = {"--model": source} | _settings(config, description["pretrained_cfg"])
-    flags |= _network(source, description) | _rates(config)
+    source = source.removeprefix(_FOLDER)
+    flags = _settings(config, description["pretrained_cfg"]) | _network(source, description, model_args or {})
+    flags |= _rates(config)
     flags |= {"--data-dir": data} if Path(data).exists() else {"--dataset": data, "--data-dir": data_dir}
     flags |= {"--train-split": split, "--val-split": None if eval_split == "held-out" else eval_split}
     start = "python -c \"import prune_realloc, runpy; runpy.run_path('train.py', run_name='__main__')\""
@@ -49,6 +63,7 @@ def _settings(config: TrainConfig, shown: Mapping[str, Any]) -> Flags:
     """What has one flag each; `shown` is how the network wants to see images."""
     return {
         "--in-chans": shown["input_size"][0],
+        "--input-size": list(shown["input_size"]),
         "--epochs": config.epochs,
         "--batch-size": config.batch_size // config.accumulate,
         "--grad-accum-steps": config.accumulate,
@@ -78,14 +93,26 @@ def _settings(config: TrainConfig, shown: Mapping[str, Any]) -> Flags:
     }
 
 
-def _network(source: str, description: Mapping[str, Any]) -> Flags:
-    """How timm finds the network: in a folder, in a checkpoint, or by name."""
-    classes = {"--num-classes": description["num_classes"]}
-    if Path(source).is_dir():
-        return {"--model": f"local-dir:{source}"}
+def _network(source: str, description: Mapping[str, Any], model_args: Mapping[str, Any]) -> Flags:
+    """How timm finds the network and builds it: in a folder, in a checkpoint, or by name."""
+    found: Flags = {"--model": source, "--num-classes": description["num_classes"]}
+    if Path(source).is_dir():  # its config.json has the other arguments
+        return found | {"--model": f"{_FOLDER}{source}"} | _arguments(model_args)
     if Path(source).exists():
-        return {"--model": description["architecture"], "--initial-checkpoint": source} | classes
-    return classes
+        found |= {"--model": description["architecture"], "--initial-checkpoint": source}
+    return found | _arguments(description["model_args"])
+
+
+def _arguments(given: Mapping[str, Any]) -> Flags:
+    """Arguments of a network; timm's script takes those with flags of their own by these alone."""
+    own = {flag: given[name] for name, flag in _OWN_FLAGS.items() if given.get(name) is not None}
+    rest = {name: value for name, value in given.items() if name not in (*_OWN_FLAGS, *_SAID) and value is not None}
+    return own | ({"--model-kwargs": [f"{name}={_literal(value)}" for name, value in rest.items()]} if rest else {})
+
+
+def _literal(value: Any) -> str:
+    """As `ast.literal_eval` reads it; text in the quotes that a shell leaves as they are."""
+    return json.dumps(value) if isinstance(value, str) else repr(value)
 
 
 def _rates(config: TrainConfig) -> Flags:
@@ -112,6 +139,6 @@ def _switches(config: TrainConfig, source: str) -> list[str]:
         "--torchcompile": config.compile,
         "--grad-checkpointing": config.grad_checkpointing,
         "--amp": config.precision != "float32",
-        "--pretrained": (Path(source) / WEIGHTS_FILE).exists(),
+        "--pretrained": ":" in source or (Path(source) / WEIGHTS_FILE).exists(),
     }
     return [flag for flag, wanted in switches.items() if wanted]

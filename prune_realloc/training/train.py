@@ -91,10 +91,12 @@ def train(
         naming = _naming(naming, net, str(source), num_classes, taught=teacher is not None)
         images = TrainingImages(data, data_dir, split, eval_split, samples, naming)
         classes = images.source.num_classes or max(images.source.least_classes, images.validation.least_classes)
+        _require_logits(num_classes, classes, data)
         net = _student(source, config, num_classes or classes, model_args or {}) if net is None else net
         _fit_head_(net, str(source), config, num_classes, classes)
         names = images.source.class_names if len(images.source.class_names) == count_classes(net) else ()
-        shown = describe(net, *builder(net), own_weights=not is_stored(source), class_names=names)
+        new = not is_stored(source) and is_untrained(source)
+        shown = describe(net, *builder(net), own_weights=new, class_names=names)
         setup = set_up(accelerator, config, net, description=shown, images=images, teacher=teacher, folder=folder)
         identity = _identity(setup, str(source), teacher, model_args or {})
         if accelerator.is_main_process:
@@ -166,6 +168,14 @@ def _naming(given: Naming, net: Any, source: str, num_classes: int | None, taugh
     # a teacher has learnt an order, too
     found = given if new or net is None else naming_of(net, True, given.class_map, given.class_order)
     return replace(found, free=new and not taught)
+
+
+def _require_logits(num_classes: int | None, classes: int, data: str) -> None:
+    """Raises InputError where a new head has fewer logits than the data has classes; of one, two are told apart."""
+    if num_classes is None or classes <= max(num_classes, 2):
+        return
+    one = "one logit, which tells two classes apart" if num_classes == 1 else "fewer than there are classes"
+    raise InputError(f"num_classes {num_classes} is {one}: data {data!r} has {classes}; give --num-classes {classes}")
 
 
 def _fit_head_(net: Any, source: str, config: TrainConfig, num_classes: int | None, classes: int) -> None:

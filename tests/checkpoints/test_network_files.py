@@ -40,6 +40,23 @@ def test_weights_that_were_trained_further_are_taken_and_said(tmp_path, caplog):
     assert "model.safetensors' is another file than the config.json beside it" in message
 
 
+def test_a_changed_network_has_the_license_of_its_source_and_not_its_tag(tmp_path):
+    net = build()
+    net.pretrained_cfg = net.pretrained_cfg | {"license": "cc-by-nc-4.0", "tag": "mae"}
+    for source, folder in ((net, tmp_path / "once"), (None, tmp_path / "twice")):
+        save_pruned(source or load_pruned(tmp_path / "once"), folder)
+        stated = json.loads((folder / "config.json").read_text())["pretrained_cfg"]
+        assert stated["license"] == "cc-by-nc-4.0"
+        assert stated["notes"] == ["license: that of the weights from which these were made"]
+        assert "tag" not in stated
+        by_timm = timm.create_model(f"local-dir:{folder}", pretrained=True).pretrained_cfg
+        assert (by_timm["license"], by_timm.get("tag")) == ("cc-by-nc-4.0", None)
+    net.pretrained_cfg = net.pretrained_cfg | {"license": None}
+    save_pruned(net, tmp_path / "none")
+    stated = json.loads((tmp_path / "none" / "config.json").read_text())["pretrained_cfg"]
+    assert {"license", "notes"} & stated.keys() == set()
+
+
 @pytest.mark.parametrize("changes", range(9))
 def test_a_killed_save_leaves_the_old_network_the_new_one_or_none(tmp_path, changes, caplog):
     old, new = build(), build()

@@ -4,9 +4,11 @@ from argparse import Namespace
 
 import numpy as np
 import pytest
+from support.networks import build
 
 from prune_realloc.checkpoints.options import class_names, stated
 from prune_realloc.core.errors import InputError
+from prune_realloc.data.preprocessing import preprocessing
 
 DEIT = "deit_tiny_patch16_224"
 
@@ -123,3 +125,35 @@ def test_preprocessing_of_pixels_to_255_is_scaled_and_said():
 def test_what_prepares_no_image_is_not_stated(said):
     """timm's own script writes an empty interpolation."""
     assert stated({"args": said}, "file").preprocessing == {}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "good"),
+    [
+        ("mean", 0.0, True),
+        ("mean", -0.001, False),
+        ("mean", 256, False),
+        ("mean", float("nan"), False),
+        ("std", 1e-9, True),
+        ("std", 0.0, False),
+        ("std", 256.0, False),
+        ("crop_pct", 0.01, True),
+        ("crop_pct", 0.009, False),
+        ("crop_pct", 10, True),
+        ("crop_pct", 10.1, False),
+        ("crop_pct", True, False),
+        ("interpolation", "box", True),
+        ("interpolation", "random", False),
+        ("crop_mode", "border", True),
+        ("crop_mode", None, False),
+    ],
+)
+def test_what_a_file_may_state_is_what_can_be_used(key, value, good):
+    """The bounds are in one place: who widens them for one of the two widens them for both."""
+    assert (key in stated({"args": {key: value}}, "file").preprocessing) == good
+    net = build()
+    if good or value is None:  # an override that is None does not count
+        preprocessing(net, (3, 32, 32), {key: value})
+    else:
+        with pytest.raises(InputError, match=rf"^{key} .*(from .* to .*; give|; choose one of)"):
+            preprocessing(net, (3, 32, 32), {key: value})

@@ -68,9 +68,10 @@ def test_a_backbone_with_a_bare_head():
     assert (found.state, found.head) == (NET, "model.classifier")
 
 
-def test_a_head_that_projects_is_no_classifier():
+@pytest.mark.parametrize("own", ["mlp.0.weight", "last_layer2.weight_g"], ids=["DINO", "iBOT"])
+def test_a_head_that_projects_is_no_classifier(own):
     body = {name: tensor for name, tensor in NET.items() if not name.startswith("head")}
-    projection = {"head.mlp.0.weight": torch.zeros(1), "head.last_layer.weight_g": torch.zeros(1)}
+    projection = {f"head.{own}": torch.zeros(1), "head.last_layer.weight_g": torch.zeros(1)}
     found = unwrapped(under("backbone.", body) | projection, is_network, nothing, is_network)
     assert found.state == body
     assert found.left_out == [*projection]

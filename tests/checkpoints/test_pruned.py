@@ -12,6 +12,8 @@ from support.networks import VARIANTS, build
 from timm.utils import ModelEmaV3
 
 from prune_realloc import find_sites, load_model, load_pruned, save_pruned
+from prune_realloc.checkpoints import folders
+from prune_realloc.checkpoints.shards import content_of
 from prune_realloc.core.errors import InputError
 from prune_realloc.pruning.cut import cut_to_widths
 from prune_realloc.pruning.sites import widths
@@ -112,6 +114,21 @@ def test_damaged_folders_are_refused(saved, tmp_path):
         load_pruned(tmp_path)
     with pytest.raises(InputError, match="no pruned network"):
         load_pruned(load_model.__globals__["DEMO"])
+
+
+def test_a_folder_is_read_once(saved, monkeypatch):
+    _, folder = saved
+    read = []
+
+    def counted(path):
+        read.append(path.name)
+        return content_of(path)
+
+    monkeypatch.setattr(folders, "content_of", counted)
+    state = torch.random.get_rng_state()
+    assert not load_pruned(folder).training
+    assert read == ["model.safetensors"]
+    assert torch.equal(torch.random.get_rng_state(), state)
 
 
 def test_timm_knows_pruned_networks_even_after_others_looked_for_it(saved):

@@ -78,6 +78,15 @@ def test_timm_train_checkpoint_tells_architecture_and_preprocessing(tmp_path):
     assert net.pretrained_cfg["mean"] == [0.1, 0.2, 0.3]
 
 
+def test_the_license_of_published_weights_is_not_that_of_every_file(tmp_path, deit):
+    """timm's name alone says nothing of whose weights these are; a tag, or the file itself, does."""
+    bare = saved(tmp_path / "net.pth", {"state_dict": deit.state_dict(), "arch": DEIT})
+    assert {"license", "tag"} & load_model(ckpt=bare).pretrained_cfg.keys() == set()
+    tagged = saved(tmp_path / "tagged.pth", {"state_dict": deit.state_dict(), "arch": f"{DEIT}.fb_in1k"})
+    for net in (load_model(ckpt=tagged), load_model(f"{DEIT}.fb_in1k", ckpt=bare)):
+        assert (net.pretrained_cfg["license"], net.pretrained_cfg["tag"]) == ("apache-2.0", "fb_in1k")
+
+
 def test_safetensors_and_folder(tmp_path):
     model = build()
     save_for_hf(model, tmp_path / "folder", model_args=TINY, safe_serialization=True)

@@ -1,5 +1,6 @@
 """Which timm architecture a checkpoint's tensors are of."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from support.networks import randomise_
 
 from prune_realloc.checkpoints.found import Checkpoint, with_weights
 from prune_realloc.checkpoints.load import load_model
+from prune_realloc.checkpoints.recognise import recognise_unlisted
 from prune_realloc.core.errors import InputError
 from prune_realloc.families import family_of
 from prune_realloc.families.inputs import input_shape
@@ -72,3 +74,18 @@ def test_names_that_look_like_wrappers_are_a_networks_own(name):
             Checkpoint({}), {prefix + key: value for key, value in state.items()}, Path("net.pth"), None
         )
         assert found.state.keys() == state.keys()
+
+
+def test_what_is_of_no_layout_is_named_without_building_a_network(monkeypatch):
+    """Building one of each of timm's modules took eight seconds."""
+    with torch.device("meta"):
+        state = timm.create_model("levit_128s").state_dict()
+    others = {f"theirs.{name}": tensor for name, tensor in state.items()}
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: pytest.fail("a network was built"))
+    with pytest.raises(InputError, match=r"tensors .* of no known layout; name it with --model"):
+        recognise_unlisted(others, {}, Path("net.pth"))
+    kinds = {re.sub(r"\d+", "#", name) for name in state}
+    more = state | dict.fromkeys(("other.weight", "other.bias"), torch.zeros(1))
+    share = f"{len(kinds) / (len(kinds) + 2):.0%}"
+    with pytest.raises(InputError, match=rf"nearest to levit_\w+'s, {share} of them in common"):
+        recognise_unlisted(more, {}, Path("net.pth"))

@@ -8,8 +8,10 @@ def test_beside_its_source(run_cli):
     code, out, err = run_cli(*args)
     assert code == 0, err
     assert "eager, batch 1: model is " in out
+    assert "\ntook of the source: weights model.safetensors" in err
     code, out, err = run_cli(*args, "--json")
     numbers = json.loads(out)
+    assert numbers["source_taken"]["weights"] == numbers["taken"]["weights"]
     assert [t["model"] for t in numbers["timings"]] == ["source", "model"]
     assert (numbers["threads"], numbers["input_shape"]) == (1, [1, 28, 28])
 

@@ -2,9 +2,11 @@
 
 import json
 
-from support.training import (
-    described,
-)
+import pytest
+from support.training import SMALL, described, folder_of_images
+
+from prune_realloc.cli.trained import say_timm_command
+from prune_realloc.training.config import train_config
 
 
 def test_command_lines(run_cli, tmp_path):
@@ -33,6 +35,45 @@ def test_command_lines(run_cli, tmp_path):
     code, _, err = run_cli("train", variant, "--data", "demo", "--preset", "recover", "-o", tmp_path / "y")
     assert code == 2
     assert "preset 'recover' distils from the source; give it with --teacher" in err
+
+
+def test_the_teacher_says_what_was_taken_of_it(run_cli, tmp_path):
+    (tmp_path / "variant").mkdir()
+    args = ("train", described(tmp_path / "variant"), "--data", "demo", "--device", "cpu", "--teacher", "demo")
+    args += ("--samples", 64, "--eval-split", "held-out", "--set", "epochs=1", "--set", "batch_size=32")
+    code, out, err = run_cli(*args, "--json", "-o", tmp_path / "run")
+    assert code == 0, err
+    assert "\ntook of the teacher: weights model.safetensors: all tensors" in err
+    stored = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert json.loads(out)["teacher_taken"] == stored["teacher_taken"]
+    assert stored["teacher_taken"]["classes"]["value"] == 10
+    code, _, err = run_cli(*args, "--seeds", 1, "-o", tmp_path / "runs")
+    assert code == 0, err
+    took = [line.split(": ")[0] for line in err.splitlines() if line.startswith("took")]
+    assert (len(took), took[1]) == (2, "took of the teacher")
+
+
+def test_timms_command_has_the_arguments_that_were_given(run_cli, tmp_path):
+    (tmp_path / "variant").mkdir()
+    data = folder_of_images(tmp_path / "data", each=2)
+    args = ("--set", "epochs=1", "--set", "batch_size=4", "--model-arg", "qk_dim=8", "--num-classes", 10)
+    code, _, err = run_cli("train", described(tmp_path / "variant"), "--data", data, *args, "-o", tmp_path / "run")
+    assert code == 0, err
+    assert "the same with timm's train.py, as far as it goes: python -c " in err  # no flag is left out
+    for words in (f"--model local-dir:{tmp_path / 'variant'} ", "--num-classes 10 ", "--model-kwargs qk_dim=8 "):
+        assert words in err
+    assert "--input-size 1 28 28 " in err
+
+
+@pytest.mark.parametrize(("field", "said"), [("architecture", True), ("architectures", False)])
+def test_of_a_folder_that_timm_does_not_read_there_is_no_command(tmp_path, capsys, field, said):
+    for name in ("net", "run/last"):
+        (tmp_path / name).mkdir(parents=True)
+    described(tmp_path / "run" / "last")
+    (tmp_path / "net" / "config.json").write_text(json.dumps({field: "vit"}))
+    parts = {"split": "train", "eval_split": "validation"}
+    say_timm_command(train_config(**SMALL), str(tmp_path / "net"), "torch/cifar10", tmp_path / "run", parts, {})
+    assert ("timm's train.py" in capsys.readouterr().err) == said
 
 
 def test_what_emit_wrote_trains_with_all_seeds_and_is_compared(run_cli, tmp_path):

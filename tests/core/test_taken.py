@@ -17,6 +17,10 @@ def test_what_one_source_tells_stands_together_and_a_guess_is_called_one():
     )
 
 
+def test_of_a_second_network_it_says_which():
+    assert taken_line({"heads": Fact(3, "the file")}, "the teacher") == "took of the teacher: heads 3 (the file)"
+
+
 def test_facts_become_plain_values_and_facts_again():
     assert taken_from(plain_taken(TAKEN)) == TAKEN
     assert plain_taken(TAKEN)["heads"] == {"value": 3, "origin": "the file", "guessed": False}

@@ -103,6 +103,16 @@ def test_a_network_agrees_with_itself():
     assert (another.top1, another.loss) == (found.top1, found.loss)
 
 
+def test_what_was_taken_of_the_source_is_said_without_a_preprocessing_that_is_not_used():
+    net = build(**GRAY | {"img_size": 28, "patch_size": 7})
+    found = evaluate(net, source=DEMO, data="demo", samples=2)
+    assert found.source_taken["weights"]["value"] == "model.safetensors: all tensors"
+    assert {"architecture", "heads", "classes"} < found.source_taken.keys()
+    assert {"mean", "std", "crop"} & found.source_taken.keys() == set()
+    assert {"mean", "std", "crop"} < found.taken.keys()
+    assert evaluate(net, data="demo", samples=2).source_taken is None
+
+
 def test_without_labels_only_the_source_counts():
     net = build(**GRAY)
     found = evaluate(net, source=build(**GRAY, depth=1), data="demo", samples=20, labels=False)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from support.networks import build
+from support.networks import TINY, build
 from support.training import folder_of_images, run_on
 
 from prune_realloc import InputError, load_model, save_pruned
@@ -52,6 +52,15 @@ def test_one_logit_tells_two_classes_apart(vit, data, tmp_path):
     assert found.loss == pytest.approx(float(-(sure.log() + (1 - sure).log()) / 2), abs=1e-5)
 
 
+@pytest.mark.parametrize(("num_classes", "why"), [(1, "one logit, which tells two classes apart"), (2, "fewer than")])
+def test_a_head_of_fewer_logits_than_the_data_has_classes_is_refused(vit, tmp_path, num_classes, why):
+    data = folder_of_images(tmp_path / "data", classes=3)
+    for source in (vit, "vit_tiny_patch16_224"):
+        with pytest.raises(InputError, match=rf"^num_classes {num_classes} is {why}.* has 3; give --num-classes 3$"):
+            run_on(data, source, tmp_path / "out", num_classes=num_classes)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_headless_network_gets_a_head_only_when_asked(data, tmp_path):
     net = build()
     net.reset_classifier(0)
@@ -68,3 +77,18 @@ def test_the_head_of_a_checkpoint_is_not_an_argument(vit, data, tmp_path):
         run_on(data, vit, tmp_path / "out", model_args={"num_classes": 2})
     with pytest.raises(InputError, match=r"num_classes must be at least 1"):
         run_on(data, vit, tmp_path / "out", num_classes=0)
+
+
+def test_a_trained_network_has_the_license_of_its_source(data, tmp_path):
+    net = build()
+    net.pretrained_cfg = net.pretrained_cfg | {"license": "cc-by-nc-4.0"}
+    save_pruned(net, tmp_path / "source")
+    run_on(data, tmp_path / "source", tmp_path / "further")
+    run_on(
+        data,
+        "vit_tiny_patch16_224",
+        tmp_path / "new",
+        model_args={name: value for name, value in TINY.items() if name != "num_classes"},
+    )
+    stated = [json.loads((tmp_path / name / "last" / "config.json").read_text()) for name in ("further", "new")]
+    assert [config["pretrained_cfg"].get("license") for config in stated] == ["cc-by-nc-4.0", None]

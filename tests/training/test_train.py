@@ -146,8 +146,9 @@ def test_what_does_not_fit_together_is_refused(variant, tmp_path):
         run(variant, tmp_path, auto_augment="much")
     with pytest.raises(InputError, match="precision 'fp16' needs a GPU"):
         run(variant, tmp_path, precision="fp16")
-    with pytest.raises(InputError, match="has 10 classes, the network 7"):
-        train(variant, train_config(**SMALL), data="demo", out=tmp_path / "x", device="cpu", num_classes=7)
+    for classes, what in ((7, "num_classes 7 is fewer .* has 10; give --num-classes 10"), (12, "has 10 .* network 12")):
+        with pytest.raises(InputError, match=what):
+            train(variant, train_config(**SMALL), data="demo", out=tmp_path / "x", device="cpu", num_classes=classes)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_a_state(variant, tmp_path):

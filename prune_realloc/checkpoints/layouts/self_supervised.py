@@ -11,12 +11,8 @@ from torch import Tensor
 
 from prune_realloc.checkpoints.layouts.translated import Config, State, Translated, require_shape, split_off
 from prune_realloc.checkpoints.layouts.vit_args import by_timm, named, published_heads, vit_args
+from prune_realloc.checkpoints.methods import ASIDE, BASE, ENCODERS, MOMENTUM, OWN_HEADS
 
-_ENCODERS = ("backbone.", "base_encoder.", "momentum_encoder.")
-"""Where the encoder lies beside what is trained with it, the first that is there."""
-_PROJECTION = r"(head\.(mlp|last_layer\w*|\d+)|dino_head|ibot_head)\b"
-"""Heads that compare two views of an image."""
-_ASIDE = rf"{_PROJECTION}|(predictor|decoder_\w+|masked_embed|mask_token)\b"
 _MEASURES: dict[str, Any] = {
     "mean": list(IMAGENET_DEFAULT_MEAN),
     "std": list(IMAGENET_DEFAULT_STD),
@@ -42,8 +38,8 @@ def translate(state: State, config: Config, preprocessor: Config) -> Translated:
     """
     encoder = _encoder(state)
     kind = _kind(state, encoder) or ""
-    others = "|".join(re.escape(one) for one in _ENCODERS if one != encoder)
-    kept, gone = split_off(state, rf"({re.escape(encoder)})?({_ASIDE})|{others}")
+    others = "|".join(re.escape(one) for one in ENCODERS if one != encoder)
+    kept, gone = split_off(state, rf"({re.escape(encoder)})?({ASIDE})|{others}")
     bare = {name.removeprefix(encoder): tensor for name, tensor in kept.items()}
     if kind == "DINOv2":
         bare = _in_one_row(bare)
@@ -69,7 +65,7 @@ def translate(state: State, config: Config, preprocessor: Config) -> Translated:
 
 
 def _encoder(state: State) -> str:
-    return next((one for one in _ENCODERS if any(name.startswith(one) for name in state)), "")
+    return next((one for one in ENCODERS if any(name.startswith(one) for name in state)), "")
 
 
 def _kind(state: State, encoder: str) -> str | None:
@@ -79,9 +75,9 @@ def _kind(state: State, encoder: str) -> str | None:
     def has(pattern: str) -> bool:
         return any(re.match(pattern, name) for name in names)
 
-    if encoder in ("base_encoder.", "momentum_encoder."):
+    if encoder in (f"{BASE}.", f"{MOMENTUM}."):
         return "MoCo-v3"
-    if has(r"(dino_head|ibot_head)\b") or {"mask_token", "blocks.0.ls1.gamma"} <= names or has(r"blocks\.\d+\.\d+\."):
+    if has(rf"{OWN_HEADS}\b") or {"mask_token", "blocks.0.ls1.gamma"} <= names or has(r"blocks\.\d+\.\d+\."):
         return "DINOv2"
     if "masked_embed" in names or has(r"head\.last_layer2\b"):
         return "iBOT"
