@@ -64,6 +64,10 @@ class Ids:
             self.members[self.groups[key]] = found[found > 0].astype(np.int64)
         return self.groups[key]
 
+    def name_of(self, label: int) -> str:
+        """The parameter that a label is of."""
+        return next(run.name for run in self.runs.values() if run.start <= label < run.start + run.size)
+
     def all_runs(self) -> Iterator[Run]:
         yield from self.runs.values()
 

@@ -111,6 +111,9 @@ def combined(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str,
         return labels(shape, ours or ([] if parameter else theirs), parameter=a.parameter and not theirs)
     planes = _joined(record, ours, theirs, a.shape, b.shape, parameter)
     source = a.source if parameter else None
+    if source is not None and func.__name__ in _SCALES:
+        name = record.ids.name_of(int(compact(theirs[0]).max()))
+        record.scales.append((name, source))
     return labels(shape, planes, source=source, parameter=a.parameter and parameter)
 
 

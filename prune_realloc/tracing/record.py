@@ -85,6 +85,8 @@ class Record:
     """Labels over which statistics were taken: without some of them the others change."""
     carried: list[np.ndarray] = field(default_factory=list)
     """Labels of what a product of activations passes on: values."""
+    scales: list[tuple[str, int]] = field(default_factory=list)
+    """Parameter with a factor for each channel -> the layer whose output it acts on."""
     calls: dict[str, tuple[tuple[Any, ...], dict[str, Any], Any]] = field(default_factory=dict)
     """Module -> what it was called with, and what it returned, the last time."""
     sized: set[str] = field(default_factory=set)
