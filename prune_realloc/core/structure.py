@@ -155,11 +155,11 @@ class Branch:
     stream: str
     """The site of the stream that it reads and adds to."""
     readers: tuple[str, ...]
-    """Linear layers that read the (normalised) stream; they share their input."""
+    """Layers (linear ones, convolutions) that read the (normalised) stream; they share their input."""
     writer: str
-    """The linear layer that writes to the stream."""
+    """The layer that writes to the stream."""
     post_norm: bool
-    """A norm lies between the writer and the stream."""
+    """A norm lies between the writer and the stream that no correction can go through; one of `norms` is none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,9 +182,13 @@ class Structure:
     pairs: tuple[Pair, ...]
     """Weights that can be put into another basis before a cut."""
     exits: dict[str, str]
-    """Linear layer that reads a stream after the last branch on it -> the site of that stream."""
+    """Layer that reads a stream after the last branch on it -> the site of that stream."""
     notes: tuple[str, ...] = field(default=())
     """What the reader of an analysis must know about networks of this kind."""
+    norms: dict[str, str] = field(default_factory=dict)
+    """Reader, writer or exit -> the batch norm that reads its output and nothing else does."""
+    stream_dims: dict[str, int] = field(default_factory=dict)
+    """Site of a stream -> the dimension that runs over its channels where the family hands it on; -1 if not named."""
 
     def readers(self) -> dict[str, str]:
         """One layer for every place where a stream is read -> the site of that stream."""

@@ -10,6 +10,7 @@ grows by
 (Hassibi & Stork, Optimal Brain Surgeon, NeurIPS 1993, for the layer's own quadratic error; the Fisher information of
 the tokens, taken as independent, in place of the Hessian). Units go one by one, the cheapest first. A channel of the
 residual stream goes from all layers that read it at once; there W is the identity and G the gradient's at the input.
+A convolution is a linear layer on patches: a unit of a writer is all columns of its channel, and goes with all of them.
 
 Q and K meet in logits only. A q/k dimension d adds q_d k_d, so taking it out changes the loss through q_d g_d, g
 being the loss gradient at q: N / 2 E[q_d^2] E[g_d^2], in the basis that makes both moments diagonal
@@ -21,13 +22,15 @@ being the loss gradient at q: N / 2 E[q_d^2] E[g_d^2], in the basis that makes b
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prune_realloc.core.structure import Site, Structure, site_name
+from prune_realloc.core.structure import Branch, Site, Structure, site_name
 from prune_realloc.pruning.elimination import Curve, Elimination, eliminate
+from prune_realloc.pruning.layers import kernel_entries, layer_at, matrix
 from prune_realloc.pruning.moments import LayerMoments, LinearMoments, LogitMoments
 from prune_realloc.pruning.sites import stream_sites
 
@@ -44,7 +47,8 @@ def damage_curves(
     """Site name -> curve; `model` and `moments` are in the (rotated) basis to cut in.
 
     Args:
-        scores: whole heads go in the order of their scores, the lowest first.
+        scores: whole heads go in the order of their scores, the lowest first. Where the units of a site are read by
+            several layers, or by none that writes to a stream, nothing better is known than scores that add up.
         refit: False for cuts that only shift means: units cost what each costs alone, N / 2 w' G w C_pp.
     """
     by_name = {site.name: site for site in sites}
@@ -55,24 +59,59 @@ def damage_curves(
         curves[name] = _stream_curve(site, reads, refit)
     lost: dict[str, float] = dict.fromkeys((site.name for site in sites if site.axis == "block"), 0.0)
     for branch in structure.branches:
-        site, read = by_name[branch.site], moments.writers[branch.site]
-        weight = model.get_parameter(f"{branch.writer}.weight").detach().double()
-        curves[site.name] = _writer_curve(site, weight, read, refit)
+        site = by_name[branch.site]
+        if site.name in curves:  # several layers read its units
+            continue
+        writer = _Writer.of(model, branch, site, moments.writers[site.name])
+        curves[site.name] = _writer_curve(site, writer, refit) if writer else score_curve(site, scores[site.name])
         if (block := site_name("block", branch.block)) in lost:
             lost[block] += curves[site.name].damage[0]
         heads = by_name.get(site_name("heads", branch.block))
-        if site.axis == "v" and heads is not None:
+        if site.axis == "v" and heads is not None and writer:
             order = np.argsort(-scores[heads.name], kind="stable")
-            curves[heads.name] = _heads_curve(order, weight, read, refit)
+            curves[heads.name] = _heads_curve(order, writer, refit)
     curves |= {name: Curve(np.array([[0]]), np.array([damage, 0.0])) for name, damage in lost.items()}
-    return {site.name: curves[site.name] for site in sites}
+    return {site.name: curves.get(site.name) or score_curve(site, scores[site.name]) for site in sites}
 
 
-def _writer_curve(site: Site, weight: Tensor, moments: LinearMoments, refit: bool) -> Curve:
+@dataclass(frozen=True, eq=False)
+class _Writer:
+    """The layer that reads the units of a site and writes to a stream."""
+
+    weight: Tensor
+    """Its matrix, shape (D, inputs)."""
+    moments: LinearMoments
+    columns: Tensor
+    """Of the matrix, those of each unit, shape (units, E)."""
+
+    @classmethod
+    def of(cls, model: nn.Module, branch: Branch, site: Site, moments: LinearMoments) -> _Writer | None:
+        """None where not all units of the site go through this layer: moments are kept for one layer a site."""
+        layer = layer_at(model, branch.writer)
+        part = next(part for part in site.slices if (part.parameter, part.dim) == (f"{branch.writer}.weight", 1))
+        if part.units is not None:
+            return None
+        index, entries = torch.as_tensor(part.index, device=layer.weight.device), kernel_entries(layer)
+        columns = index[..., None] * entries + torch.arange(entries, device=index.device)
+        return cls(matrix(layer).double(), moments, columns.flatten(1))
+
+    def elimination(self) -> Elimination:
+        return Elimination(self.weight, self.moments, self.columns)
+
+    def alone(self) -> np.ndarray:
+        """Damage of each unit by itself, in nats per image, when nothing is refitted but the mean."""
+        if self.columns.shape[1] == 1:
+            return _alone(self.weight, self.moments)[self.columns[:, 0].cpu().numpy()]
+        own, costly = self.weight[:, self.columns], (self.moments.gradient @ self.weight)[:, self.columns]
+        shared = self.moments.covariance[self.columns[:, :, None], self.columns[:, None]]
+        return (self.moments.tokens / 2 * torch.einsum("due,duf,uef->u", costly, own, shared)).cpu().numpy()
+
+
+def _writer_curve(site: Site, writer: _Writer, refit: bool) -> Curve:
     """Units of the site go from the one layer that reads them."""
     if not refit:
-        return score_curve(site, _alone(weight, moments))
-    return eliminate([Elimination(weight, moments)], site.groups, site.width)
+        return score_curve(site, writer.alone())
+    return eliminate([writer.elimination()], site.groups, site.width)
 
 
 def _channel_reads(site: Site, layer: str, read: LinearMoments) -> list[LinearMoments]:
@@ -98,18 +137,18 @@ def _stream_curve(site: Site, reads: Sequence[LinearMoments], refit: bool) -> Cu
 
 
 def _alone(weight: Tensor, moments: LinearMoments) -> np.ndarray:
-    """Damage of each unit by itself, in nats per image, when nothing is refitted but the mean."""
+    """Damage of each column by itself, in nats per image, when nothing is refitted but the mean."""
     power = ((moments.gradient @ weight) * weight).sum(0) * moments.covariance.diagonal()
     return (moments.tokens / 2 * power).cpu().numpy()
 
 
-def _heads_curve(order: np.ndarray, weight: Tensor, moments: LinearMoments, refit: bool) -> Curve:
+def _heads_curve(order: np.ndarray, writer: _Writer, refit: bool) -> Curve:
     """Whole heads go from one writer, the last of `order` first."""
     if not refit:
-        lost = _alone(weight, moments).reshape(len(order), -1).sum(1)[order]
+        lost = writer.alone().reshape(len(order), -1).sum(1)[order]
         return Curve(order[None], np.append(lost[::-1].cumsum()[::-1], 0.0))
-    state = Elimination(weight, moments)
-    width = weight.shape[1] // len(order)
+    state = writer.elimination()
+    width = len(state.alive) // len(order)
     damage = [0.0]
     for head in order[::-1]:
         damage.append(float(state.remove_((state.alive // width == int(head)).nonzero().squeeze(1)).sum()))

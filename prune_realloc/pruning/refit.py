@@ -3,6 +3,7 @@
 In the order of the network, each layer that writes to the stream is regressed on what it now reads, in the network that
 is already cut up to there, towards what the source adds to its stream plus a part of the error that has built up in it.
 Ridge regression shrinks towards the weights that the cut left, so a direction that the data never shows keeps them.
+What a layer before a batch norm is asked for goes through the scale of that norm, its mean into the running mean.
 """
 
 # B images, N tokens, D stream channels, U units, H heads, K width of a head
@@ -17,6 +18,7 @@ from itertools import takewhile
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from prune_realloc.core.structure import Branch, Side, Site, Structure
 from prune_realloc.data.batches import Batch
@@ -24,9 +26,11 @@ from prune_realloc.families import cuttable_family_of
 from prune_realloc.families.base import CuttableFamily, Reordering
 from prune_realloc.families.host import find_host, inner_of
 from prune_realloc.pruning.cut import Keep, blocks_that_go, cut
-from prune_realloc.pruning.elimination import RIDGE, ridged
+from prune_realloc.pruning.elimination import RIDGE
+from prune_realloc.pruning.fit import fit_
 from prune_realloc.pruning.handed_on import handed_on
 from prune_realloc.pruning.hooks import hooked
+from prune_realloc.pruning.layers import input_weight, inputs, layer_at, norm_at, positions, scale_undone
 from prune_realloc.pruning.moments import Regression
 from prune_realloc.pruning.sites import stream_sites
 from prune_realloc.pruning.streams import Streams
@@ -63,7 +67,7 @@ def refit_(
     task = _prepared(inner_of(model), host.inner, sites, keep, weights, RIDGE if ridge else None)
     describe, first = task.family.describe, next(task.model.parameters())
     left = zip(*(describe(network).branches for network in (task.model, task.wide)), strict=True)
-    names = list(task.channels)
+    names = list(task.streams)
     with Streams(first) as streams:
         for batch in batches:
             images = handed_on(host, batch.images.to(first))  # what is around was not cut: both see the same
@@ -88,16 +92,30 @@ class _Task:
     """That of the source."""
     gone: set[int]
     """Blocks that the model has not."""
+    norms: Mapping[str, str]
+    """Of the model: layer -> the batch norm behind it."""
+    streams: Mapping[str, Site]
+    """Name -> site, in the source, of every stream, in the order in which they are computed."""
     channels: Mapping[str, Tensor]
-    """Site of a stream -> those of its channels that are left; in the order in which the streams are computed."""
-    widths: Mapping[str, int]
-    """Site of a stream -> its channels in the source."""
+    """Site of a stream -> those of its channels that are left."""
     weights: Mapping[str, Tensor]
     ridge: float | None
     """Share of the inputs' mean variance, as `fit_` takes it."""
 
     def narrower(self, stream: str) -> bool:
-        return len(self.channels[stream]) < self.widths[stream]
+        return len(self.channels[stream]) < self.streams[stream].units
+
+    def last(self, stream: str, x: Tensor) -> Tensor:
+        """What the family has of a stream -> (B, .., D), its channels last."""
+        return x.movedim(self.structure.stream_dims.get(stream, -1), -1)
+
+    def left(self, stream: str, x: Tensor) -> Tensor:
+        """The same of the source's stream, and only the channels that are left."""
+        return self.last(stream, x)[..., self.channels[stream]]
+
+    def norm(self, name: str) -> _BatchNorm | None:
+        """The batch norm behind a layer of the model."""
+        return norm_at(self.model, self.norms.get(name))
 
     def aligned(self, model: nn.Module, branch: Branch, seen: Tensor) -> Tensor:
         """What a layer of `branch` saw in `model`, in the order of the tokens of the stream."""
@@ -121,7 +139,7 @@ def _prepared(
     weights: Mapping[str, Tensor],
     ridge: float | None,
 ) -> _Task:
-    streams = stream_sites(sites)
+    streams, family = stream_sites(sites), cuttable_family_of(source)
     channels = {name: torch.as_tensor(keep.get(name, np.arange(site.units))) for name, site in streams.items()}
     inside = {name: units for name, units in keep.items() if name not in streams}
     narrower = any(len(channels[name]) < site.units for name, site in streams.items())
@@ -129,11 +147,12 @@ def _prepared(
         model=model,
         source=source,
         wide=cut(source, sites, inside) if narrower else model,
-        family=cuttable_family_of(source),
-        structure=cuttable_family_of(source).describe(source),
+        family=family,
+        structure=family.describe(source),
         gone=blocks_that_go(sites, keep),
+        norms=family.describe(model).norms,
+        streams=streams,
         channels=channels,
-        widths={name: site.units for name, site in streams.items()},
         weights=weights,
         ridge=ridge,
     )
@@ -162,7 +181,7 @@ def _fit_stream_(task: _Task, streams: Streams, name: str, left: Iterator[tuple[
 
 def _cross_(task: _Task, streams: Streams, at: str, to: str) -> None:
     """Lead both networks from one stream into the next; what lies between is fitted where it reads less."""
-    _fit_exits_(task, streams, at, lambda model, x: task.family.stream_input(model, to, x), task.channels[to])
+    _fit_exits_(task, streams, at, lambda model, x: task.family.stream_input(model, to, x), to)
     for i, x, y in streams:
         streams.replace(i, *task.enter(to, x, y))
 
@@ -171,12 +190,14 @@ def _fit_readers_(task: _Task, streams: Streams, branch: Branch, mine: Branch, t
     """The layers of one branch that read a narrower stream, towards what the source's put out."""
     output, weight = task.family.branch_output, task.weights.get(branch.site)
     for reader, goal in zip(mine.readers, theirs.readers, strict=True):
-        regression = Regression()
+        layer, regression = layer_at(task.model, reader), Regression()
         for _, x, y in streams:
             target = _watched(task.wide, goal, "output", partial(output, task.wide, theirs, x))
             given = _watched(task.model, reader, "input", partial(output, task.model, mine, y))
-            regression.add(given, target, task.weights.get(branch.readers[0], weight))
-        fit_(_linear(task.model, reader), regression, task.ridge)
+            own = task.weights.get(branch.readers[0])
+            each = weight if own is None else input_weight(layer, own, given)
+            regression.add(inputs(layer, given), positions(layer, target), each)
+        fit_(layer, regression, task.ridge, norm=task.norm(reader))
 
 
 def _fit_writer_(task: _Task, streams: Streams, branch: Branch, mine: Branch) -> None:
@@ -184,29 +205,57 @@ def _fit_writer_(task: _Task, streams: Streams, branch: Branch, mine: Branch) ->
 
     The writer before a block that went stands in for it as far as it can.
     """
-    output, weight, channels = task.family.branch_output, task.aligned_weight(branch), task.channels[branch.stream]
+    output, weight = task.family.branch_output, task.aligned_weight(branch)
+    layer, norm = layer_at(task.model, mine.writer), task.norm(mine.writer)
     behind = task.structure.branches[task.structure.branches.index(branch) + 1 :]
-    lost = takewhile(lambda b: b.block in task.gone and b.stream == branch.stream, behind)
-    covered = [branch, *lost]
+    lost = list(takewhile(lambda b: b.block in task.gone and b.stream == branch.stream, behind))
     regression, lag = Regression(), Regression()
     for i, x, y in streams:
-        after = x
-        for each in covered:
+        own = after = x + output(task.source, branch, x)
+        for each in lost:
             after = after + output(task.source, each, after)
         given = _watched(task.model, mine.writer, "input", partial(output, task.model, mine, y))
-        given = task.aligned(task.model, mine, given)
-        if branch.post_norm:  # the norm behind the writer is in the way of a correction
-            written = _watched(task.source, branch.writer, "output", partial(output, task.source, branch, x))
-            written = task.aligned(task.source, branch, written)
-            target, error = written[..., channels], torch.zeros_like(y)
-        else:
-            target, error = (after - x)[..., channels], x[..., channels] - y
+        given = task.aligned(task.model, mine, inputs(layer, given))
+        target, error = _asked_of_writer(task, branch, norm, _Passage(x, own, after, y))
         regression.add(given, target + CARRY * error, weight)
         lag.add(error, None, weight)
         streams.replace(i, after, y)
-    fit_(_linear(task.model, mine.writer), regression, task.ridge, shift=(1 - CARRY) * lag.mean())
+    fit_(layer, regression, task.ridge, (1 - CARRY) * lag.mean(), norm)
     for i, x, y in streams:
         streams.replace(i, x, y + output(task.model, mine, y))
+
+
+@dataclass(frozen=True, eq=False)
+class _Passage:
+    """A stream on its way past a branch, and blocks behind it that went, as the family has it."""
+
+    before: Tensor
+    own: Tensor
+    """Behind the branch."""
+    after: Tensor
+    """Behind the blocks that went too."""
+    mine: Tensor
+    """In the model, before the branch."""
+
+
+def _asked_of_writer(task: _Task, branch: Branch, norm: _BatchNorm | None, stream: _Passage) -> tuple[Tensor, Tensor]:
+    """What a writer of the model should put out, and what its stream lacks, both (B, .., D).
+
+    Args:
+        norm: behind the writer; what it should add to the stream is then told by what the source's writer puts out.
+    """
+    name = branch.stream
+    error = task.left(name, stream.before) - task.last(name, stream.mine)
+    if norm is None and not branch.post_norm:
+        return task.left(name, stream.after - stream.before), error
+    run = partial(task.family.branch_output, task.source, branch, stream.before)
+    written = positions(layer_at(task.source, branch.writer), _watched(task.source, branch.writer, "output", run))
+    written = task.aligned(task.source, branch, written)[..., task.channels[name]]
+    if norm is None or branch.post_norm:  # the norm behind the writer is in the way of a correction
+        return written, torch.zeros_like(error)
+    undone = scale_undone(norm)
+    lost = task.left(name, stream.after - stream.own).flatten(1, -2)
+    return written.flatten(1, -2) + undone * lost, undone * error.flatten(1, -2)
 
 
 def _fit_exits_(
@@ -214,48 +263,31 @@ def _fit_exits_(
     streams: Streams,
     at: str,
     run: Callable[[nn.Module, Tensor], Tensor],
-    channels: Tensor | None = None,
+    to: str | None = None,
 ) -> None:
     """The layers that read the stream `at` after its last branch, where it became narrower.
 
     Args:
         run: what follows the stream in a network.
-        channels: of the layers' outputs that are left; None for all.
+        to: the stream that comes next; a layer may write it.
     """
     exits = [name for name, stream in task.structure.exits.items() if stream == at]
     for name in exits if task.narrower(at) else ():
-        regression = Regression()
+        layer, regression = layer_at(task.model, name), Regression()
         for _, x, y in streams:
-            target = _watched(task.source, name, "output", partial(run, task.source, x))
+            target = positions(layer, _watched(task.wide, name, "output", partial(run, task.wide, x)))
             given = _watched(task.model, name, "input", partial(run, task.model, y))
-            regression.add(given, target if channels is None else target[..., channels], None)
+            if to is not None and _writes(task.streams[to], name):
+                target = target[..., task.channels[to]]
+            regression.add(inputs(layer, given), target, None)
         # one row per image where the tokens are pooled: the fewer rows, the nearer to the weights at hand
-        ridge = None if task.ridge is None else max(task.ridge, task.widths[at] / float(regression.count))
-        fit_(_linear(task.model, name), regression, ridge)
+        ridge = None if task.ridge is None else max(task.ridge, task.streams[at].units / float(regression.count))
+        fit_(layer, regression, ridge, norm=task.norm(name))
 
 
-def fit_(layer: nn.Linear, moments: Regression, ridge: float | None, shift: Tensor | float = 0.0) -> None:
-    """Set a linear layer's weights and bias so that they map `moments.x` to `moments.t`, plus `shift`.
-
-    Args:
-        ridge: share of the inputs' mean variance by which a departure from the present weights is punished; None
-            leaves the weights alone and sets the bias.
-    """
-    weight, count = layer.weight.double(), moments.count
-    centre = layer.bias is not None
-    x, t = (total / count if centre else torch.zeros_like(total) for total in (moments.x, moments.t))
-    if ridge is not None:
-        xx, tx = moments.xx / count - torch.outer(x, x), moments.tx / count - torch.outer(t, x)
-        weight = weight + torch.linalg.solve(ridged(xx, x, ridge), (tx - weight @ xx).T).T
-        layer.weight.copy_(weight)
-    if centre:
-        layer.bias.copy_(t + shift - weight @ x)
-
-
-def _linear(model: nn.Module, name: str) -> nn.Linear:
-    layer = model.get_submodule(name)
-    assert isinstance(layer, nn.Linear), name
-    return layer
+def _writes(stream: Site, layer: str) -> bool:
+    """Are the outputs of a layer the channels of a stream?"""
+    return any((part.parameter, part.dim) == (f"{layer}.weight", 0) for part in stream.slices)
 
 
 def _watched(model: nn.Module, name: str, side: Side, run: Callable[[], Tensor]) -> Tensor:
