@@ -58,7 +58,8 @@ def input_weight(layer: Layer, weight: Tensor, x: Tensor) -> Tensor:
     if isinstance(layer, nn.Linear) or _pointwise(layer):
         return weight
     alone = weight.reshape(1, 1, *x.shape[2:])
-    return (_patches(layer, alone).sum(2) / _patches(layer, torch.ones_like(alone)).sum(2)).squeeze(0)
+    held = _patches(layer, torch.ones_like(alone)).sum(2)
+    return (_patches(layer, alone).sum(2) / held.clamp(min=1)).squeeze(0)  # padding counts for nothing
 
 
 def matrix(layer: Layer) -> Tensor:

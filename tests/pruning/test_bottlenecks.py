@@ -1,0 +1,197 @@
+"""Networks of convolutions with batch norms: moments, damage, rotation and refit."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from support import bottlenecks as family
+from support.bottlenecks import STREAMS, branch_output, network, stream_input
+from support.moments import batches_of, curves_of, error, halves, images_of, measured, refitted
+from torch import nn
+
+from prune_realloc.families import CUTTABLE, FAMILIES
+from prune_realloc.families.host import find_host
+from prune_realloc.pruning.cut import cut
+from prune_realloc.pruning.handed_on import check_handed_on
+from prune_realloc.pruning.hooks import masked
+from prune_realloc.pruning.sites import find_sites, widths
+
+INNER = ("v", "ffn")
+
+
+@pytest.fixture(autouse=True)
+def _known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The family is known to the program."""
+    for families in (FAMILIES, CUTTABLE):
+        monkeypatch.setitem(families, "bottlenecks", family)
+
+
+def case_of(model: Any = None, dtype: torch.dtype = torch.float64) -> Any:
+    return measured(network(dtype) if model is None else model, batches_of(images_of(24, dtype=dtype)))
+
+
+def test_the_toy_is_what_its_family_says():
+    model, images = network(), images_of(4)
+    sites = find_sites(model)
+    assert widths(sites) == {
+        "stages.0.embed": 8,
+        "stages.1.embed": 12,
+        **{f"blocks.{i}": 1 for i in range(4)},
+        **{"blocks.0.ffn": 24, "blocks.1.ffn": 24, "blocks.2.ffn": 36, "blocks.3.v": 18},
+    }
+    check_handed_on(find_host(model), images)
+    for site in sites:
+        if site.axis in INNER:
+            with torch.no_grad(), masked(model, site, range(0, site.units, 2)):
+                expected = model(images)
+            smaller = cut(model, sites, {site.name: np.arange(1, site.units, 2)})
+            torch.testing.assert_close(smaller(images), expected)
+
+
+def test_moments_equal_plain_einsum():
+    """Of a writer by patches, of a reader by positions; gradients by plain autograd."""
+    model, images = network(), images_of(6)
+    found = measured(model, batches_of(images, 4)).moments
+    seen = {}
+
+    def keep(module, args, out):
+        seen[module] = (args[0], out)
+        args[0].retain_grad()
+        out.retain_grad()
+
+    writer, reader = model.blocks[1].project.conv, model.merge.conv
+    handles = [layer.register_forward_hook(keep) for layer in (writer, reader)]
+    F.cross_entropy(model(images), torch.arange(6) % 5, reduction="sum").backward()
+    for handle in handles:
+        handle.remove()
+    patches = F.unfold(seen[writer][0], 3, padding=1).mT
+    channels = seen[reader][0].flatten(2).mT
+    cases = [
+        (found.writers["blocks.1.ffn"], patches, seen[writer][1].grad.flatten(2).mT),
+        (found.readers["merge.conv"], channels, seen[reader][0].grad.flatten(2).mT),
+    ]
+    for read, x, g in cases:
+        x, N = x.detach(), x.shape[1]
+        power = torch.einsum("bnd,bnd->n", g, g)
+        weight = 0.9 * power / power.sum() * N + 0.1
+        assert read.tokens == N == 64
+        torch.testing.assert_close(read.weight, weight)
+        torch.testing.assert_close(read.gradient, torch.einsum("bnd,bne->de", g, g) / (6 * N))
+        rows, each = x.flatten(0, 1).numpy(), weight.repeat(6).numpy()
+        np.testing.assert_allclose(read.mean, np.average(rows, axis=0, weights=each), atol=1e-12)
+        np.testing.assert_allclose(read.covariance, np.cov(rows.T, aweights=each, ddof=0), atol=1e-12)
+
+
+def test_curves_fall_to_zero_and_end_at_the_damage_of_the_whole_output():
+    case = case_of()
+    curves, outputs = curves_of(case), {}
+    for site in case.sites:
+        curve = curves[site.name]
+        assert np.array_equal(np.sort(curve.order), np.tile(np.arange(site.width), (site.groups, 1))), site.name
+        assert curve.damage[-1] == 0
+        assert (np.diff(curve.damage) <= 0).all(), site.name
+    for branch in case.structure.branches:
+        layer = case.model.get_submodule(branch.writer)
+        handle = layer.register_forward_hook(lambda m, a, out, name=branch.site: outputs.update({name: out}))
+        with torch.no_grad():
+            case.model(images_of(24))
+        handle.remove()
+        read, y = case.moments.writers[branch.site], outputs[branch.site].flatten(2).mT
+        covariance = np.cov(y.flatten(0, 1).numpy().T, aweights=read.weight.repeat(24).numpy(), ddof=0)
+        expected = read.tokens / 2 * np.trace(read.gradient.numpy() @ covariance)
+        assert expected <= curves[branch.site].damage[0] <= 1.01 * expected
+        assert curves[f"blocks.{branch.block}"].damage[0] == curves[branch.site].damage[0]
+
+
+def test_rotation_of_pointwise_convolutions_leaves_the_function():
+    case = case_of()
+    turned, images = case.rotated(), images_of(6, seed=7)
+    torch.testing.assert_close(turned.model(images), case.model(images))
+    assert not torch.allclose(turned.model.blocks[3].project.conv.weight, case.model.blocks[3].project.conv.weight)
+    fresh, said = (c.moments.writers["blocks.3.v"] for c in (case_of(turned.model), turned))
+    torch.testing.assert_close(said.covariance, fresh.covariance)
+    torch.testing.assert_close(said.mean, fresh.mean)
+
+
+def test_refit_of_a_network_that_keeps_everything_leaves_the_function():
+    case, images = case_of(dtype=torch.float32), images_of(6, seed=7, dtype=torch.float32)
+    same = refitted(case, {site.name: np.arange(site.units) for site in case.sites})
+    with torch.no_grad():
+        torch.testing.assert_close(same(images), case.model(images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("axes", [("ffn",), ("v",), ("embed",), ("block",), (*INNER, "embed", "block")])
+def test_refit_brings_the_output_nearer_to_the_sources(axes):
+    """Of the images that it was fitted on."""
+    case = case_of().rotated()
+    keep, images = halves(case, curves_of(case), *axes), images_of(24)
+    plain = error(cut(case.model, case.sites, keep), case.model, images)
+    assert 0 < error(refitted(case, keep), case.model, images) < 0.5 * plain
+
+
+@pytest.mark.parametrize("ridge", [True, False])
+@pytest.mark.parametrize("axis", ["ffn", "v", "embed", "block"])
+def test_the_mean_of_the_stream_is_the_sources_behind_every_writer(axis, ridge):
+    """What the writer has no bias for went to the running mean of the norm behind it."""
+    case = case_of()
+    keep = halves(case, curves_of(case), axis)
+    pruned, images = refitted(case, keep, ridge=ridge, weights=False), images_of(24)
+    sources, stream = list(case.structure.branches), None
+    with torch.no_grad():
+        x = y = images
+        for branch in family.describe(pruned).branches:
+            if branch.stream != stream:
+                stream = branch.stream
+                x, y = stream_input(case.model, stream, x), stream_input(pruned, stream, y)
+                channels = torch.as_tensor(keep.get(stream, np.arange(x.shape[1])))
+            x = x + branch_output(case.model, sources.pop(0), x)
+            y = y + branch_output(pruned, branch, y)
+            while axis == "block" and sources and sources[0].block == 1:  # it went, and the writer stands in for it
+                x = x + branch_output(case.model, sources.pop(0), x)
+            assert (x[:, channels] - y).mean((0, 2, 3)).abs().max() < 1e-9, branch.name
+    if not ridge:
+        fresh = cut(case.model, case.sites, keep)
+        assert all(torch.equal(p, fresh.get_parameter(n)) for n, p in pruned.named_parameters() if n[-4:] != "bias")
+        moved = {n for n, p in pruned.named_buffers() if not torch.equal(p, fresh.get_buffer(n))}
+        assert moved
+        assert all(name.endswith("bn.running_mean") for name in moved)
+
+
+def test_folded_norms_are_measured_and_refitted_alike():
+    """The same function with the norms folded into the convolutions, which have biases then.
+
+    The size of a gradient over all channels, by which tokens are weighed, differs in front of a norm and behind it.
+    """
+    plain, folded = (case_of(network(folded=each)) for each in (False, True))
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.model.modules())
+    curves, others = curves_of(plain), curves_of(folded)
+    for name, curve in curves.items():
+        exact = name in STREAMS  # all that is measured there lies behind norms in both
+        np.testing.assert_allclose(others[name].damage, curve.damage, rtol=1e-6 if exact else 0.05, atol=1e-12)
+    keep, images = halves(plain, curves, *INNER, "embed", "block"), images_of(6, seed=7)
+    one, other = (refitted(case, keep, weights=False)(images) for case in (plain, folded))
+    torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+def test_channels_that_the_norm_lets_nothing_through_of_stay_small():
+    model = network()
+    with torch.no_grad():
+        model.blocks[0].project.bn.weight[3] = 1e-9
+        model.blocks[2].project.bn.weight.zero_()
+    case = case_of(model)
+    keep, images = halves(case, curves_of(case), *INNER), images_of(24)
+    pruned = refitted(case, keep)
+    assert all(p.abs().max() < 20 for p in pruned.parameters())
+    assert error(pruned, model, images) < 0.5 * error(cut(model, case.sites, keep), model, images)
+
+
+def test_each_layer_at_a_narrower_stream_is_fitted_and_no_other():
+    case = case_of()
+    keep = halves(case, curves_of(case), "embed")
+    pruned, plain = refitted(case, keep), cut(case.model, case.sites, keep)
+    moved = {n for n, p in pruned.named_parameters() if not torch.equal(p, plain.get_parameter(n))}
+    layers = {name for b in case.structure.branches for name in (*b.readers, b.writer)} | set(case.structure.exits)
+    assert {name.rpartition(".")[0] for name in moved} == layers
+    assert {len(keep[name]) for name in STREAMS} == {4, 6}
