@@ -158,7 +158,8 @@ def _removed_positions(by_name: Mapping[str, Site], keep: Keep) -> dict[str, dic
         removed = np.setdiff1d(np.arange(site.units), units)
         for part in site.slices:
             by_dim = gone.setdefault(part.parameter, {})
-            positions = part.index[removed].ravel()
+            rows = removed if part.units is None else np.isin(part.units, removed)
+            positions = part.index[rows].ravel()
             by_dim[part.dim] = np.union1d(by_dim.get(part.dim, positions), positions)
     return gone
 

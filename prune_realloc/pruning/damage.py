@@ -21,14 +21,14 @@ being the loss gradient at q: N / 2 E[q_d^2] E[g_d^2], in the basis that makes b
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prune_realloc.core.structure import Branch, Site, Structure, site_name
+from prune_realloc.core.structure import Crossing, Site, Structure, site_name
 from prune_realloc.pruning.elimination import Curve, Elimination, eliminate
 from prune_realloc.pruning.layers import kernel_entries, layer_at, matrix
 from prune_realloc.pruning.moments import LayerMoments, LinearMoments, LogitMoments
@@ -47,71 +47,118 @@ def damage_curves(
     """Site name -> curve; `model` and `moments` are in the (rotated) basis to cut in.
 
     Args:
-        scores: whole heads go in the order of their scores, the lowest first. Where the units of a site are read by
-            several layers, or by none that writes to a stream, nothing better is known than scores that add up.
+        scores: whole heads go in the order of their scores, the lowest first. Where no layer that writes to a stream
+            reads the units of a site, nothing better is known than scores that add up.
         refit: False for cuts that only shift means: units cost what each costs alone, N / 2 w' G w C_pp.
     """
     by_name = {site.name: site for site in sites}
+    layers = _layers(model, by_name, structure, moments)
     curves = {name: _logit_curve(by_name[name], read) for name, read in moments.logits.items()}
-    for name, site in stream_sites(sites).items():
-        layers = [layer for layer, stream in structure.readers().items() if stream == name]
-        reads = [read for layer in layers for read in _channel_reads(site, layer, moments.readers[layer])]
-        curves[name] = _stream_curve(site, reads, refit)
-    lost: dict[str, float] = dict.fromkeys((site.name for site in sites if site.axis == "block"), 0.0)
-    for branch in structure.branches:
-        site = by_name[branch.site]
-        if site.name in curves:  # several layers read its units
-            continue
-        writer = _Writer.of(model, branch, site, moments.writers[site.name])
-        curves[site.name] = _writer_curve(site, writer, refit) if writer else score_curve(site, scores[site.name])
-        if (block := site_name("block", branch.block)) in lost:
-            lost[block] += curves[site.name].damage[0]
-        heads = by_name.get(site_name("heads", branch.block))
-        if site.axis == "v" and heads is not None and writer:
+    for name, own in layers.items():
+        curves[name] = _curve(by_name[name], own, refit) or score_curve(by_name[name], scores[name])
+        heads = by_name.get(site_name("heads", by_name[name].block))
+        if by_name[name].axis == "v" and heads is not None and len(own) == 1:
             order = np.argsort(-scores[heads.name], kind="stable")
-            curves[heads.name] = _heads_curve(order, writer, refit)
+            curves[heads.name] = _heads_curve(order, own[0], refit)
+    lost = dict.fromkeys((site.name for site in sites if site.axis == "block"), 0.0)
+    for block, damage in _whole_branches(model, by_name, structure, moments, curves):
+        if block in lost:
+            lost[block] += damage
     curves |= {name: Curve(np.array([[0]]), np.array([damage, 0.0])) for name, damage in lost.items()}
     return {site.name: curves.get(site.name) or score_curve(site, scores[site.name]) for site in sites}
 
 
+def _whole_branches(
+    model: nn.Module,
+    by_name: Mapping[str, Site],
+    structure: Structure,
+    moments: LayerMoments,
+    curves: Mapping[str, Curve],
+) -> Iterator[tuple[str, float]]:
+    """(Name of the block, damage of all that its units add to the stream), once for each site in it."""
+    seen: set[str] = set()
+    for key, each in structure.writers().items():
+        if isinstance(each, Crossing) or each.site in seen:
+            continue
+        block = site_name("block", each.block)
+        if by_name[each.site].axis == "embed":  # its units are the stream's, which stay when the block goes
+            weight, read = matrix(layer_at(model, each.writer)).double(), moments.writers[key]
+            yield block, float(read.tokens / 2 * ((read.gradient @ weight) * (weight @ read.covariance)).sum())
+        else:
+            seen.add(each.site)
+            yield block, curves[each.site].damage[0]
+
+
 @dataclass(frozen=True, eq=False)
-class _Writer:
-    """The layer that reads the units of a site and writes to a stream."""
+class _Layer:
+    """A layer from whose inputs units of a site go."""
 
     weight: Tensor
-    """Its matrix, shape (D, inputs)."""
+    """What an input does to what the layer puts out, shape (D, inputs)."""
     moments: LinearMoments
     columns: Tensor
-    """Of the matrix, those of each unit, shape (units, E)."""
-
-    @classmethod
-    def of(cls, model: nn.Module, branch: Branch, site: Site, moments: LinearMoments) -> _Writer | None:
-        """None where not all units of the site go through this layer: moments are kept for one layer a site."""
-        layer = layer_at(model, branch.writer)
-        part = next(part for part in site.slices if (part.parameter, part.dim) == (f"{branch.writer}.weight", 1))
-        if part.units is not None:
-            return None
-        index, entries = torch.as_tensor(part.index, device=layer.weight.device), kernel_entries(layer)
-        columns = index[..., None] * entries + torch.arange(entries, device=index.device)
-        return cls(matrix(layer).double(), moments, columns.flatten(1))
+    """Of the weight, those of each unit, shape (units, E)."""
+    units: tuple[int, ...]
+    """Those of the site that the layer reads."""
 
     def elimination(self) -> Elimination:
         return Elimination(self.weight, self.moments, self.columns)
 
     def alone(self) -> np.ndarray:
         """Damage of each unit by itself, in nats per image, when nothing is refitted but the mean."""
+        costly, moments = self.moments.gradient @ self.weight, self.moments
         if self.columns.shape[1] == 1:
-            return _alone(self.weight, self.moments)[self.columns[:, 0].cpu().numpy()]
-        own, costly = self.weight[:, self.columns], (self.moments.gradient @ self.weight)[:, self.columns]
-        shared = self.moments.covariance[self.columns[:, :, None], self.columns[:, None]]
-        return (self.moments.tokens / 2 * torch.einsum("due,duf,uef->u", costly, own, shared)).cpu().numpy()
+            power = ((costly * self.weight).sum(0) * moments.covariance.diagonal())[self.columns[:, 0]]
+        else:
+            shared = moments.covariance[self.columns[:, :, None], self.columns[:, None]]
+            power = torch.einsum("due,duf,uef->u", costly[:, self.columns], self.weight[:, self.columns], shared)
+        return (moments.tokens / 2 * power).cpu().numpy()
 
 
-def _writer_curve(site: Site, writer: _Writer, refit: bool) -> Curve:
-    """Units of the site go from the one layer that reads them."""
+def _layers(
+    model: nn.Module, by_name: Mapping[str, Site], structure: Structure, moments: LayerMoments
+) -> dict[str, list[_Layer]]:
+    """Name of a site -> the layers that read its units: those of the streams, then those that write to one."""
+    found: dict[str, list[_Layer]] = {name: [] for name in stream_sites(by_name.values())}
+    for layer, stream in structure.readers().items():
+        found[stream] += _stream_layers(by_name[stream], layer, moments.readers[layer])
+    for key, each in structure.writers().items():
+        found.setdefault(each.site, []).append(_writer(model, by_name[each.site], each.writer, moments.writers[key]))
+    return found
+
+
+def _writer(model: nn.Module, site: Site, name: str, moments: LinearMoments) -> _Layer:
+    """A layer that reads units of a site and writes to a stream."""
+    layer = layer_at(model, name)
+    part = next(part for part in site.slices if (part.parameter, part.dim) == (f"{name}.weight", 1))
+    index, entries = torch.as_tensor(part.index, device=layer.weight.device), kernel_entries(layer)
+    columns = index[..., None] * entries + torch.arange(entries, device=index.device)
+    units = np.arange(site.units) if part.units is None else part.units
+    return _Layer(matrix(layer).double(), moments, columns.flatten(1), tuple(units.tolist()))
+
+
+def _stream_layers(site: Site, layer: str, moments: LinearMoments) -> list[_Layer]:
+    """A reader of the stream, refitted on the channels that are left; what it reads is all that matters of it."""
+    eye = torch.eye(site.units, dtype=torch.float64, device=moments.mean.device)
+    column, units = torch.arange(site.units, device=eye.device)[:, None], tuple(range(site.units))
+    return [_Layer(eye, read, column, units) for read in _channel_reads(site, layer, moments)]
+
+
+def _curve(site: Site, layers: Sequence[_Layer], refit: bool) -> Curve | None:
+    """Units of the site go from all layers that read them; None where layers share some of their units only."""
     if not refit:
-        return score_curve(site, writer.alone())
-    return eliminate([writer.elimination()], site.groups, site.width)
+        alone = np.zeros(site.units)
+        for layer in layers:
+            alone[list(layer.units)] += layer.alone()
+        return score_curve(site, alone)
+    alike: dict[tuple[int, ...], list[Elimination]] = {}
+    for layer in layers:
+        alike.setdefault(layer.units, []).append(layer.elimination())
+    runs = sorted(alike)
+    if sum(runs, ()) != tuple(range(site.units)) or any(len(run) % site.width for run in runs):
+        return None
+    parts = [eliminate(alike[run], len(run) // site.width, site.width) for run in runs]
+    return Curve(np.concatenate([part.order for part in parts]), np.sum([part.damage for part in parts], axis=0))
 
 
 def _channel_reads(site: Site, layer: str, read: LinearMoments) -> list[LinearMoments]:
@@ -128,21 +175,7 @@ def _channel_reads(site: Site, layer: str, read: LinearMoments) -> list[LinearMo
     ]
 
 
-def _stream_curve(site: Site, reads: Sequence[LinearMoments], refit: bool) -> Curve:
-    """A channel of the stream goes from all its readers at once; each is refitted on the channels that are left."""
-    eyes = [torch.eye(site.units, dtype=torch.float64, device=read.mean.device) for read in reads]
-    if not refit:
-        return score_curve(site, np.sum([_alone(eye, read) for eye, read in zip(eyes, reads, strict=True)], axis=0))
-    return eliminate([Elimination(eye, read) for eye, read in zip(eyes, reads, strict=True)], 1, site.units)
-
-
-def _alone(weight: Tensor, moments: LinearMoments) -> np.ndarray:
-    """Damage of each column by itself, in nats per image, when nothing is refitted but the mean."""
-    power = ((moments.gradient @ weight) * weight).sum(0) * moments.covariance.diagonal()
-    return (moments.tokens / 2 * power).cpu().numpy()
-
-
-def _heads_curve(order: np.ndarray, writer: _Writer, refit: bool) -> Curve:
+def _heads_curve(order: np.ndarray, writer: _Layer, refit: bool) -> Curve:
     """Whole heads go from one writer, the last of `order` first."""
     if not refit:
         lost = writer.alone().reshape(len(order), -1).sum(1)[order]

@@ -69,7 +69,7 @@ class LayerMoments:
     """What rotation, damage and refit need to know of every layer that reads or writes a stream."""
 
     writers: dict[str, LinearMoments]
-    """Name of the site whose units the writer reads -> its moments."""
+    """Name of the site whose units the writer reads, or of the writer where the site has several -> its moments."""
     readers: dict[str, LinearMoments]
     """Name of a layer that reads a stream -> its moments; one layer for all that share their input."""
     logits: dict[str, LogitMoments]
@@ -265,10 +265,10 @@ def layer_moments(
         key: LinearMoments(len(weight), weight, gradient, found[key].mean(), found[key].covariance())
         for key, (gradient, weight) in gradients.items()
     }
-    sites = {branch.site for branch in structure.branches}
+    writers = structure.writers()
     return LayerMoments(
-        writers={key: moments for key, moments in layers.items() if key in sites},
-        readers={key: moments for key, moments in layers.items() if key not in sites},
+        writers={key: moments for key, moments in layers.items() if key in writers},
+        readers={key: moments for key, moments in layers.items() if key not in writers},
         logits=watch.logits(),
     )
 
@@ -280,6 +280,6 @@ def _has_logits(site: Site) -> bool:
 
 def _watched_layers(structure: Structure) -> dict[str, Place]:
     """Key of the moments of a layer -> where the loss gradient is read: at a writer's output, at a reader's input."""
-    writers: dict[str, Place] = {branch.site: (branch.writer, "output") for branch in structure.branches}
+    writers: dict[str, Place] = {key: (each.writer, "output") for key, each in structure.writers().items()}
     readers: dict[str, Place] = {name: (name, "input") for name in structure.readers()}
     return writers | readers

@@ -15,25 +15,21 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from prune_realloc.core.structure import Branch, Side, Site, Structure
+from prune_realloc.core.structure import Branch, Crossing, Site
 from prune_realloc.data.batches import Batch
-from prune_realloc.families import cuttable_family_of
-from prune_realloc.families.base import CuttableFamily, Reordering
 from prune_realloc.families.host import find_host, inner_of
-from prune_realloc.pruning.cut import Keep, blocks_that_go, cut
+from prune_realloc.pruning.cut import Keep
 from prune_realloc.pruning.elimination import RIDGE
 from prune_realloc.pruning.fit import fit_
 from prune_realloc.pruning.handed_on import handed_on
-from prune_realloc.pruning.hooks import hooked
-from prune_realloc.pruning.layers import input_weight, inputs, layer_at, norm_at, positions, scale_undone
+from prune_realloc.pruning.layers import input_weight, inputs, layer_at, positions, scale_undone
 from prune_realloc.pruning.moments import Regression
-from prune_realloc.pruning.sites import stream_sites
 from prune_realloc.pruning.streams import Streams
+from prune_realloc.pruning.task import Task, prepared, watched
 
 CARRY = 0.5
 """Part of the error in the stream that the next writer is asked to undo (its mean is undone wholly)."""
@@ -64,7 +60,7 @@ def refit_(
         InputError: the temporary folder cannot hold the streams of all images.
     """
     host = find_host(source)
-    task = _prepared(inner_of(model), host.inner, sites, keep, weights, RIDGE if ridge else None)
+    task = prepared(inner_of(model), host.inner, sites, keep, weights, RIDGE if ridge else None)
     describe, first = task.family.describe, next(task.model.parameters())
     left = zip(*(describe(network).branches for network in (task.model, task.wide)), strict=True)
     names = list(task.streams)
@@ -79,86 +75,7 @@ def refit_(
         _fit_exits_(task, streams, names[-1], task.family.head_output)
 
 
-@dataclass(frozen=True)
-class _Task:
-    """What all steps of a refit read."""
-
-    model: nn.Module
-    source: nn.Module
-    wide: nn.Module
-    """The source cut like `model`, but for its streams: its readers put out what the model's should."""
-    family: CuttableFamily
-    structure: Structure
-    """That of the source."""
-    gone: set[int]
-    """Blocks that the model has not."""
-    norms: Mapping[str, str]
-    """Of the model: layer -> the batch norm behind it."""
-    streams: Mapping[str, Site]
-    """Name -> site, in the source, of every stream, in the order in which they are computed."""
-    channels: Mapping[str, Tensor]
-    """Site of a stream -> those of its channels that are left."""
-    weights: Mapping[str, Tensor]
-    ridge: float | None
-    """Share of the inputs' mean variance, as `fit_` takes it."""
-
-    def narrower(self, stream: str) -> bool:
-        return len(self.channels[stream]) < self.streams[stream].units
-
-    def last(self, stream: str, x: Tensor) -> Tensor:
-        """What the family has of a stream -> (B, .., D), its channels last."""
-        return x.movedim(self.structure.stream_dims.get(stream, -1), -1)
-
-    def left(self, stream: str, x: Tensor) -> Tensor:
-        """The same of the source's stream, and only the channels that are left."""
-        return self.last(stream, x)[..., self.channels[stream]]
-
-    def norm(self, name: str) -> _BatchNorm | None:
-        """The batch norm behind a layer of the model."""
-        return norm_at(self.model, self.norms.get(name))
-
-    def aligned(self, model: nn.Module, branch: Branch, seen: Tensor) -> Tensor:
-        """What a layer of `branch` saw in `model`, in the order of the tokens of the stream."""
-        return self.family.in_stream_order(model, branch, seen) if isinstance(self.family, Reordering) else seen
-
-    def aligned_weight(self, branch: Branch) -> Tensor | None:
-        """How much each token matters at the writer of `branch`, in the order of the stream."""
-        weight = self.weights.get(branch.site)
-        return None if weight is None else self.aligned(self.source, branch, weight[None, :, None]).flatten()
-
-    def enter(self, stream: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """What enters `stream` in the source and in the model."""
-        return self.family.stream_input(self.source, stream, x), self.family.stream_input(self.model, stream, y)
-
-
-def _prepared(
-    model: nn.Module,
-    source: nn.Module,
-    sites: Sequence[Site],
-    keep: Keep,
-    weights: Mapping[str, Tensor],
-    ridge: float | None,
-) -> _Task:
-    streams, family = stream_sites(sites), cuttable_family_of(source)
-    channels = {name: torch.as_tensor(keep.get(name, np.arange(site.units))) for name, site in streams.items()}
-    inside = {name: units for name, units in keep.items() if name not in streams}
-    narrower = any(len(channels[name]) < site.units for name, site in streams.items())
-    return _Task(
-        model=model,
-        source=source,
-        wide=cut(source, sites, inside) if narrower else model,
-        family=family,
-        structure=family.describe(source),
-        gone=blocks_that_go(sites, keep),
-        norms=family.describe(model).norms,
-        streams=streams,
-        channels=channels,
-        weights=weights,
-        ridge=ridge,
-    )
-
-
-def _fit_stream_(task: _Task, streams: Streams, name: str, left: Iterator[tuple[Branch, Branch]]) -> None:
+def _fit_stream_(task: Task, streams: Streams, name: str, left: Iterator[tuple[Branch, Branch]]) -> None:
     """All branches of one stream, in order.
 
     Args:
@@ -172,35 +89,58 @@ def _fit_stream_(task: _Task, streams: Streams, name: str, left: Iterator[tuple[
             mine, theirs = next(left)
             if task.narrower(name):
                 _fit_readers_(task, streams, branch, mine, theirs)
-            _fit_writer_(task, streams, branch, mine)
-            stood_in_for = True  # the blocks behind it that went: their branches are in x already
+            if branch.fitted:
+                _fit_writer_(task, streams, branch, mine)
+            else:
+                _lead_past_(task, streams, branch, mine)
+            stood_in_for = branch.fitted  # the blocks behind it that went: their branches are in x already
         elif not stood_in_for:
-            for i, x, y in streams:
-                streams.replace(i, x + task.family.branch_output(task.source, branch, x), y)
+            _lead_past_(task, streams, branch, None)
 
 
-def _cross_(task: _Task, streams: Streams, at: str, to: str) -> None:
+def _lead_past_(task: Task, streams: Streams, branch: Branch, mine: Branch | None) -> None:
+    """Both streams behind a branch that nothing is done to; None: the model has it no more."""
+    output = task.family.branch_output
+    for i, x, y in streams:
+        streams.replace(i, x + output(task.source, branch, x), y if mine is None else y + output(task.model, mine, y))
+
+
+def _cross_(task: Task, streams: Streams, at: str, to: str) -> None:
     """Lead both networks from one stream into the next; what lies between is fitted where it reads less."""
     _fit_exits_(task, streams, at, lambda model, x: task.family.stream_input(model, to, x), to)
+    for crossing in (each for each in task.structure.crossings if each.stream == to):
+        _fit_crossing_(task, streams, crossing)
     for i, x, y in streams:
         streams.replace(i, *task.enter(to, x, y))
 
 
-def _fit_readers_(task: _Task, streams: Streams, branch: Branch, mine: Branch, theirs: Branch) -> None:
+def _fit_crossing_(task: Task, streams: Streams, crossing: Crossing) -> None:
+    """A layer that writes the next stream, towards what the source's puts out: no error is in that stream yet."""
+    layer, enter = layer_at(task.model, crossing.writer), task.family.stream_input
+    regression = Regression()
+    for _, x, y in streams:
+        target = watched(task.source, crossing.writer, "output", partial(enter, task.source, crossing.stream, x))
+        given = watched(task.model, crossing.writer, "input", partial(enter, task.model, crossing.stream, y))
+        target = positions(layer, target)[..., task.channels[crossing.stream]]
+        regression.add(inputs(layer, given), target, task.weight(crossing))
+    fit_(layer, regression, task.ridge, norm=task.norm(crossing.writer))
+
+
+def _fit_readers_(task: Task, streams: Streams, branch: Branch, mine: Branch, theirs: Branch) -> None:
     """The layers of one branch that read a narrower stream, towards what the source's put out."""
-    output, weight = task.family.branch_output, task.weights.get(branch.site)
+    output, weight = task.family.branch_output, task.weight(branch)
     for reader, goal in zip(mine.readers, theirs.readers, strict=True):
         layer, regression = layer_at(task.model, reader), Regression()
         for _, x, y in streams:
-            target = _watched(task.wide, goal, "output", partial(output, task.wide, theirs, x))
-            given = _watched(task.model, reader, "input", partial(output, task.model, mine, y))
+            target = watched(task.wide, goal, "output", partial(output, task.wide, theirs, x))
+            given = watched(task.model, reader, "input", partial(output, task.model, mine, y))
             own = task.weights.get(branch.readers[0])
             each = weight if own is None else input_weight(layer, own, given)
             regression.add(inputs(layer, given), positions(layer, target), each)
         fit_(layer, regression, task.ridge, norm=task.norm(reader))
 
 
-def _fit_writer_(task: _Task, streams: Streams, branch: Branch, mine: Branch) -> None:
+def _fit_writer_(task: Task, streams: Streams, branch: Branch, mine: Branch) -> None:
     """The layer of one branch that writes; the streams are led past the branch, and past blocks behind it that went.
 
     The writer before a block that went stands in for it as far as it can.
@@ -214,7 +154,7 @@ def _fit_writer_(task: _Task, streams: Streams, branch: Branch, mine: Branch) ->
         own = after = x + output(task.source, branch, x)
         for each in lost:
             after = after + output(task.source, each, after)
-        given = _watched(task.model, mine.writer, "input", partial(output, task.model, mine, y))
+        given = watched(task.model, mine.writer, "input", partial(output, task.model, mine, y))
         given = task.aligned(task.model, mine, inputs(layer, given))
         target, error = _asked_of_writer(task, branch, norm, _Passage(x, own, after, y))
         regression.add(given, target + CARRY * error, weight)
@@ -238,7 +178,7 @@ class _Passage:
     """In the model, before the branch."""
 
 
-def _asked_of_writer(task: _Task, branch: Branch, norm: _BatchNorm | None, stream: _Passage) -> tuple[Tensor, Tensor]:
+def _asked_of_writer(task: Task, branch: Branch, norm: _BatchNorm | None, stream: _Passage) -> tuple[Tensor, Tensor]:
     """What a writer of the model should put out, and what its stream lacks, both (B, .., D).
 
     Args:
@@ -249,7 +189,7 @@ def _asked_of_writer(task: _Task, branch: Branch, norm: _BatchNorm | None, strea
     if norm is None and not branch.post_norm:
         return task.left(name, stream.after - stream.before), error
     run = partial(task.family.branch_output, task.source, branch, stream.before)
-    written = positions(layer_at(task.source, branch.writer), _watched(task.source, branch.writer, "output", run))
+    written = positions(layer_at(task.source, branch.writer), watched(task.source, branch.writer, "output", run))
     written = task.aligned(task.source, branch, written)[..., task.channels[name]]
     if norm is None or branch.post_norm:  # the norm behind the writer is in the way of a correction
         return written, torch.zeros_like(error)
@@ -259,7 +199,7 @@ def _asked_of_writer(task: _Task, branch: Branch, norm: _BatchNorm | None, strea
 
 
 def _fit_exits_(
-    task: _Task,
+    task: Task,
     streams: Streams,
     at: str,
     run: Callable[[nn.Module, Tensor], Tensor],
@@ -275,8 +215,8 @@ def _fit_exits_(
     for name in exits if task.narrower(at) else ():
         layer, regression = layer_at(task.model, name), Regression()
         for _, x, y in streams:
-            target = positions(layer, _watched(task.wide, name, "output", partial(run, task.wide, x)))
-            given = _watched(task.model, name, "input", partial(run, task.model, y))
+            target = positions(layer, watched(task.wide, name, "output", partial(run, task.wide, x)))
+            given = watched(task.model, name, "input", partial(run, task.model, y))
             if to is not None and _writes(task.streams[to], name):
                 target = target[..., task.channels[to]]
             regression.add(inputs(layer, given), target, None)
@@ -288,11 +228,3 @@ def _fit_exits_(
 def _writes(stream: Site, layer: str) -> bool:
     """Are the outputs of a layer the channels of a stream?"""
     return any((part.parameter, part.dim) == (f"{layer}.weight", 0) for part in stream.slices)
-
-
-def _watched(model: nn.Module, name: str, side: Side, run: Callable[[], Tensor]) -> Tensor:
-    """What a module takes in or puts out while `run` runs."""
-    seen: list[Tensor] = []
-    with hooked(model, [(name, side, seen.append)]):
-        run()
-    return seen[0]
