@@ -48,13 +48,14 @@ def refit_(
 ) -> None:
     """Fit the layers of `model`, cut from `source` to the units of `keep`, one after the other, in place.
 
-    The writers of all branches; where a stream itself became narrower also the layers that read it.
+    The writers of all branches and crossings; where a stream itself became narrower also the layers that read it.
 
     Args:
         source: without LayerScale (`fold_scales_`), in the basis that was cut.
         weights: of each token position, shape (N,), by a writer's site and by a layer that reads a stream, as in
             `LayerMoments`; a reader without takes its writer's, a writer without takes equal ones.
-        ridge: False shifts biases only, so that each layer's mean output is what the source's is.
+        ridge: False shifts biases only (running means where there are none), so that each layer's mean output is what
+            the source's is.
 
     Raises:
         InputError: the temporary folder cannot hold the streams of all images.

@@ -1,5 +1,6 @@
 """Networks of convolutions with batch norms: moments, damage, rotation and refit."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from prune_realloc.pruning.elimination import ridged
 from prune_realloc.pruning.handed_on import check_handed_on
 from prune_realloc.pruning.hooks import masked
 from prune_realloc.pruning.layers import matrix
+from prune_realloc.pruning.refit import refit_
 from prune_realloc.pruning.sites import find_sites, widths
 
 INNER = ("v", "ffn")
@@ -118,10 +120,10 @@ def test_units_of_two_writers_go_in_step():
     case = case_of()
     curve, site = curves_of(case)["blocks.3.ffn"], case.site("blocks.3.ffn")
     assert (curve.order.shape, site.groups) == ((2, 24), 2)
-    reads = [case.moments.writers[f"blocks.3.halves.{j}.project.conv"] for j in (1, 2)]
+    reads = [case.moments.writers[f"blocks.3.halves.{j}.project.conv"] for j in (0, 1)]
     for width in (0, 5, 23):
         expected = 0.0
-        for read, order, half in zip(reads, curve.order, list(case.model.blocks[3].halves)[1:], strict=True):
+        for read, order, half in zip(reads, curve.order, list(case.model.blocks[3].halves)[:2], strict=True):
             C, W = ridged(read.covariance, read.mean), matrix(half.project.conv)
             kept = torch.as_tensor(order[:width].copy())
             off = W.clone()
@@ -154,6 +156,57 @@ def test_refit_brings_the_output_nearer_to_the_sources(axes):
     keep, images = halves(case, curves_of(case), *axes), images_of(24)
     plain = error(cut(case.model, case.sites, keep), case.model, images)
     assert 0 < error(refitted(case, keep), case.model, images) < 0.5 * plain
+
+
+def test_a_layer_between_two_streams_is_fitted():
+    case, images = case_of(), images_of(24)
+    keep = {"stages.1.ffn": np.arange(0, 16, 2)}
+    pruned, plain = refitted(case, keep, weights=False), cut(case.model, case.sites, keep)
+    assert not torch.equal(pruned.merge.project.conv.weight, plain.merge.project.conv.weight)
+    with torch.no_grad():
+        enter = [stream_input(net, STREAMS[1], net.stage(0, net.stem(images))) for net in (case.model, pruned, plain)]
+    source, mended, broken = enter
+    torch.testing.assert_close(mended.mean((0, 2, 3)), source.mean((0, 2, 3)))
+    assert (mended - source).square().mean() < 0.2 * (broken - source).square().mean()
+    mended, broken = (error(net, case.model, images) for net in (pruned, plain))
+    assert mended < 0.5 * broken
+
+
+@pytest.mark.parametrize("gone", [[0], [1], [2], [3], [4], [0, 1], [1, 2], [0, 1, 2], [0, 3], [2, 3]])
+def test_blocks_that_go_anywhere_are_stood_in_for(gone):
+    """But for the last, which lies behind a branch that cannot be fitted."""
+    case, images = case_of(), images_of(24)
+    for more in ({}, {name: np.arange(0, case.site(name).units, 2) for name in STREAMS}):
+        keep = {f"blocks.{i}": np.arange(0) for i in gone} | more
+        plain = error(cut(case.model, case.sites, keep), case.model, images)
+        mended = error(refitted(case, keep), case.model, images)
+        assert mended < 0.7 * plain or (gone == [4] and mended == pytest.approx(plain, rel=1e-4)), more
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_networks_are_cut_and_refitted(dtype):
+    exact = case_of()
+    keep = halves(exact, curves_of(exact), *INNER, "embed")
+    model, images = copy.deepcopy(exact.model).to(dtype), images_of(24)
+    pruned = cut(model, exact.sites, keep)
+    plain = error(pruned, model, images.to(dtype))
+    refit_(pruned, model, exact.sites, keep, exact.token_weights, batches_of(images), ridge=True)
+    assert {p.dtype for p in [*pruned.parameters(), *(b for b in pruned.buffers() if b.ndim)]} == {dtype}
+    assert error(pruned, model, images.to(dtype)) < 0.5 * plain
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_finds_what_the_cpu_finds():
+    outcomes = []
+    for device in ("cpu", "cuda"):
+        case = case_of(network().to(device)).rotated()
+        curves = curves_of(case)
+        pruned = refitted(case, halves(case, curves, *INNER, "embed", "block"))
+        outcomes.append(({name: curve.damage for name, curve in curves.items()}, pruned.cpu()(images_of(6))))
+    for name, damage in outcomes[0][0].items():
+        np.testing.assert_allclose(outcomes[1][0][name], damage, rtol=1e-5, atol=1e-12)
+    torch.testing.assert_close(outcomes[1][1], outcomes[0][1], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("ridge", [True, False])
@@ -204,7 +257,7 @@ def test_channels_that_the_norm_lets_nothing_through_of_stay_small():
     model = network()
     with torch.no_grad():
         model.blocks[0].halves[0].project.bn.weight[3] = 1e-9
-        model.blocks[3].halves[1].project.bn.weight.zero_()
+        model.blocks[3].halves[0].project.bn.weight.zero_()
     case = case_of(model)
     keep, images = halves(case, curves_of(case), *INNER), images_of(24)
     pruned = refitted(case, keep)

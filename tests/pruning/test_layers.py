@@ -59,6 +59,7 @@ def test_a_small_convolution_by_hand():
     assert input_weight(layer, torch.tensor([1.0, 3, 8]), x).tolist() == [2, 5.5]
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same'")  # how torch does it costs a copy
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_rows_times_matrix_are_the_output(name):
     layer, x = convolution(name), drawn(2, 3, 7, 9)

@@ -1,8 +1,8 @@
 """A network of convolutions with batch norms, channels at dim 1, two residual streams; and its family.
 
 Stem -> 8 channels of 8 x 8 -> blocks 0 (1x1, depthwise 3x3, 1x1), 1 (3x3, 3x3) and 2 (depthwise 3x3, 1x1) -> 1x1,
-depthwise 3x3 of stride 2, 1x1, to 12 channels of 4 x 4 -> blocks 3 (a residual depthwise 3x3, and two as block 0 that
-are one site) and 4 (1x1 with bias, 1x1; nothing in between) -> 3x3 of stride 2 -> mean -> head. This module is the
+depthwise 3x3 of stride 2, 1x1, to 12 channels of 4 x 4 -> blocks 3 (two as block 0 that are one site, and a residual
+depthwise 3x3) and 4 (1x1 with bias, 1x1; nothing in between) -> 3x3 of stride 2 -> mean -> head. This module is the
 family.
 """
 
@@ -23,7 +23,7 @@ BLOCKS = (
     (0, ("inverted",)),
     (0, ("full",)),
     (0, ("separable",)),
-    (1, ("mixer", "inverted", "inverted")),
+    (1, ("inverted", "inverted", "mixer")),
     (1, ("pair",)),
 )
 """Stage, and the kind of each branch."""
