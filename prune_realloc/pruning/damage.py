@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from prune_realloc.core.structure import Crossing, Site, Structure, site_name
 from prune_realloc.pruning.elimination import Curve, Elimination, eliminate
-from prune_realloc.pruning.layers import kernel_entries, layer_at, matrix
+from prune_realloc.pruning.linear import kernel_entries, layer_at, matrix
 from prune_realloc.pruning.moments import LayerMoments, LinearMoments, LogitMoments
 from prune_realloc.pruning.sites import stream_sites
 
@@ -47,8 +47,8 @@ def damage_curves(
     """Site name -> curve; `model` and `moments` are in the (rotated) basis to cut in.
 
     Args:
-        scores: whole heads go in the order of their scores, the lowest first. Where no layer that writes to a stream
-            reads the units of a site, nothing better is known than scores that add up.
+        scores: whole heads go in the order of their scores, the lowest first. Where no layer that can be fitted reads
+            the units of a site, nothing better is known than scores that add up.
         refit: False for cuts that only shift means: units cost what each costs alone, N / 2 w' G w C_pp.
     """
     by_name = {site.name: site for site in sites}
@@ -60,10 +60,9 @@ def damage_curves(
         if by_name[name].axis == "v" and heads is not None and len(own) == 1:
             order = np.argsort(-scores[heads.name], kind="stable")
             curves[heads.name] = _heads_curve(order, own[0], refit)
-    lost = dict.fromkeys((site.name for site in sites if site.axis == "block"), 0.0)
+    lost: dict[str, float] = {}
     for block, damage in _whole_branches(model, by_name, structure, moments, curves):
-        if block in lost:
-            lost[block] += damage
+        lost[block] = lost.get(block, 0.0) + damage
     curves |= {name: Curve(np.array([[0]]), np.array([damage, 0.0])) for name, damage in lost.items()}
     return {site.name: curves.get(site.name) or score_curve(site, scores[site.name]) for site in sites}
 
@@ -94,7 +93,7 @@ class _Layer:
     """A layer from whose inputs units of a site go."""
 
     weight: Tensor
-    """What an input does to what the layer puts out, shape (D, inputs)."""
+    """What an input does to what the layer puts out, shape (D, inputs); in the network's precision."""
     moments: LinearMoments
     columns: Tensor
     """Of the weight, those of each unit, shape (units, E)."""
@@ -102,16 +101,17 @@ class _Layer:
     """Those of the site that the layer reads."""
 
     def elimination(self) -> Elimination:
-        return Elimination(self.weight, self.moments, self.columns)
+        return Elimination(self.weight.double(), self.moments, self.columns)
 
     def alone(self) -> np.ndarray:
         """Damage of each unit by itself, in nats per image, when nothing is refitted but the mean."""
-        costly, moments = self.moments.gradient @ self.weight, self.moments
+        weight, moments = self.weight.double(), self.moments
+        costly = moments.gradient @ weight
         if self.columns.shape[1] == 1:
-            power = ((costly * self.weight).sum(0) * moments.covariance.diagonal())[self.columns[:, 0]]
+            power = ((costly * weight).sum(0) * moments.covariance.diagonal())[self.columns[:, 0]]
         else:
             shared = moments.covariance[self.columns[:, :, None], self.columns[:, None]]
-            power = torch.einsum("due,duf,uef->u", costly[:, self.columns], self.weight[:, self.columns], shared)
+            power = torch.einsum("due,duf,uef->u", costly[:, self.columns], weight[:, self.columns], shared)
         return (moments.tokens / 2 * power).cpu().numpy()
 
 
@@ -134,7 +134,7 @@ def _writer(model: nn.Module, site: Site, name: str, moments: LinearMoments) -> 
     index, entries = torch.as_tensor(part.index, device=layer.weight.device), kernel_entries(layer)
     columns = index[..., None] * entries + torch.arange(entries, device=index.device)
     units = np.arange(site.units) if part.units is None else part.units
-    return _Layer(matrix(layer).double(), moments, columns.flatten(1), tuple(units.tolist()))
+    return _Layer(matrix(layer), moments, columns.flatten(1), tuple(units.tolist()))
 
 
 def _stream_layers(site: Site, layer: str, moments: LinearMoments) -> list[_Layer]:
@@ -145,7 +145,9 @@ def _stream_layers(site: Site, layer: str, moments: LinearMoments) -> list[_Laye
 
 
 def _curve(site: Site, layers: Sequence[_Layer], refit: bool) -> Curve | None:
-    """Units of the site go from all layers that read them; None where layers share some of their units only."""
+    """Units of the site go from all layers that read them; None where there are none or they share some units."""
+    if not layers:
+        return None
     if not refit:
         alone = np.zeros(site.units)
         for layer in layers:

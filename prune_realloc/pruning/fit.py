@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from prune_realloc.pruning.elimination import ridged
-from prune_realloc.pruning.layers import Layer, matrix, set_
+from prune_realloc.pruning.linear import Layer, matrix, set_
 from prune_realloc.pruning.moments import Regression
 
 

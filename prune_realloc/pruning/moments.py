@@ -20,7 +20,7 @@ from prune_realloc.core.structure import Site, Structure
 from prune_realloc.data.batches import Batch
 from prune_realloc.families.host import inner_of
 from prune_realloc.pruning.hooks import Place, hooked
-from prune_realloc.pruning.layers import inputs, layer_at, positions
+from prune_realloc.pruning.linear import inputs, layer_at, positions
 from prune_realloc.runtime.distributed import summed
 
 MIX = 0.1

@@ -26,7 +26,7 @@ from prune_realloc.pruning.cut import Keep
 from prune_realloc.pruning.elimination import RIDGE
 from prune_realloc.pruning.fit import fit_
 from prune_realloc.pruning.handed_on import handed_on
-from prune_realloc.pruning.layers import input_weight, inputs, layer_at, positions, scale_undone
+from prune_realloc.pruning.linear import input_weight, inputs, layer_at, positions, scale_undone
 from prune_realloc.pruning.moments import Regression
 from prune_realloc.pruning.streams import Streams
 from prune_realloc.pruning.task import Task, prepared, watched

@@ -17,7 +17,7 @@ from prune_realloc.families import cuttable_family_of
 from prune_realloc.families.base import CuttableFamily, Reordering
 from prune_realloc.pruning.cut import Keep, blocks_that_go, cut
 from prune_realloc.pruning.hooks import hooked
-from prune_realloc.pruning.layers import norm_at
+from prune_realloc.pruning.linear import norm_at
 from prune_realloc.pruning.sites import stream_sites
 
 

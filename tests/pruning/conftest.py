@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from support import bottlenecks as convolutions
 from support import two_streams as family
 
 from prune_realloc.families import CUTTABLE, FAMILIES
@@ -14,3 +15,10 @@ def two_streams(monkeypatch: pytest.MonkeyPatch) -> Any:
     for families in (FAMILIES, CUTTABLE):
         monkeypatch.setitem(families, "two_streams", family)
     return family.network()
+
+
+@pytest.fixture
+def bottlenecks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The family of the network of convolutions is known to the program."""
+    for families in (FAMILIES, CUTTABLE):
+        monkeypatch.setitem(families, "bottlenecks", convolutions)

@@ -7,7 +7,7 @@ from timm.layers import Conv2dSame
 from torch import nn
 
 from prune_realloc.pruning.fit import fit_
-from prune_realloc.pruning.layers import (
+from prune_realloc.pruning.linear import (
     input_weight,
     inputs,
     is_layer,
