@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -173,15 +174,28 @@ class Branch:
     """The module's name, such as `blocks.3.attn`."""
     block: int
     site: str
-    """The site whose units the writer reads."""
+    """The site whose units the writer reads: a stream's where it reads channel by channel what the stream holds."""
     stream: str
     """The site of the stream that it reads and adds to."""
     readers: tuple[str, ...]
-    """Linear layers that read the (normalised) stream; they share their input."""
+    """Layers (linear ones, convolutions) that read the (normalised) stream; they share their input. Perhaps none."""
     writer: str
-    """The linear layer that writes to the stream."""
+    """The layer that writes to the stream."""
     post_norm: bool
-    """A norm lies between the writer and the stream."""
+    """A norm lies between the writer and the stream that no correction can go through; one of `norms` is none."""
+    fitted: bool = True
+    """False where the writer is no layer that can be fitted, such as a depthwise convolution; it has no units then."""
+
+
+@dataclass(frozen=True, eq=False)
+class Crossing:
+    """A layer that writes a stream first, from units that lie between that stream and the one before it."""
+
+    site: str
+    """The site whose units it reads."""
+    stream: str
+    """The site of the stream that it writes; not the first."""
+    writer: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,10 +218,22 @@ class Structure:
     pairs: tuple[Pair, ...]
     """Weights that can be put into another basis before a cut."""
     exits: dict[str, str]
-    """Linear layer that reads a stream after the last branch on it -> the site of that stream."""
+    """Layer that reads a stream after the last branch on it -> the site of that stream."""
     notes: tuple[str, ...] = field(default=())
     """What the reader of an analysis must know about networks of this kind."""
+    norms: dict[str, str] = field(default_factory=dict)
+    """Reader, writer or exit -> the batch norm that reads its output and nothing else does."""
+    stream_dims: dict[str, int] = field(default_factory=dict)
+    """Site of a stream -> the dimension that runs over its channels where the family hands it on; -1 if not named."""
+    crossings: tuple[Crossing, ...] = ()
+    """Layers between two streams that read units of their own."""
 
     def readers(self) -> dict[str, str]:
         """One layer for every place where a stream is read -> the site of that stream."""
-        return {branch.readers[0]: branch.stream for branch in self.branches} | self.exits
+        return {branch.readers[0]: branch.stream for branch in self.branches if branch.readers} | self.exits
+
+    def writers(self) -> dict[str, Branch | Crossing]:
+        """Key of the moments -> what has a writer that can be fitted: its site, or its writer where it shares that."""
+        found: list[Branch | Crossing] = [*(branch for branch in self.branches if branch.fitted), *self.crossings]
+        counts = Counter(each.site for each in found)
+        return {each.site if counts[each.site] == 1 else each.writer: each for each in found}

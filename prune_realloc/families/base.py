@@ -169,7 +169,8 @@ class CuttableFamily(Family, Protocol):
 
     The functions on streams, called in the order of the branches, compute what the network computes: `stream_input` of
     the images, plus `branch_output` of each branch; where a branch is on another stream than the one before it,
-    `stream_input` of that stream from what the last one holds; at the end `head_output`.
+    `stream_input` of that stream from what the last one holds; at the end `head_output`. Layers are linear ones, with
+    channels last, and convolutions without groups, with channels at dim 1; a batch norm behind one is in `norms`.
     """
 
     def depth_args(self, blocks: int) -> dict[str, Any]:
@@ -180,7 +181,7 @@ class CuttableFamily(Family, Protocol):
         before it.
 
         Returns:
-            Shape (B, .., D), the D channels of the stream last.
+            Shape (B, .., D), the D channels of the stream last; elsewhere if `Structure.stream_dims` says so.
         """
 
     def branch_output(self, model: Any, branch: Branch, x: Tensor) -> Tensor:
@@ -198,7 +199,7 @@ class CuttableFamily(Family, Protocol):
     def sync_(self, model: Any, keep: Mapping[str, np.ndarray]) -> None:
         """Bring the attributes of modules in line with parameters that were cut to the units of `keep`.
 
-        Linear layers, convolutions and layer norms are seen to elsewhere.
+        Linear layers, convolutions and layer norms are seen to elsewhere; not groups, nor running statistics.
 
         Args:
             keep: site name -> the units that stay; a site that is not named keeps all.
@@ -233,5 +234,5 @@ class Reordering(Protocol):
         """What a layer of `branch` sees, of any number of channels C, in the order and shape of the stream, (B, .., C).
 
         Args:
-            x: of so many images as there are, one after the other, channels last.
+            x: of so many images as there are, one after the other, channels last; of a convolution (B, N, C).
         """

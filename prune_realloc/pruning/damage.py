@@ -10,6 +10,7 @@ grows by
 (Hassibi & Stork, Optimal Brain Surgeon, NeurIPS 1993, for the layer's own quadratic error; the Fisher information of
 the tokens, taken as independent, in place of the Hessian). Units go one by one, the cheapest first. A channel of the
 residual stream goes from all layers that read it at once; there W is the identity and G the gradient's at the input.
+A convolution is a linear layer on patches: a unit of a writer is all columns of its channel, and goes with all of them.
 
 Q and K meet in logits only. A q/k dimension d adds q_d k_d, so taking it out changes the loss through q_d g_d, g
 being the loss gradient at q: N / 2 E[q_d^2] E[g_d^2], in the basis that makes both moments diagonal
@@ -20,20 +21,18 @@ being the loss gradient at q: N / 2 E[q_d^2] E[g_d^2], in the basis that makes b
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prune_realloc.core.structure import Axis, Site, Structure, site_beside
+from prune_realloc.core.structure import Crossing, Site, Structure, site_beside, site_name
 from prune_realloc.pruning.elimination import Curve, Elimination, eliminate
+from prune_realloc.pruning.linear import kernel_entries, layer_at, matrix
 from prune_realloc.pruning.moments import LayerMoments, LinearMoments, LogitMoments
 from prune_realloc.pruning.sites import stream_sites
-
-_WRITTEN: tuple[Axis, ...] = ("v", "ffn", "hidden")
-"""The axes whose units a layer reads that writes to the stream: without them the block adds nothing that depends on
-its input."""
 
 
 def damage_curves(
@@ -48,44 +47,120 @@ def damage_curves(
     """Site name -> curve; `model` and `moments` are in the (rotated) basis to cut in.
 
     Args:
-        scores: whole heads go in the order of their scores, the lowest first; and all units of sites that no branch
-            writes, such as the channels between two convolutions.
+        scores: whole heads go in the order of their scores, the lowest first. Where no layer that can be fitted reads
+            the units of a site, nothing better is known than scores that add up.
         refit: False for cuts that only shift means: units cost what each costs alone, N / 2 w' G w C_pp.
     """
     by_name = {site.name: site for site in sites}
+    layers = _layers(model, by_name, structure, moments)
     curves = {name: _logit_curve(by_name[name], read) for name, read in moments.logits.items()}
-    for name, site in stream_sites(sites).items():
-        layers = [layer for layer, stream in structure.readers().items() if stream == name]
-        reads = [read for layer in layers for read in _channel_reads(site, layer, moments.readers[layer])]
-        curves[name] = _stream_curve(site, reads, refit) if reads else score_curve(site, scores[name])
-    for branch in structure.branches:
-        site, read = by_name[branch.site], moments.writers[branch.site]
-        weight = model.get_parameter(f"{branch.writer}.weight").detach().double()
-        curves[site.name] = _writer_curve(site, weight, read, refit)
-        heads = by_name.get(site_beside(site.name, "heads"))
-        if site.axis == "v" and heads is not None:
+    for name, own in layers.items():
+        curves[name] = _curve(by_name[name], own, refit) or score_curve(by_name[name], scores[name])
+        heads = by_name.get(site_beside(name, "heads"))
+        if by_name[name].axis == "v" and heads is not None and len(own) == 1:
             order = np.argsort(-scores[heads.name], kind="stable")
-            curves[heads.name] = _heads_curve(order, weight, read, refit)
-    inside = [site for site in sites if site.axis != "block"]
-    curves |= {site.name: score_curve(site, scores[site.name]) for site in inside if site.name not in curves}
-    curves |= {site.name: _block_curve(site, inside, curves, scores) for site in sites if site.axis == "block"}
-    return {site.name: curves[site.name] for site in sites}
+            curves[heads.name] = _heads_curve(order, own[0], refit)
+    lost: dict[str, float] = {}
+    for block, damage in _whole_branches(model, by_name, structure, moments, curves):
+        lost[block] = lost.get(block, 0.0) + damage
+    curves |= {name: Curve(np.array([[0]]), np.array([damage, 0.0])) for name, damage in lost.items()}
+    return {site.name: curves.get(site.name) or score_curve(site, scores[site.name]) for site in sites}
 
 
-def _block_curve(
-    block: Site, inside: Sequence[Site], curves: Mapping[str, Curve], scores: Mapping[str, np.ndarray]
-) -> Curve:
-    """A whole block takes the damage of all that is written in it; where nothing is, its own score."""
-    written = [curves[site.name].damage[0] for site in inside if site.block == block.block and site.axis in _WRITTEN]
-    lost = sum(written) if written else float(scores[block.name].clip(min=0).sum())
-    return Curve(np.array([[0]]), np.array([lost, 0.0]))
+def _whole_branches(
+    model: nn.Module,
+    by_name: Mapping[str, Site],
+    structure: Structure,
+    moments: LayerMoments,
+    curves: Mapping[str, Curve],
+) -> Iterator[tuple[str, float]]:
+    """(Name of the block, damage of all that its units add to the stream), once for each site in it."""
+    seen: set[str] = set()
+    for key, each in structure.writers().items():
+        if isinstance(each, Crossing) or each.site in seen:
+            continue
+        block = site_name("block", each.block)
+        if by_name[each.site].axis == "embed":  # its units are the stream's, which stay when the block goes
+            weight, read = matrix(layer_at(model, each.writer)).double(), moments.writers[key]
+            yield block, float(read.tokens / 2 * ((read.gradient @ weight) * (weight @ read.covariance)).sum())
+        else:
+            seen.add(each.site)
+            yield block, curves[each.site].damage[0]
 
 
-def _writer_curve(site: Site, weight: Tensor, moments: LinearMoments, refit: bool) -> Curve:
-    """Units of the site go from the one layer that reads them."""
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """A layer from whose inputs units of a site go."""
+
+    weight: Tensor
+    """What an input does to what the layer puts out, shape (D, inputs); in the network's precision."""
+    moments: LinearMoments
+    columns: Tensor
+    """Of the weight, those of each unit, shape (units, E)."""
+    units: tuple[int, ...]
+    """Those of the site that the layer reads."""
+
+    def elimination(self) -> Elimination:
+        return Elimination(self.weight.double(), self.moments, self.columns)
+
+    def alone(self) -> np.ndarray:
+        """Damage of each unit by itself, in nats per image, when nothing is refitted but the mean."""
+        weight, moments = self.weight.double(), self.moments
+        costly = moments.gradient @ weight
+        if self.columns.shape[1] == 1:
+            power = ((costly * weight).sum(0) * moments.covariance.diagonal())[self.columns[:, 0]]
+        else:
+            shared = moments.covariance[self.columns[:, :, None], self.columns[:, None]]
+            power = torch.einsum("due,duf,uef->u", costly[:, self.columns], weight[:, self.columns], shared)
+        return (moments.tokens / 2 * power).cpu().numpy()
+
+
+def _layers(
+    model: nn.Module, by_name: Mapping[str, Site], structure: Structure, moments: LayerMoments
+) -> dict[str, list[_Layer]]:
+    """Name of a site -> the layers that read its units: those of the streams, then those that write to one."""
+    found: dict[str, list[_Layer]] = {name: [] for name in stream_sites(by_name.values())}
+    for layer, stream in structure.readers().items():
+        found[stream] += _stream_layers(by_name[stream], layer, moments.readers[layer])
+    for key, each in structure.writers().items():
+        found.setdefault(each.site, []).append(_writer(model, by_name[each.site], each.writer, moments.writers[key]))
+    return found
+
+
+def _writer(model: nn.Module, site: Site, name: str, moments: LinearMoments) -> _Layer:
+    """A layer that reads units of a site and writes to a stream."""
+    layer = layer_at(model, name)
+    part = next(part for part in site.slices if (part.parameter, part.dim) == (f"{name}.weight", 1))
+    index, entries = torch.as_tensor(part.index, device=layer.weight.device), kernel_entries(layer)
+    columns = index[..., None] * entries + torch.arange(entries, device=index.device)
+    units = np.arange(site.units) if part.units is None else part.units
+    return _Layer(matrix(layer), moments, columns.flatten(1), tuple(units.tolist()))
+
+
+def _stream_layers(site: Site, layer: str, moments: LinearMoments) -> list[_Layer]:
+    """A reader of the stream, refitted on the channels that are left; what it reads is all that matters of it."""
+    eye = torch.eye(site.units, dtype=torch.float64, device=moments.mean.device)
+    column, units = torch.arange(site.units, device=eye.device)[:, None], tuple(range(site.units))
+    return [_Layer(eye, read, column, units) for read in _channel_reads(site, layer, moments)]
+
+
+def _curve(site: Site, layers: Sequence[_Layer], refit: bool) -> Curve | None:
+    """Units of the site go from all layers that read them; None where there are none or they share some units."""
+    if not layers:
+        return None
     if not refit:
-        return score_curve(site, _alone(weight, moments))
-    return eliminate([Elimination(weight, moments)], site.groups, site.width)
+        alone = np.zeros(site.units)
+        for layer in layers:
+            alone[list(layer.units)] += layer.alone()
+        return score_curve(site, alone)
+    alike: dict[tuple[int, ...], list[Elimination]] = {}
+    for layer in layers:
+        alike.setdefault(layer.units, []).append(layer.elimination())
+    runs = sorted(alike)
+    if sum(runs, ()) != tuple(range(site.units)) or any(len(run) % site.width for run in runs):
+        return None
+    parts = [eliminate(alike[run], len(run) // site.width, site.width) for run in runs]
+    return Curve(np.concatenate([part.order for part in parts]), np.sum([part.damage for part in parts], axis=0))
 
 
 def _channel_reads(site: Site, layer: str, read: LinearMoments) -> list[LinearMoments]:
@@ -102,27 +177,13 @@ def _channel_reads(site: Site, layer: str, read: LinearMoments) -> list[LinearMo
     ]
 
 
-def _stream_curve(site: Site, reads: Sequence[LinearMoments], refit: bool) -> Curve:
-    """A channel of the stream goes from all its readers at once; each is refitted on the channels that are left."""
-    eyes = [torch.eye(site.units, dtype=torch.float64, device=read.mean.device) for read in reads]
-    if not refit:
-        return score_curve(site, np.sum([_alone(eye, read) for eye, read in zip(eyes, reads, strict=True)], axis=0))
-    return eliminate([Elimination(eye, read) for eye, read in zip(eyes, reads, strict=True)], 1, site.units)
-
-
-def _alone(weight: Tensor, moments: LinearMoments) -> np.ndarray:
-    """Damage of each unit by itself, in nats per image, when nothing is refitted but the mean."""
-    power = ((moments.gradient @ weight) * weight).sum(0) * moments.covariance.diagonal()
-    return (moments.tokens / 2 * power).cpu().numpy()
-
-
-def _heads_curve(order: np.ndarray, weight: Tensor, moments: LinearMoments, refit: bool) -> Curve:
+def _heads_curve(order: np.ndarray, writer: _Layer, refit: bool) -> Curve:
     """Whole heads go from one writer, the last of `order` first."""
     if not refit:
-        lost = _alone(weight, moments).reshape(len(order), -1).sum(1)[order]
+        lost = writer.alone().reshape(len(order), -1).sum(1)[order]
         return Curve(order[None], np.append(lost[::-1].cumsum()[::-1], 0.0))
-    state = Elimination(weight, moments)
-    width = weight.shape[1] // len(order)
+    state = writer.elimination()
+    width = len(state.alive) // len(order)
     damage = [0.0]
     for head in order[::-1]:
         damage.append(float(state.remove_((state.alive // width == int(head)).nonzero().squeeze(1)).sum()))

@@ -46,35 +46,66 @@ def eliminate(states: Sequence[Elimination], groups: int, width: int) -> Curve:
 
 
 class Elimination:
-    """Units of one writer, going in any order; what is left is refitted at every step."""
+    """Units of one writer, going in any order; what is left is refitted at every step.
 
-    def __init__(self, weight: Tensor, moments: LinearMoments) -> None:
-        self.alive = torch.arange(weight.shape[1], device=weight.device)
+    A unit goes with all its columns of the writer's matrix, E of them: one in a linear layer, one for each entry of the
+    kernel in a convolution.
+    """
+
+    def __init__(self, weight: Tensor, moments: LinearMoments, columns: Tensor | None = None) -> None:
+        """
+        Args:
+            weight: the writer's matrix, shape (D, inputs).
+            columns: those of each unit, shape (units, E); what belongs to no unit stays. None: unit u has column u.
+        """
+        if columns is None:
+            columns = torch.arange(weight.shape[1], device=weight.device)[:, None]
+        units, self.entries = columns.shape
+        self.alive = torch.arange(units, device=weight.device)
+        order = _units_first(columns, weight.shape[1])
         # with R'R = N / 2 G, the squared length of a column of R W is what an error of that shape costs
         values, vectors = torch.linalg.eigh(moments.tokens / 2 * moments.gradient)
-        self.weight = values.clamp(min=0).sqrt()[:, None] * (vectors.T @ weight)
-        self.inverse = torch.linalg.inv(ridged(moments.covariance, moments.mean))
+        self.weight = values.clamp(min=0).sqrt()[:, None] * (vectors.T @ weight[:, order])
+        self.inverse = torch.linalg.inv(ridged(moments.covariance[order][:, order], moments.mean))
 
     def costs(self) -> Tensor:
         """Damage of removing each unit that is left, alone."""
-        return self.weight.square().sum(0) / self.inverse.diagonal()
+        size = len(self.alive) * self.entries
+        weight, inverse = self.weight[:, :size], self.inverse[:size, :size]
+        if self.entries == 1:
+            return weight.square().sum(0) / inverse.diagonal()
+        shape = (len(self.alive), self.entries)
+        own = inverse.unflatten(1, shape).unflatten(0, shape).diagonal(dim1=0, dim2=2).movedim(-1, 0)  # (units, E, E)
+        each = torch.linalg.solve_triangular(torch.linalg.cholesky(own), weight.T.unflatten(0, shape), upper=False)
+        return each.square().sum((1, 2))
 
     def remove_(self, positions: Tensor) -> Tensor:
         """Take units out in the given order; returns the damage that each adds."""
         stays = torch.ones(len(self.alive), dtype=torch.bool, device=positions.device)
         stays[positions] = False
-        left = stays.nonzero().squeeze(1)
-        lower = torch.linalg.cholesky(self.inverse[positions][:, positions])
-        # row i of L^-1 W_P' is unit i's column in W after those before it went, over the square root of [C^-1]_ii
-        gone = self.weight[:, positions]
+        columns = (positions[:, None] * self.entries + torch.arange(self.entries, device=positions.device)).reshape(-1)
+        kept = torch.ones(len(self.inverse), dtype=torch.bool, device=positions.device)
+        kept[columns] = False
+        left = kept.nonzero().squeeze(1)
+        lower = torch.linalg.cholesky(self.inverse[columns][:, columns])
+        # row i of L^-1 W_P' is column i of W after those before it went, over the square root of [C^-1]_ii
+        gone = self.weight[:, columns]
         damage = torch.linalg.solve_triangular(lower, gone.T, upper=False).square().sum(1)
         rest = self.inverse.index_select(0, left)
-        across = rest.index_select(1, positions)
+        across = rest.index_select(1, columns)
         update = torch.cholesky_solve(across.T, lower)
         self.weight = self.weight.index_select(1, left).addmm_(gone, update, alpha=-1)
         self.inverse = rest.index_select(1, left).addmm_(across, update, alpha=-1)
-        self.alive = self.alive[left]
-        return damage
+        self.alive = self.alive[stays]
+        return damage.reshape(-1, self.entries).sum(1)
+
+
+def _units_first(columns: Tensor, inputs: int) -> Tensor:
+    """All columns in the order of the units that they belong to, and then those of none; shape (inputs,)."""
+    own = columns.reshape(-1)
+    free = torch.ones(inputs, dtype=torch.bool, device=columns.device)
+    free[own] = False
+    return torch.cat([own, free.nonzero().squeeze(1)])
 
 
 def ridged(covariance: Tensor, mean: Tensor, share: float = RIDGE) -> Tensor:

@@ -20,6 +20,7 @@ from prune_realloc.core.structure import Site, Structure
 from prune_realloc.data.batches import Batch
 from prune_realloc.families.host import inner_of
 from prune_realloc.pruning.hooks import Place, hooked
+from prune_realloc.pruning.linear import inputs, layer_at, positions
 from prune_realloc.runtime.distributed import summed
 
 MIX = 0.1
@@ -29,7 +30,10 @@ that of too few samples."""
 
 @dataclass
 class LinearMoments:
-    """Moments of what a linear layer reads: of a writer's units, or of the stream's channels at a reader."""
+    """Moments of what a layer reads: at a writer of the rows that it multiplies, at a reader of the stream's channels.
+
+    A convolution that writes multiplies patches, so a unit has as many inputs in a row as the kernel has entries.
+    """
 
     tokens: int
     """Number of tokens of one image, N; where a layer runs in windows, those of all windows of the image."""
@@ -65,7 +69,7 @@ class LayerMoments:
     """What rotation, damage and refit need to know of every layer that reads or writes a stream."""
 
     writers: dict[str, LinearMoments]
-    """Name of the site whose units the writer reads -> its moments."""
+    """Name of the site whose units the writer reads, or of the writer where the site has several -> its moments."""
     readers: dict[str, LinearMoments]
     """Name of a layer that reads a stream -> its moments; one layer for all that share their input."""
     logits: dict[str, LogitMoments]
@@ -82,7 +86,7 @@ class GradientWatch:
     def __init__(self, model: nn.Module, structure: Structure) -> None:
         self.model = inner_of(model)
         self.layers = _watched_layers(structure)
-        self.qk_sites = [site for site in structure.sites if site.axis == "qk" and structure.branches]
+        self.qk_sites = [site for site in structure.sites if _has_logits(site) and structure.branches]
         self.images = 0
         self.images_at_hand = 0
         """Images of the batch that is being run: a hooked tensor may have one row for each window of each image."""
@@ -104,8 +108,11 @@ class GradientWatch:
             yield batch
 
     def _on_layer(self, key: str, x: Tensor) -> None:
+        layer = layer_at(self.model, self.layers[key][0])
+
         def on_gradient(grad: Tensor) -> None:
-            g = grad.reshape(self.images_at_hand, -1, grad.shape[-1]).double()
+            g = positions(layer, grad)
+            g = g.reshape(self.images_at_hand, -1, g.shape[-1]).double()
             self.tokens[key] = g.shape[1]
             flat = g.flatten(0, 1)
             self._add(_gradient_key(key), flat.T @ flat)
@@ -119,7 +126,13 @@ class GradientWatch:
 
         def grouped(x: Tensor) -> Tensor:  # (H, tokens of the batch, K)
             index = torch.as_tensor(site.gates[0].index[:, 0], device=x.device)
-            return x.double()[..., index].flatten(0, -2).unflatten(1, (site.groups, -1)).transpose(0, 1)
+            return (
+                x.double()
+                .movedim(site.gates[0].dim, -1)[..., index]
+                .flatten(0, -2)
+                .unflatten(1, (site.groups, -1))
+                .transpose(0, 1)
+            )
 
         def on_gradient(grad: Tensor) -> None:
             x, g = grouped(held.pop()), grouped(grad)
@@ -234,10 +247,12 @@ def layer_moments(
     watch.complete()
     first = next(watch.model.parameters())
     gradients = {key: watch.gradient(key) for key in watch.layers}
-    inputs = {key: Regression() for key in watch.layers}
+    found = {key: Regression() for key in watch.layers}
 
     def add(key: str, x: Tensor) -> None:
-        inputs[key].add(x, None, gradients[key][1])
+        name, side = watch.layers[key]
+        layer = layer_at(watch.model, name)
+        found[key].add(inputs(layer, x) if side == "output" else positions(layer, x), None, gradients[key][1])
 
     with (
         torch.inference_mode(),
@@ -245,21 +260,26 @@ def layer_moments(
     ):
         for batch in batches:
             model(batch.images.to(first))
-    inputs = {key: Regression(*map(summed, (r.count, r.x, r.t, r.xx, r.tx))) for key, r in inputs.items()}
-    found = {
-        key: LinearMoments(len(weight), weight, gradient, inputs[key].mean(), inputs[key].covariance())
+    found = {key: Regression(*map(summed, (r.count, r.x, r.t, r.xx, r.tx))) for key, r in found.items()}
+    layers = {
+        key: LinearMoments(len(weight), weight, gradient, found[key].mean(), found[key].covariance())
         for key, (gradient, weight) in gradients.items()
     }
-    sites = {branch.site for branch in structure.branches}
+    writers = structure.writers()
     return LayerMoments(
-        writers={key: moments for key, moments in found.items() if key in sites},
-        readers={key: moments for key, moments in found.items() if key not in sites},
+        writers={key: moments for key, moments in layers.items() if key in writers},
+        readers={key: moments for key, moments in layers.items() if key not in writers},
         logits=watch.logits(),
     )
 
 
+def _has_logits(site: Site) -> bool:
+    """Are all its units dimensions of q in one tensor?"""
+    return site.axis == "qk" and site.gates[0].units is None
+
+
 def _watched_layers(structure: Structure) -> dict[str, Place]:
     """Key of the moments of a layer -> where the loss gradient is read: at a writer's output, at a reader's input."""
-    writers: dict[str, Place] = {branch.site: (branch.writer, "output") for branch in structure.branches}
+    writers: dict[str, Place] = {key: (each.writer, "output") for key, each in structure.writers().items()}
     readers: dict[str, Place] = {name: (name, "input") for name in structure.readers()}
     return writers | readers

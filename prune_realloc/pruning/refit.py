@@ -3,6 +3,7 @@
 In the order of the network, each layer that writes to the stream is regressed on what it now reads, in the network that
 is already cut up to there, towards what the source adds to its stream plus a part of the error that has built up in it.
 Ridge regression shrinks towards the weights that the cut left, so a direction that the data never shows keeps them.
+What a layer before a batch norm is asked for goes through the scale of that norm, its mean into the running mean.
 """
 
 # B images, N tokens, D stream channels, U units, H heads, K width of a head
@@ -14,22 +15,21 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from prune_realloc.core.structure import Branch, Side, Site, Structure
+from prune_realloc.core.structure import Branch, Crossing, Site
 from prune_realloc.data.batches import Batch
-from prune_realloc.families import cuttable_family_of
-from prune_realloc.families.base import CuttableFamily, Reordering
 from prune_realloc.families.host import find_host, inner_of
-from prune_realloc.pruning.cut import Keep, blocks_that_go, cut
-from prune_realloc.pruning.elimination import RIDGE, ridged
+from prune_realloc.pruning.cut import Keep
+from prune_realloc.pruning.elimination import RIDGE
+from prune_realloc.pruning.fit import fit_
 from prune_realloc.pruning.handed_on import handed_on
-from prune_realloc.pruning.hooks import hooked
+from prune_realloc.pruning.linear import input_weight, inputs, layer_at, positions, scale_undone
 from prune_realloc.pruning.moments import Regression
-from prune_realloc.pruning.sites import stream_sites
 from prune_realloc.pruning.streams import Streams
+from prune_realloc.pruning.task import Task, prepared, watched
 
 CARRY = 0.5
 """Part of the error in the stream that the next writer is asked to undo (its mean is undone wholly)."""
@@ -48,22 +48,23 @@ def refit_(
 ) -> None:
     """Fit the layers of `model`, cut from `source` to the units of `keep`, one after the other, in place.
 
-    The writers of all branches; where a stream itself became narrower also the layers that read it.
+    The writers of all branches and crossings; where a stream itself became narrower also the layers that read it.
 
     Args:
         source: without LayerScale (`fold_scales_`), in the basis that was cut.
         weights: of each token position, shape (N,), by a writer's site and by a layer that reads a stream, as in
             `LayerMoments`; a reader without takes its writer's, a writer without takes equal ones.
-        ridge: False shifts biases only, so that each layer's mean output is what the source's is.
+        ridge: False shifts biases only (running means where there are none), so that each layer's mean output is what
+            the source's is.
 
     Raises:
         InputError: the temporary folder cannot hold the streams of all images.
     """
     host = find_host(source)
-    task = _prepared(inner_of(model), host.inner, sites, keep, weights, RIDGE if ridge else None)
+    task = prepared(inner_of(model), host.inner, sites, keep, weights, RIDGE if ridge else None)
     describe, first = task.family.describe, next(task.model.parameters())
     left = zip(*(describe(network).branches for network in (task.model, task.wide)), strict=True)
-    names = list(task.channels)
+    names = list(task.streams)
     with Streams(first) as streams:
         for batch in batches:
             images = handed_on(host, batch.images.to(first))  # what is around was not cut: both see the same
@@ -75,71 +76,7 @@ def refit_(
         _fit_exits_(task, streams, names[-1], task.family.head_output)
 
 
-@dataclass(frozen=True)
-class _Task:
-    """What all steps of a refit read."""
-
-    model: nn.Module
-    source: nn.Module
-    wide: nn.Module
-    """The source cut like `model`, but for its streams: its readers put out what the model's should."""
-    family: CuttableFamily
-    structure: Structure
-    """That of the source."""
-    gone: set[int]
-    """Blocks that the model has not."""
-    channels: Mapping[str, Tensor]
-    """Site of a stream -> those of its channels that are left; in the order in which the streams are computed."""
-    widths: Mapping[str, int]
-    """Site of a stream -> its channels in the source."""
-    weights: Mapping[str, Tensor]
-    ridge: float | None
-    """Share of the inputs' mean variance, as `fit_` takes it."""
-
-    def narrower(self, stream: str) -> bool:
-        return len(self.channels[stream]) < self.widths[stream]
-
-    def aligned(self, model: nn.Module, branch: Branch, seen: Tensor) -> Tensor:
-        """What a layer of `branch` saw in `model`, in the order of the tokens of the stream."""
-        return self.family.in_stream_order(model, branch, seen) if isinstance(self.family, Reordering) else seen
-
-    def aligned_weight(self, branch: Branch) -> Tensor | None:
-        """How much each token matters at the writer of `branch`, in the order of the stream."""
-        weight = self.weights.get(branch.site)
-        return None if weight is None else self.aligned(self.source, branch, weight[None, :, None]).flatten()
-
-    def enter(self, stream: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """What enters `stream` in the source and in the model."""
-        return self.family.stream_input(self.source, stream, x), self.family.stream_input(self.model, stream, y)
-
-
-def _prepared(
-    model: nn.Module,
-    source: nn.Module,
-    sites: Sequence[Site],
-    keep: Keep,
-    weights: Mapping[str, Tensor],
-    ridge: float | None,
-) -> _Task:
-    streams = stream_sites(sites)
-    channels = {name: torch.as_tensor(keep.get(name, np.arange(site.units))) for name, site in streams.items()}
-    inside = {name: units for name, units in keep.items() if name not in streams}
-    narrower = any(len(channels[name]) < site.units for name, site in streams.items())
-    return _Task(
-        model=model,
-        source=source,
-        wide=cut(source, sites, inside) if narrower else model,
-        family=cuttable_family_of(source),
-        structure=cuttable_family_of(source).describe(source),
-        gone=blocks_that_go(sites, keep),
-        channels=channels,
-        widths={name: site.units for name, site in streams.items()},
-        weights=weights,
-        ridge=ridge,
-    )
-
-
-def _fit_stream_(task: _Task, streams: Streams, name: str, left: Iterator[tuple[Branch, Branch]]) -> None:
+def _fit_stream_(task: Task, streams: Streams, name: str, left: Iterator[tuple[Branch, Branch]]) -> None:
     """All branches of one stream, in order.
 
     Args:
@@ -153,114 +90,142 @@ def _fit_stream_(task: _Task, streams: Streams, name: str, left: Iterator[tuple[
             mine, theirs = next(left)
             if task.narrower(name):
                 _fit_readers_(task, streams, branch, mine, theirs)
-            _fit_writer_(task, streams, branch, mine)
-            stood_in_for = True  # the blocks behind it that went: their branches are in x already
+            if branch.fitted:
+                _fit_writer_(task, streams, branch, mine)
+            else:
+                _lead_past_(task, streams, branch, mine)
+            stood_in_for = branch.fitted  # the blocks behind it that went: their branches are in x already
         elif not stood_in_for:
-            for i, x, y in streams:
-                streams.replace(i, x + task.family.branch_output(task.source, branch, x), y)
+            _lead_past_(task, streams, branch, None)
 
 
-def _cross_(task: _Task, streams: Streams, at: str, to: str) -> None:
+def _lead_past_(task: Task, streams: Streams, branch: Branch, mine: Branch | None) -> None:
+    """Both streams behind a branch that nothing is done to; None: the model has it no more."""
+    output = task.family.branch_output
+    for i, x, y in streams:
+        streams.replace(i, x + output(task.source, branch, x), y if mine is None else y + output(task.model, mine, y))
+
+
+def _cross_(task: Task, streams: Streams, at: str, to: str) -> None:
     """Lead both networks from one stream into the next; what lies between is fitted where it reads less."""
-    _fit_exits_(task, streams, at, lambda model, x: task.family.stream_input(model, to, x), task.channels[to])
+    _fit_exits_(task, streams, at, lambda model, x: task.family.stream_input(model, to, x), to)
+    for crossing in (each for each in task.structure.crossings if each.stream == to):
+        _fit_crossing_(task, streams, crossing)
     for i, x, y in streams:
         streams.replace(i, *task.enter(to, x, y))
 
 
-def _fit_readers_(task: _Task, streams: Streams, branch: Branch, mine: Branch, theirs: Branch) -> None:
+def _fit_crossing_(task: Task, streams: Streams, crossing: Crossing) -> None:
+    """A layer that writes the next stream, towards what the source's puts out: no error is in that stream yet."""
+    layer, enter = layer_at(task.model, crossing.writer), task.family.stream_input
+    regression = Regression()
+    for _, x, y in streams:
+        target = watched(task.source, crossing.writer, "output", partial(enter, task.source, crossing.stream, x))
+        given = watched(task.model, crossing.writer, "input", partial(enter, task.model, crossing.stream, y))
+        target = positions(layer, target)[..., task.channels[crossing.stream]]
+        regression.add(inputs(layer, given), target, task.weight(crossing))
+    fit_(layer, regression, task.ridge, norm=task.norm(crossing.writer))
+
+
+def _fit_readers_(task: Task, streams: Streams, branch: Branch, mine: Branch, theirs: Branch) -> None:
     """The layers of one branch that read a narrower stream, towards what the source's put out."""
-    output, weight = task.family.branch_output, task.weights.get(branch.site)
+    output, weight = task.family.branch_output, task.weight(branch)
     for reader, goal in zip(mine.readers, theirs.readers, strict=True):
-        regression = Regression()
+        layer, regression = layer_at(task.model, reader), Regression()
         for _, x, y in streams:
-            target = _watched(task.wide, goal, "output", partial(output, task.wide, theirs, x))
-            given = _watched(task.model, reader, "input", partial(output, task.model, mine, y))
-            regression.add(given, target, task.weights.get(branch.readers[0], weight))
-        fit_(_linear(task.model, reader), regression, task.ridge)
+            target = watched(task.wide, goal, "output", partial(output, task.wide, theirs, x))
+            given = watched(task.model, reader, "input", partial(output, task.model, mine, y))
+            own = task.weights.get(branch.readers[0])
+            each = weight if own is None else input_weight(layer, own, given)
+            regression.add(inputs(layer, given), positions(layer, target), each)
+        fit_(layer, regression, task.ridge, norm=task.norm(reader))
 
 
-def _fit_writer_(task: _Task, streams: Streams, branch: Branch, mine: Branch) -> None:
+def _fit_writer_(task: Task, streams: Streams, branch: Branch, mine: Branch) -> None:
     """The layer of one branch that writes; the streams are led past the branch, and past blocks behind it that went.
 
     The writer before a block that went stands in for it as far as it can.
     """
-    output, weight, channels = task.family.branch_output, task.aligned_weight(branch), task.channels[branch.stream]
+    output, weight = task.family.branch_output, task.aligned_weight(branch)
+    layer, norm = layer_at(task.model, mine.writer), task.norm(mine.writer)
     behind = task.structure.branches[task.structure.branches.index(branch) + 1 :]
-    lost = takewhile(lambda b: b.block in task.gone and b.stream == branch.stream, behind)
-    covered = [branch, *lost]
+    lost = list(takewhile(lambda b: b.block in task.gone and b.stream == branch.stream, behind))
     regression, lag = Regression(), Regression()
     for i, x, y in streams:
-        after = x
-        for each in covered:
+        own = after = x + output(task.source, branch, x)
+        for each in lost:
             after = after + output(task.source, each, after)
-        given = _watched(task.model, mine.writer, "input", partial(output, task.model, mine, y))
-        given = task.aligned(task.model, mine, given)
-        if branch.post_norm:  # the norm behind the writer is in the way of a correction
-            written = _watched(task.source, branch.writer, "output", partial(output, task.source, branch, x))
-            written = task.aligned(task.source, branch, written)
-            target, error = written[..., channels], torch.zeros_like(y)
-        else:
-            target, error = (after - x)[..., channels], x[..., channels] - y
+        given = watched(task.model, mine.writer, "input", partial(output, task.model, mine, y))
+        given = task.aligned(task.model, mine, inputs(layer, given))
+        target, error = _asked_of_writer(task, branch, norm, _Passage(x, own, after, y))
         regression.add(given, target + CARRY * error, weight)
         lag.add(error, None, weight)
         streams.replace(i, after, y)
-    fit_(_linear(task.model, mine.writer), regression, task.ridge, shift=(1 - CARRY) * lag.mean())
+    fit_(layer, regression, task.ridge, (1 - CARRY) * lag.mean(), norm)
     for i, x, y in streams:
         streams.replace(i, x, y + output(task.model, mine, y))
 
 
+@dataclass(frozen=True, eq=False)
+class _Passage:
+    """A stream on its way past a branch, and blocks behind it that went, as the family has it."""
+
+    before: Tensor
+    own: Tensor
+    """Behind the branch."""
+    after: Tensor
+    """Behind the blocks that went too."""
+    mine: Tensor
+    """In the model, before the branch."""
+
+
+def _asked_of_writer(task: Task, branch: Branch, norm: _BatchNorm | None, stream: _Passage) -> tuple[Tensor, Tensor]:
+    """What a writer of the model should put out, and what its stream lacks, both (B, .., D).
+
+    Args:
+        norm: behind the writer; what it should add to the stream is then told by what the source's writer puts out.
+    """
+    name = branch.stream
+    error = task.left(name, stream.before) - task.last(name, stream.mine)
+    if norm is None and not branch.post_norm:
+        return task.left(name, stream.after - stream.before), error
+    run = partial(task.family.branch_output, task.source, branch, stream.before)
+    written = positions(layer_at(task.source, branch.writer), watched(task.source, branch.writer, "output", run))
+    written = task.aligned(task.source, branch, written)[..., task.channels[name]]
+    if norm is None or branch.post_norm:  # the norm behind the writer is in the way of a correction
+        return written, torch.zeros_like(error)
+    undone = scale_undone(norm)
+    lost = task.left(name, stream.after - stream.own).flatten(1, -2)
+    return written.flatten(1, -2) + undone * lost, undone * error.flatten(1, -2)
+
+
 def _fit_exits_(
-    task: _Task,
+    task: Task,
     streams: Streams,
     at: str,
     run: Callable[[nn.Module, Tensor], Tensor],
-    channels: Tensor | None = None,
+    to: str | None = None,
 ) -> None:
     """The layers that read the stream `at` after its last branch, where it became narrower.
 
     Args:
         run: what follows the stream in a network.
-        channels: of the layers' outputs that are left; None for all.
+        to: the stream that comes next; a layer may write it.
     """
     exits = [name for name, stream in task.structure.exits.items() if stream == at]
     for name in exits if task.narrower(at) else ():
-        regression = Regression()
+        layer, regression = layer_at(task.model, name), Regression()
         for _, x, y in streams:
-            target = _watched(task.source, name, "output", partial(run, task.source, x))
-            given = _watched(task.model, name, "input", partial(run, task.model, y))
-            regression.add(given, target if channels is None else target[..., channels], None)
+            target = positions(layer, watched(task.wide, name, "output", partial(run, task.wide, x)))
+            given = watched(task.model, name, "input", partial(run, task.model, y))
+            if to is not None and _writes(task.streams[to], name):
+                target = target[..., task.channels[to]]
+            regression.add(inputs(layer, given), target, None)
         # one row per image where the tokens are pooled: the fewer rows, the nearer to the weights at hand
-        ridge = None if task.ridge is None else max(task.ridge, task.widths[at] / float(regression.count))
-        fit_(_linear(task.model, name), regression, ridge)
+        ridge = None if task.ridge is None else max(task.ridge, task.streams[at].units / float(regression.count))
+        fit_(layer, regression, ridge, norm=task.norm(name))
 
 
-def fit_(layer: nn.Linear, moments: Regression, ridge: float | None, shift: Tensor | float = 0.0) -> None:
-    """Set a linear layer's weights and bias so that they map `moments.x` to `moments.t`, plus `shift`.
-
-    Args:
-        ridge: share of the inputs' mean variance by which a departure from the present weights is punished; None
-            leaves the weights alone and sets the bias.
-    """
-    weight, count = layer.weight.double(), moments.count
-    centre = layer.bias is not None
-    x, t = (total / count if centre else torch.zeros_like(total) for total in (moments.x, moments.t))
-    if ridge is not None:
-        xx, tx = moments.xx / count - torch.outer(x, x), moments.tx / count - torch.outer(t, x)
-        weight = weight + torch.linalg.solve(ridged(xx, x, ridge), (tx - weight @ xx).T).T
-        layer.weight.copy_(weight)
-    if centre:
-        layer.bias.copy_(t + shift - weight @ x)
-
-
-def _linear(model: nn.Module, name: str) -> nn.Linear:
-    layer = model.get_submodule(name)
-    assert isinstance(layer, nn.Linear), name
-    return layer
-
-
-def _watched(model: nn.Module, name: str, side: Side, run: Callable[[], Tensor]) -> Tensor:
-    """What a module takes in or puts out while `run` runs."""
-    seen: list[Tensor] = []
-    with hooked(model, [(name, side, seen.append)]):
-        run()
-    return seen[0]
+def _writes(stream: Site, layer: str) -> bool:
+    """Are the outputs of a layer the channels of a stream?"""
+    return any((part.parameter, part.dim) == (f"{layer}.weight", 0) for part in stream.slices)

@@ -70,7 +70,7 @@ def _logit_basis(moments: LogitMoments) -> tuple[Tensor, Tensor]:
 def _value_basis(model: nn.Module, pair: Pair, moments: LinearMoments) -> tuple[Tensor, Tensor]:
     """An orthogonal A (H, K, K), twice: proj is refitted, so of a basis only the nested spans of its rows matter."""
     [reader] = pair.right
-    columns = model.get_parameter(reader.parameter).detach().double()
+    columns = model.get_parameter(reader.parameter).detach().flatten(1).double()  # a convolution's has two more dims
     found = []
     for rows in reader.index[:, 0].reshape(pair.groups, -1):
         index = torch.as_tensor(rows, device=columns.device)
@@ -92,7 +92,7 @@ def _scaled_alike(model: nn.Module, pair: Pair, left: Tensor, right: Tensor) -> 
     """Scale each unit so that its rows in q and k are of one size: the product stays, the numbers are tame."""
     sizes = []
     for parts, matrix in ((pair.left, left), (pair.right, right)):
-        weight = model.get_parameter(parts[0].parameter).detach().double()
+        weight = model.get_parameter(parts[0].parameter).detach().flatten(1).double()
         rows = weight[torch.as_tensor(parts[0].index[:, 0], device=weight.device)].unflatten(0, matrix.shape[:2])
         sizes.append((matrix @ rows).norm(dim=2).clamp(min=torch.finfo(torch.float32).tiny))
     scale = (sizes[1] / sizes[0]).sqrt()[..., None]

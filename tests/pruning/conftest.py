@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from support import convs as of_convs
+from support import bottlenecks as convolutions
 from support import two_streams as family
 
 from prune_realloc.families import CUTTABLE, FAMILIES
@@ -23,3 +24,10 @@ def convs(monkeypatch: pytest.MonkeyPatch) -> Any:
     for families in (FAMILIES, CUTTABLE):
         monkeypatch.setitem(families, "convs", of_convs)
     return of_convs.network()
+
+
+@pytest.fixture
+def bottlenecks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The family of the network of convolutions is known to the program."""
+    for families in (FAMILIES, CUTTABLE):
+        monkeypatch.setitem(families, "bottlenecks", convolutions)

@@ -27,9 +27,9 @@ from prune_realloc.families import family_of
 from prune_realloc.pruning.cut import cut
 from prune_realloc.pruning.damage import damage_curves, kept_units, score_curve
 from prune_realloc.pruning.elimination import Curve
+from prune_realloc.pruning.fit import fit_
 from prune_realloc.pruning.hooks import hooked
 from prune_realloc.pruning.moments import LogitMoments, Regression
-from prune_realloc.pruning.refit import fit_
 
 
 def curves_of(case, refit=True, scores=None):

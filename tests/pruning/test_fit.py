@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from prune_realloc.pruning.fit import fit_
 from prune_realloc.pruning.moments import Regression
-from prune_realloc.pruning.refit import fit_
 
 
 def random_regression(seed, rows=40, wide=5, tall=3):

@@ -1,0 +1,113 @@
+"""What the steps of a refit read: the networks, what is left of their streams, and what passes in them."""
+
+# B images, N tokens, D stream channels
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from prune_realloc.core.structure import Branch, Crossing, Side, Site, Structure
+from prune_realloc.families import cuttable_family_of
+from prune_realloc.families.base import CuttableFamily, Reordering
+from prune_realloc.pruning.cut import Keep, blocks_that_go, cut
+from prune_realloc.pruning.hooks import hooked
+from prune_realloc.pruning.linear import norm_at
+from prune_realloc.pruning.sites import stream_sites
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all steps of a refit read."""
+
+    model: nn.Module
+    source: nn.Module
+    wide: nn.Module
+    """The source cut like `model`, but for its streams: its readers put out what the model's should."""
+    family: CuttableFamily
+    structure: Structure
+    """That of the source."""
+    gone: set[int]
+    """Blocks that the model has not."""
+    norms: Mapping[str, str]
+    """Of the model: layer -> the batch norm behind it."""
+    streams: Mapping[str, Site]
+    """Name -> site, in the source, of every stream, in the order in which they are computed."""
+    channels: Mapping[str, Tensor]
+    """Site of a stream -> those of its channels that are left."""
+    weights: Mapping[str, Tensor]
+    ridge: float | None
+    """Share of the inputs' mean variance, as `fit_` takes it."""
+
+    def narrower(self, stream: str) -> bool:
+        return len(self.channels[stream]) < self.streams[stream].units
+
+    def last(self, stream: str, x: Tensor) -> Tensor:
+        """What the family has of a stream -> (B, .., D), its channels last."""
+        return x.movedim(self.structure.stream_dims.get(stream, -1), -1)
+
+    def left(self, stream: str, x: Tensor) -> Tensor:
+        """The same of the source's stream, and only the channels that are left."""
+        return self.last(stream, x)[..., self.channels[stream]]
+
+    def norm(self, name: str) -> _BatchNorm | None:
+        """The batch norm behind a layer of the model."""
+        return norm_at(self.model, self.norms.get(name))
+
+    def aligned(self, model: nn.Module, branch: Branch, seen: Tensor) -> Tensor:
+        """What a layer of `branch` saw in `model`, in the order of the tokens of the stream."""
+        return self.family.in_stream_order(model, branch, seen) if isinstance(self.family, Reordering) else seen
+
+    def weight(self, place: Branch | Crossing) -> Tensor | None:
+        """How much each token matters at a writer; None where that was not measured."""
+        return self.weights.get(place.site, self.weights.get(place.writer))
+
+    def aligned_weight(self, branch: Branch) -> Tensor | None:
+        """How much each token matters at the writer of `branch`, in the order of the stream."""
+        weight = self.weight(branch)
+        return None if weight is None else self.aligned(self.source, branch, weight[None, :, None]).flatten()
+
+    def enter(self, stream: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """What enters `stream` in the source and in the model."""
+        return self.family.stream_input(self.source, stream, x), self.family.stream_input(self.model, stream, y)
+
+
+def prepared(
+    model: nn.Module,
+    source: nn.Module,
+    sites: Sequence[Site],
+    keep: Keep,
+    weights: Mapping[str, Tensor],
+    ridge: float | None,
+) -> Task:
+    """The arguments are those of `refit_`, `ridge` a share."""
+    streams, family = stream_sites(sites), cuttable_family_of(source)
+    channels = {name: torch.as_tensor(keep.get(name, np.arange(site.units))) for name, site in streams.items()}
+    inside = {name: units for name, units in keep.items() if name not in streams}
+    narrower = any(len(channels[name]) < site.units for name, site in streams.items())
+    return Task(
+        model=model,
+        source=source,
+        wide=cut(source, sites, inside) if narrower else model,
+        family=family,
+        structure=family.describe(source),
+        gone=blocks_that_go(sites, keep),
+        norms=family.describe(model).norms,
+        streams=streams,
+        channels=channels,
+        weights=weights,
+        ridge=ridge,
+    )
+
+
+def watched(model: nn.Module, name: str, side: Side, run: Callable[[], Tensor]) -> Tensor:
+    """What a module takes in or puts out while `run` runs."""
+    seen: list[Tensor] = []
+    with hooked(model, [(name, side, seen.append)]):
+        run()
+    return seen[0]
