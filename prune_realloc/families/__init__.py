@@ -8,7 +8,7 @@ import timm
 from torch import nn
 
 from prune_realloc.core.errors import InputError
-from prune_realloc.families import efficientvit_msra, swin, vit
+from prune_realloc.families import efficientvit_msra, swin, traced, vit
 from prune_realloc.families.base import CuttableFamily, Family
 
 CUTTABLE: dict[str, CuttableFamily] = {"vit": vit, "swin": swin}
@@ -18,54 +18,41 @@ FAMILIES: dict[str, Family] = {**CUTTABLE, "efficientvit_msra": efficientvit_msr
 
 
 def family_of(model: nn.Module) -> Family:
-    """The family that declares `model`.
+    """The family that declares `model`; whatever none declares is traced.
 
     Raises:
-        InputError: no family knows this network.
+        InputError: it is a network of another library, which has a way of its own into this one.
     """
     for family in FAMILIES.values():
         if family.owns(model):
             return family
-    if any(_architecture(model) in family.ALIASES for family in FAMILIES.values()):
-        raise InputError(
-            f"model {_called(model)} has fixed widths; open it with load_model, which builds it with free ones"
-        )
-    *others, last = (family.SUPPORTS for family in FAMILIES.values())
-    supported = f"{', '.join(others)} and {last}"
-    way = ""
     if type(model).__module__.startswith("transformers."):
-        way = "; save it with save_pretrained and open that folder, which is read as timm's network"
-    raise InputError(
-        f"model {_called(model)} is of no supported family; supported: {supported}; see docs/support.md{way}"
-    )
+        raise InputError(
+            f"model {_called(model)} gives no plain tensor; save it with save_pretrained and open that folder, which is "
+            "read as timm's network"
+        )
+    return traced
 
 
 def cuttable_family_of(model: nn.Module) -> CuttableFamily:
     """The family that declares `model`, where its networks can be cut.
 
     Raises:
-        InputError: no family knows this network, or its family scores its sites but does not cut them.
+        InputError: its family scores its sites but does not cut them, or as `family_of`.
     """
-    family_of(model)
-    for family in CUTTABLE.values():
-        if family.owns(model):
-            return family
+    family = family_of(model)
+    for cuttable in (*CUTTABLE.values(), traced):
+        if cuttable is family:
+            return cuttable
     raise InputError(
         f"model {type(model).__name__} cannot be cut; `emit --inherit` makes a narrower one with its weights"
     )
 
 
 def cuttable_family_of_architecture(name: str) -> CuttableFamily:
-    """The family that declares timm's `name` and cuts its networks, told from the module that timm builds it in.
-
-    Raises:
-        InputError: no family does.
-    """
+    """The family that cuts timm's network `name`, told from the module that timm builds it in."""
     where = getattr(timm.models.model_entrypoint(name), "__module__", "").rpartition(".")[2]
-    for family in CUTTABLE.values():
-        if where in family.TIMM_MODULES:
-            return family
-    raise InputError(f"model {name!r} is of no family whose networks can be cut")
+    return next((family for family in CUTTABLE.values() if where in family.TIMM_MODULES), traced)
 
 
 def _architecture(model: nn.Module) -> str | None:

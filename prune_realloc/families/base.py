@@ -196,13 +196,17 @@ class CuttableFamily(Family, Protocol):
         The function of the network stays. Called without gradients.
         """
 
-    def sync_(self, model: Any, keep: Mapping[str, np.ndarray]) -> None:
+    def sync_(
+        self, model: Any, keep: Mapping[str, np.ndarray], source: Any, gone: Mapping[str, Mapping[int, np.ndarray]]
+    ) -> None:
         """Bring the attributes of modules in line with parameters that were cut to the units of `keep`.
 
-        Linear layers, convolutions and layer norms are seen to elsewhere; not groups, nor running statistics.
+        Linear layers, convolutions and norms have been seen to.
 
         Args:
             keep: site name -> the units that stay; a site that is not named keeps all.
+            source: the whole network.
+            gone: parameter or buffer -> dimension -> the positions of it that went.
         """
 
     def drop_blocks_(self, model: Any, gone: Collection[int]) -> None:

@@ -42,7 +42,8 @@ def find_host(model: nn.Module) -> Host:
     """
     found = list(_outermost(model, "", set()))
     if not found:
-        family_of(model)  # raises, and says what is supported
+        family_of(model)  # raises where it is of another library
+        return Host(model, "")
     if len(found) > 1:
         named = ", ".join(f"{name} ({type(module).__name__})" for name, module in found)
         raise InputError(

@@ -29,7 +29,7 @@ ALIASES: tuple[str, ...] = ()
 
 
 def owns(model: nn.Module) -> bool:
-    return isinstance(model, SwinTransformer)
+    return isinstance(model, SwinTransformer) and _is_known(model)
 
 
 def adopt(model: nn.Module) -> nn.Module:
@@ -38,12 +38,7 @@ def adopt(model: nn.Module) -> nn.Module:
 
 
 def describe(model: Any) -> Structure:
-    """Sites and costs. The streams' channels are named here: patch merging lays those of four tokens side by side.
-
-    Raises:
-        InputError: a stem, block, attention, merging or pooling that this family does not know.
-    """
-    _check_layout(model)
+    """Sites and costs. The streams' channels are named here: patch merging lays those of four tokens side by side."""
     blocks = list(_blocks(model))
     sites = [_stream(model, stage) for stage in range(len(model.layers))]
     for place, block in blocks:
@@ -131,7 +126,7 @@ def drop_blocks_(model: Any, gone: Collection[int]) -> None:
         stage.blocks, stage.depth = nn.Sequential(*blocks), len(blocks)
 
 
-def sync_(model: Any, keep: Mapping[str, np.ndarray]) -> None:
+def sync_(model: Any, keep: Mapping[str, np.ndarray], source: Any, gone: Any) -> None:
     for _, block in _blocks(model):
         block.attn = synced_attention(block.attn)
         block.dim = block.attn.dim
@@ -215,21 +210,14 @@ def _exits(model: Any) -> dict[str, str]:
     return mergings | ({"head.fc": names[-1]} if isinstance(model.head.fc, nn.Linear) else {})
 
 
-def _check_layout(model: Any) -> None:
-    """Raises an InputError that names the first module whose inside is not known."""
-    known: list[tuple[str, nn.Module, tuple[type, ...]]] = [("patch_embed", model.patch_embed, (PatchEmbed,))]
-    for stage in _stages(model)[1:]:
-        known.append((f"layers.{stage}.downsample", model.layers[stage].downsample, (PatchMerging,)))
-    for place, block in _blocks(model):
-        known.append((place.name, block, (SwinTransformerBlock,)))
-        if isinstance(block, SwinTransformerBlock):
-            known += [(f"{place.name}.attn", block.attn, KINDS), (f"{place.name}.mlp", block.mlp, (Mlp,))]
-    for name, module, kinds in known:
-        if type(module) not in kinds:
-            listed = ", ".join(kind.__name__ for kind in kinds)
-            raise InputError(f"{name} is a {type(module).__name__}; supported: {listed}")
-    if model.head.num_features != model.num_features:
-        raise InputError(
-            f"head.global_pool is {model.head.global_pool.pool_type}, which makes several numbers of a channel; "
-            "supported: avg, max, avgmax"
-        )
+def _is_known(model: Any) -> bool:
+    """Is the network made of the blocks, attentions and mergings that this family declares?"""
+    blocks = [block for _, block in _blocks(model)]
+    return (
+        type(model.patch_embed) is PatchEmbed
+        and all(type(model.layers[stage].downsample) is PatchMerging for stage in _stages(model)[1:])
+        and all(type(block) is SwinTransformerBlock for block in blocks)
+        and all(type(block.attn) in KINDS and type(block.mlp) is Mlp for block in blocks)
+        # a pooling that makes several numbers of a channel is another matter
+        and model.head.num_features == model.num_features
+    )

@@ -225,11 +225,16 @@ def drop_blocks_(model: nn.Module, gone: Collection[int]) -> None:
 def sync_(model: nn.Module, keep: Mapping[str, np.ndarray], source: nn.Module, gone: Any) -> None:
     found = _found(source)
     record = found.traced.record
-    rewrite_(model, source, record, left_of(record.ids, gone))
+    whole = rewrite_(model, source, record, left_of(record.ids, gone))
     modes = {module: module.training for module in model.modules()}
     model.train()  # at this, networks of timm let go of what they keep
     for module, training in modes.items():
         module.training = training
+    try:
+        traced(model, example_input(source))
+    except Exception as error:  # it is the network's own code that runs
+        why = f"; not written anew: {whole[0]}" if whole else ""
+        raise InputError(f"model {type(model).__name__} does not run with what is left: {first_line(error)}{why}") from error
 
 
 def _found(model: nn.Module) -> _Found:

@@ -49,7 +49,7 @@ _AXES = {
 
 
 def owns(model: nn.Module) -> bool:
-    return isinstance(model, VisionTransformer)
+    return isinstance(model, VisionTransformer) and _is_known(model)
 
 
 def adopt(model: nn.Module) -> nn.Module:
@@ -58,12 +58,7 @@ def adopt(model: nn.Module) -> nn.Module:
 
 
 def describe(model: VisionTransformer) -> Structure:
-    """Sites, costs, opaque modules and fixed parameters of `model`.
-
-    Raises:
-        InputError: a stem, block, attention or pooling that this family does not know.
-    """
-    _check_layout(model)
+    """Sites, costs, opaque modules and fixed parameters of `model`."""
     tokens = model.patch_embed.num_patches + model.num_prefix_tokens
     blocks: list[tuple[int, Any]] = list(enumerate(model.blocks))
     sites: list[Site] = []
@@ -136,7 +131,7 @@ def drop_blocks_(model: VisionTransformer, gone: Collection[int]) -> None:
     model.feature_info = [info | {"module": f"blocks.{i}"} for i, info in enumerate(left)]
 
 
-def sync_(model: Any, keep: Mapping[str, np.ndarray]) -> None:
+def sync_(model: Any, keep: Mapping[str, np.ndarray], source: Any, gone: Any) -> None:
     for i, block in enumerate(model.blocks):
         attn = block.attn
         heads = len(keep.get(f"blocks.{i}.heads", range(attn.num_heads)))
@@ -152,27 +147,17 @@ def sync_(model: Any, keep: Mapping[str, np.ndarray]) -> None:
     model.feature_info = [info | {"num_chs": embed_dim} for info in model.feature_info]
 
 
-def _check_layout(model: VisionTransformer) -> None:
-    """Raises an InputError that names the first module whose inside is not known."""
-    for name, module, known in (
-        ("patch_embed", model.patch_embed, (PatchEmbed,)),
-        *((f"blocks.{i}", block, (Block, ResPostBlock)) for i, block in enumerate(model.blocks)),
-    ):
-        if not isinstance(module, known):
-            raise InputError(_unknown(name, module, known))
-    block: Any
-    for i, block in enumerate(model.blocks):
-        if type(block.attn) not in (Attention, FreeAttention):
-            raise InputError(_unknown(f"blocks.{i}.attn", block.attn, (Attention,)))
-        if not isinstance(block.mlp, Mlp | GluMlp | SwiGLU):
-            raise InputError(_unknown(f"blocks.{i}.mlp", block.mlp, (Mlp, GluMlp, SwiGLU)))
-    pool: Any = model.attn_pool
-    if pool is not None and (not isinstance(pool, AttentionPoolLatent | FreePool) or pool.pos_embed is not None):
-        raise InputError(f"attn_pool is a {type(pool).__name__}; supported: AttentionPoolLatent without positions")
-
-
-def _unknown(name: str, module: nn.Module, known: tuple[type, ...]) -> str:
-    return f"{name} is a {type(module).__name__}; supported: {', '.join(kind.__name__ for kind in known)}"
+def _is_known(model: Any) -> bool:
+    """Is the network made of the blocks, attentions, MLPs and poolings that this family declares?"""
+    blocks = all(isinstance(block, Block | ResPostBlock) for block in model.blocks)
+    pool = model.attn_pool
+    return (
+        isinstance(model.patch_embed, PatchEmbed)
+        and blocks
+        and all(type(block.attn) in (Attention, FreeAttention) for block in model.blocks)
+        and all(isinstance(block.mlp, Mlp | GluMlp | SwiGLU) for block in model.blocks)
+        and (pool is None or isinstance(pool, AttentionPoolLatent | FreePool) and pool.pos_embed is None)
+    )
 
 
 def _stream(model: VisionTransformer) -> Stream:

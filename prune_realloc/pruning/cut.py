@@ -43,14 +43,15 @@ def cut(model: nn.Module, sites: Iterable[Site], keep: Keep) -> nn.Module:
     if not host.stands_alone:
         _check_inside(str(host), by_name, keep)
     keep = {name: units for name, units in keep.items() if by_name[name].axis != "block"}
-    smaller = copied(model, _narrower_tensors(host.inner, _removed_positions(by_name, keep)))
+    gone = _removed_positions(by_name, keep)
+    smaller = copied(model, _narrower_tensors(host.inner, gone))
     inner = inner_of(smaller)
     for net in {smaller, inner}:
         vars(net).pop("taken", None)  # what was taken of the source is not true of what is cut from it
-    family.sync_(inner, keep)
+    sync_layers_(inner)
+    family.sync_(inner, keep, host.inner, gone)
     if blocks_gone:
         family.drop_blocks_(inner, blocks_gone)
-    sync_layers_(inner)
     return smaller
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from prune_realloc.tracing.ids import Ids
 from prune_realloc.tracing.labels import Labels, compact
@@ -23,14 +24,21 @@ class Left:
     """By label."""
 
     def along(self, x: Labels, dim: int) -> np.ndarray:
-        """Which places along a dimension are left, shape (size,)."""
-        found = np.ones(x.shape[dim], dtype=bool)
+        """Which places along a dimension are left, shape (size,).
+
+        Raises:
+            Uneven: other ones in other rows.
+        """
         dim %= x.ndim
+        found = np.ones(x.shape[dim], dtype=bool)
         for plane in x.planes:
-            small = compact(plane)
-            if small.shape[dim] > 1 or x.shape[dim] == 1:
-                alive = self.alive[small.long().numpy()]
-                found &= np.moveaxis(alive, dim, 0).reshape(small.shape[dim], -1).any(1)
+            alive = self._alive(plane)
+            if alive.shape[dim] > 1:
+                rows = np.moveaxis(alive, dim, 0).reshape(alive.shape[dim], -1)
+                lives = rows.any(1)
+                if (rows != rows[lives.argmax()])[lives].any():
+                    raise Uneven("other channels in other rows")
+                found &= lives
         return found
 
     def shape(self, x: Labels) -> tuple[int, ...]:
@@ -39,26 +47,52 @@ class Left:
         Raises:
             Uneven: no size says it.
         """
-        if not self.is_box(x):
-            raise Uneven("unlike parts of one tensor")
-        return tuple(int(self.along(x, dim).sum()) for dim in range(x.ndim))
+        sizes = list(x.shape)
+        for plane in x.planes:
+            for dim, size in self._sizes(plane).items():
+                sizes[dim] = min(sizes[dim], size)
+        return tuple(sizes)
 
     def is_box(self, x: Labels) -> bool:
-        """Is the same left in every row?"""
-        for plane in x.planes:
-            alive = self.alive[compact(plane).long().numpy()]
-            if alive.all():
-                continue
-            box = np.ones((1,) * alive.ndim, dtype=bool)
-            for dim in range(alive.ndim):
-                some = alive.any(axis=tuple(d for d in range(alive.ndim) if d != dim), keepdims=True)
-                box = box & some
-            if (alive != box).any():
-                return False
+        """Is as much left in every row?"""
+        try:
+            self.shape(x)
+        except Uneven:
+            return False
         return True
 
+    def _alive(self, plane: Tensor) -> np.ndarray:
+        return self.alive[compact(plane).long().numpy()]
+
+    def _sizes(self, plane: Tensor) -> dict[int, int]:
+        """Dimension -> what is left along it, where something goes.
+
+        Rows may lose other channels if they lose as many, and if the channels of a row lie side by side.
+        """
+        alive, small = self._alive(plane), compact(plane)
+        if alive.all():
+            return {}
+        dims = [dim for dim in range(alive.ndim) if (alive != np.take(alive, [0], axis=dim)).any()]
+        if not dims:
+            raise Uneven("nothing is left")
+        dims.sort(key=lambda dim: -_step(small, dim))
+        rest = np.moveaxis(alive, dims, range(len(dims))).reshape(*(alive.shape[dim] for dim in dims), -1)[..., 0]
+        sizes = {}
+        for dim in reversed(dims):
+            counts = rest.sum(-1)
+            if len(np.unique(counts[counts > 0])) != 1:
+                raise Uneven("unlike parts of one tensor")
+            sizes[dim] = int(counts.max())
+            rest = counts > 0
+        return sizes
+
     def loses(self, x: Labels) -> bool:
-        return any(not self.alive[compact(plane).long().numpy()].all() for plane in x.planes)
+        return any(not self._alive(plane).all() for plane in x.planes)
+
+
+def _step(plane: Tensor, dim: int) -> float:
+    """How far apart neighbours along a dimension lie."""
+    return float(plane.diff(dim=dim).abs().double().median())
 
 
 def left_of(ids: Ids, gone: Mapping[str, Mapping[int, np.ndarray]]) -> Left:

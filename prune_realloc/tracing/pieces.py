@@ -30,8 +30,9 @@ def piece_(graph: fx.Graph, node: fx.Node, values: Mapping[fx.Node, Any], left: 
         raise Uneven("channels and places in one dimension")
     rows = _corner(coordinates[channel], inside)  # in the order of the part's dimensions
     order = sorted(range(len(inside)), key=lambda at: -_step(rows, at))
-    kept = np.ix_(*(left.along(part, dim) for dim in inside))
-    now = (np.cumsum(left.along(whole, channel)) - 1)[rows[kept]].transpose(order)
+    alive, sizes = left.along(whole, channel), left.shape(part)
+    ordered = rows.transpose(order)
+    now = (np.cumsum(alive) - 1)[ordered[alive[ordered]]].reshape([sizes[inside[at]] for at in order])
     start = int(now.flat[0])
     if (now.ravel() != start + np.arange(now.size)).any():
         raise Uneven("channels that do not lie in one run")
@@ -98,8 +99,8 @@ def _corner(places: np.ndarray, dims: list[int]) -> np.ndarray:
 def _step(rows: np.ndarray, at: int) -> int:
     if rows.shape[at] == 1:
         return 0
-    first = np.take(rows, [0, 1], axis=at).ravel()
-    return int(abs(np.diff(np.moveaxis(rows, at, 0).reshape(rows.shape[at], -1)[:2, 0])[0])) if len(first) else 0
+    lines = np.moveaxis(rows, at, 0).reshape(rows.shape[at], -1)
+    return int(abs(lines[1, 0] - lines[0, 0]))
 
 
 def _flattened(

@@ -29,21 +29,28 @@ from prune_realloc.tracing.left import Left, Uneven
 _SHAPING = ("reshape", "view", "expand", "unflatten")
 
 
-def rewrite_(model: nn.Module, source: nn.Module, record: Record, left: Left) -> None:
+def rewrite_(model: nn.Module, source: nn.Module, record: Record, left: Left) -> list[str]:
     """Let `model`, whose parameters were cut from those of `source`, run.
 
     Args:
         source: the whole network; `record` is of it.
         left: which labels are left.
 
+    Returns:
+        Why some modules were left as they are; what they name may fit all the same.
+
     Raises:
-        InputError: a forward pass cannot be traced, or cannot run with what is left.
+        InputError: a forward pass cannot be written for what is left.
     """
+    whole: list[str] = []
     for name in sorted(record.sized):
         module = source.get_submodule(name)
         if not _is_touched(record, name, left):
             continue
-        graph = _traced(name, module, *record.calls[name][:2])
+        graph = _traced(module, *record.calls[name][:2])
+        if isinstance(graph, str):
+            whole.append(f"{name} ({type(module).__name__}): {graph}")
+            continue
         values = _Values(fx.GraphModule(module, graph), record)
         values.of_call(*record.calls[name][:2])
         try:
@@ -54,6 +61,7 @@ def rewrite_(model: nn.Module, source: nn.Module, record: Record, left: Left) ->
             ) from error
         if changed:
             _set_forward_(model.get_submodule(name), graph)
+    return whole
 
 
 def _is_touched(record: Record, name: str, left: Left) -> bool:
@@ -71,27 +79,29 @@ class _Leaves(fx.Tracer):
         return True
 
 
-def _traced(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> fx.Graph:
-    """Raises InputError where the way through the forward pass depends on the tensors in it."""
+def _traced(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> fx.Graph | str:
+    """The forward pass; or why it cannot be had: the way through it depends on the tensors in it."""
     bound = inspect.signature(module.forward).bind(*args, **kwargs).arguments
     given = {key: value for key, value in bound.items() if not isinstance(value, Tensor)}
     parameters = inspect.signature(module.forward).parameters
     absent = {key: p.default for key, p in parameters.items() if p.default is not p.empty and key not in bound}
     fixed = {key: value for key, value in (given | absent).items() if value is None or isinstance(value, bool | str)}
     try:
-        return _without_checks(_Leaves().trace(module, concrete_args=fixed))
+        return _plain(_Leaves().trace(module, concrete_args=fixed or None), parameters)
     except Exception as error:  # tracing runs the network's own code
-        raise InputError(
-            f"{name} ({type(module).__name__}) cannot be written anew for fewer channels: {first_line(error)}"
-        ) from error
+        return first_line(error)
 
 
-def _without_checks(graph: fx.Graph) -> fx.Graph:
-    """Without those that a traced argument is what it was, and assertions on sizes."""
+def _plain(graph: fx.Graph, parameters: Mapping[str, inspect.Parameter]) -> fx.Graph:
+    """With the names and defaults of the arguments, and without assertions on them."""
     for node in reversed(list(graph.nodes)):
         if node.op == "call_function" and getattr(node.target, "__name__", "") in ("_assert", "_assert_is_none"):
             graph.erase_node(node)
-    graph.eliminate_dead_code()
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    for node, (name, parameter) in zip(placeholders, parameters.items(), strict=True):
+        node.target = name
+        node.args = () if parameter.default is parameter.empty else (parameter.default,)
+    graph.set_codegen(fx.graph.CodeGen())
     return graph
 
 
@@ -104,10 +114,12 @@ class _Values(fx.Interpreter):
         self.of: dict[fx.Node, Any] = {}
 
     def of_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        names = [node.target for node in self.module.graph.nodes if node.op == "placeholder"]
-        placed = dict(zip(names, args, strict=False)) | dict(kwargs)
+        inputs = [node for node in self.module.graph.nodes if node.op == "placeholder"]
+        names = [str(node.target) for node in inputs]
+        given = {str(node.target): node.args[0] for node in inputs if node.args}
+        given |= dict(zip(names, args, strict=False)) | dict(kwargs)
         with torch.no_grad(), on_labels(self.record):
-            self.run(*(placed.get(name) for name in names))
+            self.run(*(given[name] for name in names))
 
     def run_node(self, n: fx.Node) -> Any:
         self.of[n] = super().run_node(n)
@@ -214,13 +226,9 @@ def _read_off(node: Any, values: Mapping[fx.Node, Any]) -> tuple[fx.Node, int] |
     else:
         return None
     value = values.get(tensor)  # type: ignore[arg-type]
-    if not isinstance(value, Labels) or not isinstance(dim, int) or not left_is_box(value):
+    if not isinstance(value, Labels) or not isinstance(dim, int):
         return None
     return tensor, dim % value.ndim  # type: ignore[return-value]
-
-
-def left_is_box(value: Labels) -> bool:
-    return True
 
 
 def _split_(graph: fx.Graph, node: fx.Node, name: str, value: Sequence[Labels], left: Left) -> bool:

@@ -234,7 +234,7 @@ def depth_args(blocks: int) -> dict[str, Any]:
     return {}
 
 
-def sync_(model: Bottlenecks, keep: Mapping[str, np.ndarray]) -> None:
+def sync_(model: Bottlenecks, keep: Mapping[str, np.ndarray], source: Any, gone: Any) -> None:
     """What is no parameter: running statistics, and groups."""
     for name, site, run in _widths(model):
         part: Any = model.get_submodule(name)

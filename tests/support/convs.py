@@ -263,7 +263,7 @@ def depth_args(blocks: int) -> dict[str, Any]:
     return {}
 
 
-def sync_(model: Convs, keep: Mapping[str, np.ndarray]) -> None:
+def sync_(model: Convs, keep: Mapping[str, np.ndarray], source: Any, gone: Any) -> None:
     """No module has numbers of its own."""
 
 

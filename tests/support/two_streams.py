@@ -238,7 +238,7 @@ def depth_args(blocks: int) -> dict[str, Any]:
     return {}
 
 
-def sync_(model: TwoStreams, keep: Mapping[str, np.ndarray]) -> None:
+def sync_(model: TwoStreams, keep: Mapping[str, np.ndarray], source: Any, gone: Any) -> None:
     for _, _, _, block in blocks(model):
         block.attn.v = block.attn.proj.weight.shape[1] // HEADS
         block.attn.qk = (len(block.attn.qkv.weight) - HEADS * block.attn.v) // (2 * HEADS)
