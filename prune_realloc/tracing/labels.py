@@ -65,6 +65,12 @@ def compact(plane: Tensor, but: int | None = None) -> Tensor:
     return plane
 
 
+def settled(plane: Tensor) -> Tensor:
+    """The same plane, expanded along all dimensions along which it does not vary."""
+    dims = [dim for dim in range(plane.ndim) if plane.stride(dim) != 0 and not varies(plane, dim)]
+    return collapsed(plane, dims).expand(plane.shape) if dims else plane
+
+
 def collapsed(plane: Tensor, dims: Iterable[int]) -> Tensor:
     """The labels without the places along `dims`, each of which keeps a size of 1."""
     small, shape = compact(plane), list(plane.shape)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from prune_realloc.tracing.labels import Labels, collapsed, compact, labels, varies, varying
+from prune_realloc.tracing.labels import Labels, collapsed, compact, labels, settled, varies, varying
 from prune_realloc.tracing.layers import LAYERS
 from prune_realloc.tracing.products import PRODUCTS
 from prune_realloc.tracing.record import Record
@@ -49,6 +49,8 @@ def moved(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, An
         record.sized.add(record.module)
     count = max(len(x.planes) for x in tensors)
     runs = [_applied(func, args, kwargs, plane) for plane in range(count)]
+    if func.__name__ in ("cat", "concat", "stack"):
+        runs = [settled(plane) for plane in runs]
     whole = runs[0] if runs else _applied(func, args, kwargs, None)
     sources = {x.source for x in tensors}
     source = sources.pop() if len(sources) == 1 else None

@@ -74,8 +74,8 @@ def contract(record: Record, a: Labels, la: str, b: Labels, lb: str, lo: str) ->
     ours, theirs = (
         [_laid_out(plane, letters, order, sizes) for plane in tensor.planes] for tensor, letters in ((a, la), (b, lb))
     )
-    contracted = _tie_summed(record, ours, theirs, summed)
     shared = [order.index(letter) for letter in lo if letter in la and letter in lb]
+    contracted = _tie_summed(record, ours, theirs, summed, shared)
     planes = _passed_on(record, ours, theirs, summed, shared)
     _note(record, sizes, order, ours, theirs, contracted, (a, b), summed)
     shape = tuple(sizes[letter] for letter in lo)
@@ -109,14 +109,25 @@ def _dropped(plane: Tensor, summed: list[int]) -> Tensor:
     return plane
 
 
-def _tie_summed(record: Record, ours: list[Tensor], theirs: list[Tensor], summed: list[int]) -> np.ndarray:
+def _only(record: Record, plane: Tensor, summed: list[int], shared: list[int]) -> Tensor:
+    """The labels along what is summed or shared; wherever else, they stay or go together."""
+    free = [dim for dim in range(plane.ndim) if dim not in summed and dim not in shared]
+    kept = collapsed(plane, free)
+    if any(varies(plane, dim) for dim in free):
+        record.tie(plane, kept)
+    return kept
+
+
+def _tie_summed(
+    record: Record, ours: list[Tensor], theirs: list[Tensor], summed: list[int], shared: list[int]
+) -> np.ndarray:
     """Channels that meet in the sum stay or go together; those that meet no channel must stay."""
     mine = [plane for plane in ours if any(varies(plane, dim) for dim in summed)]
     other = [plane for plane in theirs if any(varies(plane, dim) for dim in summed)]
     if mine and other:
         for plane in mine:
             for match in other:
-                record.tie(plane, match)
+                record.tie(*(_only(record, side, summed, shared) for side in (plane, match)))
         found = np.unique(compact(mine[0]).numpy()).astype(np.int64)
         return found[found > 0]
     for plane in mine + other:

@@ -181,7 +181,7 @@ def _set_sizes_(graph: fx.Graph, node: fx.Node, name: str, values: Mapping[fx.No
         return False
     if name in _SHAPING and isinstance(value, Labels):
         return _reshaped_(node, name, value, values, left)
-    if name in ("chunk", "split") and isinstance(value, tuple | list):
+    if name in ("chunk", "split") and isinstance(value, tuple | list) and isinstance(value[0], Labels):
         return _split_(graph, node, name, value, left)
     if name == "getitem" and isinstance(value, Labels):
         return _sliced_(node, values, left)
@@ -200,19 +200,25 @@ def _reshaped_(node: fx.Node, name: str, value: Labels, values: Mapping[fx.Node,
     start = node.args[1] % values[node.args[0]].ndim if name == "unflatten" else 0  # type: ignore[index, operator, union-attr]
     changed = False
     for place, size in enumerate(sizes):
-        dim = place + start
-        if new[dim] != value.shape[dim] and not (isinstance(size, int) and size == -1):
-            if _adapts(size, values, left) != new[dim]:
-                sizes[place], changed = new[dim], True
+        wanted = new[place + start]
+        if _size_now(size, values, left) not in (wanted, -1):
+            sizes[place], changed = wanted, True
     if changed:
         node.args = (*node.args[:first], tuple(sizes)) if listed else (*node.args[:first], *sizes)
     return changed
 
 
-def _adapts(size: Any, values: Mapping[fx.Node, Any], left: Left) -> int | None:
-    """What a size will be by itself where it is read off a tensor."""
+def _size_now(size: Any, values: Mapping[fx.Node, Any], left: Left) -> Any:
+    """What a number in the forward pass will be: sizes that are read off tensors, and what is computed of them."""
+    if not isinstance(size, fx.Node):
+        return size
     found = _read_off(size, values)
-    return None if found is None else left.shape(values[found[0]])[found[1]]
+    if found is not None:
+        return left.shape(values[found[0]])[found[1]] if left.is_box(values[found[0]]) else None
+    if size.op == "call_function" and isinstance(values.get(size), int):
+        parts = [_size_now(part, values, left) for part in size.args]
+        return None if None in parts else size.target(*parts)  # type: ignore[operator, arg-type]
+    return values.get(size)
 
 
 def _read_off(node: Any, values: Mapping[fx.Node, Any]) -> tuple[fx.Node, int] | None:

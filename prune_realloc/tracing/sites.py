@@ -74,8 +74,8 @@ def sites(traced: Traced, model: nn.Module, found: Sequence[Candidate]) -> Sites
 def _is_residual(traced: Traced, unit: int) -> bool:
     """Does it give out what it takes, with something added: may it go whole?"""
     args, kwargs, out = traced.record.calls[traced.units[unit]]
-    taken, given = traced.row((args, kwargs)), traced.row(out)
-    return bool(taken) and taken == given
+    given = traced.row(out)
+    return bool(given) and set(given) <= set(traced.row((args, kwargs)))
 
 
 def _site(traced: Traced, candidate: Candidate, block: int | None, stage: int | None, nth: int) -> Site:
@@ -145,13 +145,16 @@ def _query_gates(traced: Traced, candidate: Candidate) -> tuple[Gate, ...]:
     if product is None or not product.factors:
         return ()
     raw = product.factors[0]
-    queries = {int(label): places[int(traced.classes.of[label])] for label in raw if int(traced.classes.of[label]) in places}
+    units = np.full(traced.record.ids.count, -1)
+    for label in raw:
+        units[label] = places.get(int(traced.classes.of[label]), -1)
+    wanted = np.unique(units[units >= 0])
     found: Gate | None = None
     for name, (_, _, out) in traced.record.calls.items():
         if isinstance(out, Labels) and name:
             for dim in (-1, 1) if out.ndim > 2 else (-1,):
-                pairs = _labelled_places(out, dim, queries)
-                if pairs is not None and {unit for unit, _ in pairs} == set(queries.values()):
+                pairs = _labelled_places(out, dim, units)
+                if np.array_equal(np.unique([unit for unit, _ in pairs]), wanted):
                     found = Gate(name, "output", *_gate_index(pairs, len(places), dim))
                     break
     return () if found is None else (found,)
@@ -162,28 +165,33 @@ def _gate_index(pairs: list[tuple[int, int]], units: int, dim: int) -> tuple[np.
     return index, dim, present
 
 
-def _labelled_places(out: Labels, dim: int, queries: Mapping[int, int]) -> list[tuple[int, int]] | None:
-    """(unit, channel) of those channels of a tensor along `dim` that hold queries; None where a channel holds several."""
+def _labelled_places(out: Labels, dim: int, units: np.ndarray) -> list[tuple[int, int]]:
+    """(unit, channel) of those channels of a tensor along `dim` that hold queries; none where one holds several.
+
+    Args:
+        units: label -> the unit that it is a query of, or -1.
+    """
     dim %= out.ndim
     for plane in out.planes:
-        if not varies(plane, dim):
-            continue
-        rows = compact(plane.movedim(dim, -1), but=-1).reshape(-1, out.shape[dim]).long().numpy()
-        columns = [{queries.get(int(label)) for label in np.unique(rows[:, at])} for at in range(rows.shape[1])]
-        if any(len(units) > 1 for units in columns):
-            continue
-        return [(unit, at) for at, units in enumerate(columns) for unit in units if unit is not None]
-    return None
+        if varies(plane, dim):
+            held = units[compact(plane.movedim(dim, -1), but=-1).reshape(-1, out.shape[dim]).long().numpy()]
+            if (held == held[0]).all():
+                return [(int(unit), at) for at, unit in enumerate(held[0]) if unit >= 0]
+    return []
 
 
 def _heads(traced: Traced, groups: Sequence[int], block: int | None, nth: int) -> Site | None:
     """Whole heads: all that lies in each of the groups."""
     held: dict[tuple[str, int], list[tuple[int, int]]] = defaultdict(list)
+    units: set[int | None] = set()
     for head, group in enumerate(groups):
         for name, dim, place in _head_positions(traced, group):
             held[name, dim].append((head, place))
+            units.add(traced.unit_of(name))
         if any(int(n) in traced.classes.frozen for n in [group, *_head_classes(traced, group)]):
             return None
+    if len(units) > 1:  # such as a table of positions that all blocks share
+        return None
     if any(len({Counter(h for h, _ in pairs)[head] for head in range(len(groups))}) > 1 for pairs in held.values()):
         return None
     slices = tuple(Slice(name, dim, *_indexed(pairs, len(groups))) for (name, dim), pairs in held.items())
