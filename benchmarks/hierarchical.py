@@ -1,0 +1,208 @@
+"""Hierarchical networks, cut without any training: ours, with each part on and off, against torch-pruning's best mode.
+
+    python examples/train_hierarchical.py --out runs/hierarchical
+    python benchmarks/hierarchical.py --runs runs/hierarchical --out docs/hierarchical.json
+
+A small Swin, an EfficientViT of MSRA and one of MIT, trained on Fashion-MNIST, at 0.7, 0.5 and 0.3 of their
+multiply-adds; 1,024 calibration images of the training set for everyone, the 10,000 test images for the result.
+torch-pruning is given its best foot: every mode with both scores, with and without the streams and the attentions (what
+writes a stream is told from our sites), and of all that run the one with the lowest loss on the calibration images.
+"""
+
+import argparse
+import copy
+import json
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import torch_pruning as tp
+from record import origin
+from torch import Tensor, nn
+from torch_pruning_baseline import CLOSE, SLACK, count_macs, evaluate, load_tensors
+
+from prune_realloc import apply, build_recipe, load_model
+from prune_realloc.pruning.sites import find_sites
+
+SHARES = (0.7, 0.5, 0.3)
+CALIBRATION_IMAGES = 1024
+_OFF: dict[str, bool] = {"rotate": False, "refit": False, "mean_shift": False}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "scores only": {"compensate": _OFF},
+    "scores, mean shift": {"compensate": _OFF | {"mean_shift": True}},
+    "rotation, mean shift": {"compensate": _OFF | {"rotate": True, "mean_shift": True}},
+    "refit": {"compensate": _OFF | {"refit": True, "mean_shift": True}},
+    "rotation and refit, uniform widths": {"allocation": "uniform"},
+    "rotation and refit (the default)": {},
+    "rotation and refit, every axis": {"axes": "all"},
+}
+MODES = {"uniform": {}, "global": {"global_pruning": True}, "isomorphic": {"global_pruning": True, "isomorphic": True}}
+SCORES = ("l2", "taylor")
+MAX_STEPS = 60
+
+
+def ours(folder: Path, data: str, test: tuple[Tensor, Tensor]) -> Iterator[dict[str, Any]]:
+    """A row for each variant and share."""
+    axes = sorted({site.axis for site in find_sites(load_model(folder))} - {"block"})
+    for (name, values), share in product(VARIANTS.items(), SHARES):
+        values = values | ({"axes": axes} if values.get("axes") == "all" else {})
+        recipe = build_recipe({"budget": {"keep_macs": share}, "data": {"samples": CALIBRATION_IMAGES}} | values)
+        started = time.perf_counter()
+        try:
+            done = apply(recipe, ckpt=folder, data=data, timed=False, eval_samples=1000, batch_size=128)
+        except Exception as error:  # a budget that the floors forbid is a result
+            yield {"variant": name, "requested": share, "error": str(error)}
+            continue
+        loss, top1 = evaluate(done.network, *test)
+        yield {
+            "variant": name,
+            "requested": share,
+            "keep_macs": round(done.cost.macs / done.source_cost.macs, 4),
+            "top1": round(top1, 2),
+            "loss": round(loss, 4),
+            "seconds": round(time.perf_counter() - started, 1),
+        }
+
+
+def theirs(net: nn.Module, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> Iterator[dict[str, Any]]:
+    """A row for each mode and share: the best of its settings by calibration loss, or why none runs."""
+    gradients = _gradients(net, *train)
+    for mode in MODES:
+        best: dict[float, tuple[float, float, nn.Module, dict[str, Any]]] = {}
+        errors: list[str] = []
+        for score, stream, attention in product(SCORES, (True, False), (True, False)):
+            setting = {"score": score, "stream": stream, "attention": attention}
+            try:
+                found = prune_in_steps(net, train[0][:1], gradients if score == "taylor" else {}, mode=mode, **setting)
+            except Exception as error:  # a crash of torch-pruning is a result
+                errors.append(f"{type(error).__name__}: {str(error)[:120]}")
+                continue
+            for share, (kept, small) in found.items():
+                loss = evaluate(small, *train)[0] if abs(kept - share) <= SLACK else float("inf")
+                if share not in best or loss < best[share][0]:
+                    best[share] = (loss, kept, small, setting)
+        for share in SHARES:
+            if share not in best or best[share][0] == float("inf"):
+                yield {"mode": mode, "requested": share, "error": errors[0] if errors else "no setting came so far"}
+                continue
+            _, kept, small, setting = best[share]
+            loss, top1 = evaluate(small, *test)
+            row = {"mode": mode, "requested": share, "keep_macs": round(kept, 4), "top1": round(top1, 2)}
+            yield row | {"loss": round(loss, 4)} | setting
+
+
+def _gradients(net: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    net = copy.deepcopy(net)
+    for x, y in zip(images.split(128), labels.split(128), strict=True):
+        (F.cross_entropy(net(x), y, reduction="sum") / len(labels)).backward()
+    return {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
+
+
+def prune_in_steps(
+    net: nn.Module,
+    example: Tensor,
+    gradients: Mapping[str, Tensor],
+    *,
+    mode: str,
+    score: str,
+    stream: bool,
+    attention: bool,
+) -> dict[float, tuple[float, nn.Module]]:
+    """Target share -> the share reached and the network there: its ratio rises in steps of one pruner."""
+    small, whole = copy.deepcopy(net), count_macs(net, example)
+    for name, p in small.named_parameters():
+        p.grad = gradients[name].clone() if name in gradients else None
+    kind = tp.importance.MagnitudeImportance if score == "l2" else tp.importance.TaylorImportance
+    attentions = {n: m for n, m in small.named_modules() if isinstance(getattr(m, "num_heads", None), int)}
+    heads = {m.qkv: m.num_heads for m in attentions.values() if isinstance(getattr(m, "qkv", None), nn.Linear)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pruner = tp.pruner.BasePruner(
+            small,
+            example,
+            kind(),
+            pruning_ratio=0.98,
+            ignored_layers=_kept_whole(small, net, stream, attention),
+            num_heads=heads,
+            in_channel_groups={},
+            out_channel_groups={},
+            prune_head_dims=True,
+            iterative_steps=MAX_STEPS,
+            **MODES[mode],
+        )
+    found: dict[float, tuple[float, nn.Module]] = {}
+    last, share = (1.0, copy.deepcopy(small)), 1.0
+    left = sorted(SHARES, reverse=True)
+    for _ in range(MAX_STEPS):
+        if not left:
+            break
+        pruner.step()
+        for module in attentions.values():
+            if isinstance(getattr(module, "qkv", None), nn.Linear) and module.qkv in heads:
+                _sync_(module)
+        share = count_macs(small, example) / whole
+        now = (share, copy.deepcopy(small))
+        while left and share <= left[0] + CLOSE:
+            target = left.pop(0)
+            found[target] = min((last, now), key=lambda each, to=target: abs(each[0] - to))
+        last = now
+    return found
+
+
+def _sync_(attention: Any) -> None:
+    """The attributes that timm's attentions reshape by; the softmax scale stays the source's."""
+    width = attention.qkv.out_features // 3
+    for name, value in (("attn_dim", width), ("head_dim", width // attention.num_heads), ("dim", width)):
+        if hasattr(attention, name):
+            setattr(attention, name, value)
+
+
+def _kept_whole(small: nn.Module, net: nn.Module, stream: bool, attention: bool) -> list[nn.Module]:
+    """The classifier; with `stream` off what writes a stream, with `attention` off all that is in an attention."""
+    sites = find_sites(net)
+    classifier = [m for m in small.modules() if isinstance(m, nn.Linear) and m.out_features == net.num_classes]
+    writers = {
+        part.parameter.rpartition(".")[0]
+        for site in sites
+        for part in site.slices
+        if site.axis == "embed" and part.dim == 0
+    }
+    inside = {
+        part.parameter.rpartition(".")[0] for site in sites for part in site.slices if site.axis in ("heads", "qk", "v")
+    }
+    names = (set() if stream else writers) | (set() if attention else inside)
+    return classifier + [small.get_submodule(name) for name in names]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--data", default="/usr/share/datasets/fashion-mnist")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("networks", nargs="*", default=["swin", "efficientvit_msra", "efficientvit_mit"])
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    record = json.loads(args.out.read_text()) if args.out.exists() else {"networks": {}}
+    record |= origin(args.threads) | {"command": "python benchmarks/hierarchical.py", "calibration": CALIBRATION_IMAGES}
+    for name in args.networks:
+        folder = args.runs / name
+        net = load_model(folder)
+        test = load_tensors(net, args.data, "test")
+        train = load_tensors(net, args.data, "train", CALIBRATION_IMAGES)
+        rows = {"dense": round(evaluate(net, *test)[1], 2), "ours": [], "torch_pruning": []}
+        for kind, found in (("ours", ours(folder, args.data, test)), ("torch_pruning", theirs(net, train, test))):
+            for row in found:
+                print(name, *(f"{key}={value}" for key, value in row.items()), flush=True)
+                rows[kind].append(row)
+        record["networks"][name] = rows
+        args.out.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
