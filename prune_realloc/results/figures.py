@@ -22,17 +22,19 @@ _COLOURS = {"qk": "#0b6e99", "v": "#c2410c", "ffn": "#4d7c0f", "hidden": "#6d28d
 _MARKERS = {"qk": "o", "v": "s", "ffn": "^", "hidden": "D"}
 
 
-def retention_figure(analysis: Analysis) -> bytes:
-    """Blocks on x, the share of Q/K, V, FFN and hidden that is kept as lines, one panel per budget."""
+def retention_figure(*analyses: Analysis) -> bytes:
+    """Blocks on x, the share of Q/K, V, FFN and hidden that is kept as lines; a panel per budget, a row per network."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 3.4), dpi=_DPI, layout="constrained")
-    panels = figure.subplots(1, len(BUDGETS), sharey=True)
-    for panel, budget in zip(panels, BUDGETS, strict=True):
-        _draw_retention(panel, retention(analysis, budget))
-        panel.set_title(f"{100 * budget:.0f} % of the MACs kept", fontsize=10)
-    panels[0].set_ylabel("units kept, %")
-    panels[0].legend(frameon=False, loc="best", fontsize=9)
+    figure = Figure(figsize=(10, 3.4 * len(analyses)), dpi=_DPI, layout="constrained")
+    rows = figure.subplots(len(analyses), len(BUDGETS), sharey=True, squeeze=False)
+    for panels, analysis in zip(rows, analyses, strict=True):
+        for panel, budget in zip(panels, BUDGETS, strict=True):
+            _draw_retention(panel, retention(analysis, budget))
+            panel.set_title(f"{100 * budget:.0f} % of the MACs kept", fontsize=10)
+        named = f"{analysis.model['architecture']}\n" if len(analyses) > 1 else ""
+        panels[0].set_ylabel(f"{named}units kept, %")
+    rows[0][0].legend(frameon=False, loc="best", fontsize=9)
     return _png(figure)
 
 
