@@ -8,6 +8,7 @@ import timm
 from torch import nn
 
 from prune_realloc.core.errors import InputError
+from prune_realloc.core.names import EFFICIENTVIT
 from prune_realloc.families import efficientvit_msra, swin, traced, vit
 from prune_realloc.families.base import CuttableFamily, Family
 
@@ -56,10 +57,18 @@ def cuttable_family_of_architecture(name: str) -> CuttableFamily:
         InputError: it is one of our own names in timm, which none cuts.
     """
     where = getattr(timm.models.model_entrypoint(name), "__module__", "")
-    if where.startswith("prune_realloc."):
+    if where.startswith("prune_realloc.") and name != EFFICIENTVIT:
         raise InputError(f"architecture {name!r} is of no family whose networks can be cut; see docs/support.md")
     module = where.rpartition(".")[2]
     return next((family for family in CUTTABLE.values() if module in family.TIMM_MODULES), traced)
+
+
+def as_cut(model: nn.Module) -> nn.Module:
+    """`model` in the form in which `cut` takes it; mostly as it is.
+
+    The family of EfficientViT declares what `emit --inherit` hands on; for a cut its networks are traced.
+    """
+    return efficientvit_msra.as_cut(model)
 
 
 def _architecture(model: nn.Module) -> str | None:

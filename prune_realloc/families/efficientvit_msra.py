@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from math import lcm
@@ -26,8 +27,22 @@ TIMM_MODULES: tuple[str, ...] = ("efficientvit_msra",)
 ALIASES = tuple(SIZES)
 
 
+class Plain(EfficientVit):
+    """An EfficientVit as a network like any other, whose sites are traced: so it is cut, not handed on by `inherit`."""
+
+
+def as_cut(model: nn.Module) -> nn.Module:
+    """Our network with the same modules and weights as one that can be cut; any other as it is."""
+    if not owns(model):
+        return model
+    plain: Any = copy.copy(model)
+    plain.__class__ = Plain
+    plain.input_size = plain.config.input_size
+    return plain
+
+
 def owns(model: nn.Module) -> bool:
-    return isinstance(model, EfficientVit)
+    return isinstance(model, EfficientVit) and not isinstance(model, Plain)
 
 
 def adopt(model: nn.Module) -> nn.Module:
