@@ -18,9 +18,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_map
 
 from prune_realloc.core.errors import InputError, first_line
-from prune_realloc.tracing.labels import Labels
+from prune_realloc.tracing.labels import Labels, labels
 from prune_realloc.tracing.pieces import piece_
 from prune_realloc.tracing.record import Record
 from prune_realloc.tracing.run import on_labels
@@ -51,10 +52,9 @@ def rewrite_(model: nn.Module, source: nn.Module, record: Record, left: Left) ->
         if isinstance(graph, str):
             whole.append(f"{name} ({type(module).__name__}): {graph}")
             continue
-        values = _Values(fx.GraphModule(module, graph), record)
-        values.of_call(*record.calls[name][:2])
+        values = _values(fx.GraphModule(module, graph), record, *record.calls[name][:2])
         try:
-            changed = _resized_(graph, values.of, left)
+            changed = _resized_(graph, values, left)
         except Uneven as error:
             raise InputError(
                 f"{name} ({type(module).__name__}): {error}; keep its channels whole, or the same number in each part"
@@ -124,6 +124,33 @@ class _Values(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         self.of[n] = super().run_node(n)
         return self.of[n]
+
+
+def _values(
+    module: fx.GraphModule, record: Record, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[fx.Node, Any]:
+    """What every node gives, of two images where that can be, so that their dimension is none of size 1."""
+    several = tree_map(_of_two, (args, dict(kwargs)), is_leaf=_is_labels)
+    for given, more in (several, (args, kwargs)):
+        found = _Values(module, record)
+        try:
+            found.of_call(given, more)
+        except Exception:  # it is the network's own code that runs, for one image alone
+            if given is args:
+                raise
+            continue
+        return found.of
+    raise AssertionError
+
+
+def _is_labels(x: Any) -> bool:
+    return isinstance(x, Labels)
+
+
+def _of_two(x: Any) -> Any:
+    if not isinstance(x, Labels) or not x.ndim or x.shape[0] != 1:
+        return x
+    return labels((2, *x.shape[1:]), x.planes, source=x.source, pure=x.pure, parameter=x.parameter)
 
 
 def _resized_(graph: fx.Graph, values: Mapping[fx.Node, Any], left: Left) -> bool:
