@@ -28,8 +28,8 @@ def family_of(model: nn.Module) -> Family:
             return family
     if type(model).__module__.startswith("transformers."):
         raise InputError(
-            f"model {_called(model)} gives no plain tensor; save it with save_pretrained and open that folder, which is "
-            "read as timm's network"
+            f"model {_called(model)} gives no plain tensor; save it with save_pretrained and open that folder, which "
+            "is read as timm's network"
         )
     return traced
 

@@ -12,7 +12,6 @@ from timm.layers import Mlp, PatchEmbed
 from timm.models.swin_transformer import PatchMerging, SwinTransformer, SwinTransformerBlock
 from torch import Tensor, nn
 
-from prune_realloc.core.errors import InputError
 from prune_realloc.core.structure import Branch, Gate, Site, Slice, Structure, site_name
 from prune_realloc.families.attention import block_branches, block_site, ffn_site, rotation_pairs
 from prune_realloc.families.stages import Place, block_slices

@@ -1,4 +1,4 @@
-"""Any network: its sites, streams and costs follow from a run on labels (`tracing/`), and the way through it from hooks."""
+"""Any network: its sites, streams and costs follow from a run on labels (`tracing/`), the way through it from hooks."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from prune_realloc.core.errors import InputError, first_line
 from prune_realloc.core.structure import Branch, Structure
+from prune_realloc.tracing import candidates as grouping
 from prune_realloc.tracing.branches import branches, crossings, exits, norms, pairs
-from prune_realloc.tracing.candidates import Traced, candidates
+from prune_realloc.tracing.candidates import Traced
 from prune_realloc.tracing.chain import Chain, muted, run_between, run_from, run_to, run_unit
 from prune_realloc.tracing.classes import classes
 from prune_realloc.tracing.find import find_chain
@@ -31,7 +32,7 @@ TIMM_MODULES: tuple[str, ...] = ()
 ALIASES: tuple[str, ...] = ()
 
 
-class Gone(nn.Identity):
+class Gone(nn.Module):
     """Where a whole block was: it hands on what it gets."""
 
     def __init__(self, number: int) -> None:
@@ -99,14 +100,14 @@ def example_input(model: Any) -> tuple[int, int, int, int]:
         InputError: nothing tells it.
     """
     config = getattr(model, "pretrained_cfg", None) or {}
-    stated = getattr(model, "input_size", None) or config.get("input_size")
+    stated = getattr(model, "input_size", None) or config.get("input_size") or ()
     first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
-    size = getattr(getattr(model, "patch_embed", None), "img_size", None) or (stated and stated[-2:])
-    if size is None or (first is None and stated is None):
+    channels = first.in_channels if first is not None else stated[0] if stated else None
+    size = getattr(getattr(model, "patch_embed", None), "img_size", None) or stated[-2:]
+    if channels is None or len(size) != 2:
         raise InputError(
             f"model {type(model).__name__} does not tell its input size; give it one: model.input_size = (3, 224, 224)"
         )
-    channels = stated[0] if first is None else first.in_channels * (1 if first.groups == 1 else 1)
     return (1, channels, *size)
 
 
@@ -116,6 +117,23 @@ def features(model: Any, images: Tensor) -> Tensor:
     else:
         out = model(images)
     return out if out.ndim == 2 else out.flatten(2).mean(2) if out.ndim == 4 else out.mean(1)
+
+
+def recognises(state: Mapping[str, Tensor]) -> bool:
+    """No names of tensors tell of a network that nothing is known of; a file needs timm's name."""
+    return False
+
+
+def inferred_args(state: Mapping[str, Tensor], img_size: int | tuple[int, int] | None) -> dict[str, Any]:
+    return {}
+
+
+def to_timm_keys(state: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
+    return state
+
+
+def candidates(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {}
 
 
 def stream_input(model: nn.Module, stream: str, x: Tensor) -> Tensor:
@@ -146,7 +164,9 @@ def branch_output(model: nn.Module, branch: Branch, x: Tensor) -> Tensor:
     unit = found.units_of[branch.block]
     name, own = found.chain.units[unit], found.structure.branches
     others = [each for each in own if each.block == branch.block and each.writer != branch.writer]
-    gates = {gate.module: gate for site in found.sites.every if site.name == found.sites.whole[unit] for gate in site.gates}
+    gates = {
+        gate.module: gate for site in found.sites.every if site.name == found.sites.whole[unit] for gate in site.gates
+    }
     silent = [found_gate for each in others for found_gate in [_gate_behind(found, each.writer, gates)]]
     with muted(model, name, [gate.removeprefix(f"{name}.") for gate in silent]):
         out = run_unit(model, found.chain, name, x)
@@ -234,7 +254,9 @@ def sync_(model: nn.Module, keep: Mapping[str, np.ndarray], source: nn.Module, g
         traced(model, example_input(source))
     except Exception as error:  # it is the network's own code that runs
         why = f"; not written anew: {whole[0]}" if whole else ""
-        raise InputError(f"model {type(model).__name__} does not run with what is left: {first_line(error)}{why}") from error
+        raise InputError(
+            f"model {type(model).__name__} does not run with what is left: {first_line(error)}{why}"
+        ) from error
 
 
 def _found(model: nn.Module) -> _Found:
@@ -253,9 +275,11 @@ def _trace(model: nn.Module) -> _Found:
         chain = find_chain(model, images)
         record = traced(model, shape)
     except Exception as error:  # it is the network's own code that runs
-        raise InputError(f"model {type(model).__name__} does not run on one image of {shape[1:]}: {first_line(error)}") from error
+        raise InputError(
+            f"model {type(model).__name__} does not run on one image of {shape[1:]}: {first_line(error)}"
+        ) from error
     whole = Traced(record, classes(record), chain.units)
-    every = sites(whole, model, candidates(whole))
+    every = sites(whole, model, grouping.candidates(whole))
     return _Found(whole, chain, every, _structure(model, whole, every))
 
 
@@ -266,9 +290,7 @@ def _structure(model: nn.Module, whole: Traced, every: Sites) -> Structure:
         for number in np.unique(whole.classes.along(run)[1]):
             if int(number) in whole.classes.frozen:
                 reasons[run.name] = whole.classes.frozen[int(number)]
-    fixed = {
-        name: reasons.get(name, "no site has it") for name, _ in model.named_parameters() if name not in named
-    }
+    fixed = {name: reasons.get(name, "no site has it") for name, _ in model.named_parameters() if name not in named}
     return Structure(
         sites=every.every,
         terms=terms(whole, model, every),

@@ -156,7 +156,7 @@ def _is_known(model: Any) -> bool:
         and blocks
         and all(type(block.attn) in (Attention, FreeAttention) for block in model.blocks)
         and all(isinstance(block.mlp, Mlp | GluMlp | SwiGLU) for block in model.blocks)
-        and (pool is None or isinstance(pool, AttentionPoolLatent | FreePool) and pool.pos_embed is None)
+        and (pool is None or (isinstance(pool, AttentionPoolLatent | FreePool) and pool.pos_embed is None))
     )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from os.path import commonprefix
+from collections.abc import Iterable
+from itertools import takewhile
 
 import numpy as np
 
@@ -26,14 +26,16 @@ def _of_unit(traced: Traced, sites: Sites, unit: int) -> list[Branch]:
     numbers = {number for number, (site, _) in sites.of.items() if site == stream}
     found, start = [], -1
     for writer in writers(traced, unit, numbers):
-        inside = [x for x in traced.record.layers if start < x.number <= writer.number and x.weight.startswith(f"{name}.")]
+        inside = [
+            x for x in traced.record.layers if start < x.number <= writer.number and x.weight.startswith(f"{name}.")
+        ]
         read = [x for x in inside if x.own and x.groups == 1 and _reads(traced, sites, x) == stream]
         site = _reads(traced, sites, writer)
         if site is None or not writer.own or writer.groups > 1:
             site, fitted = stream, False
         else:
             fitted = True
-        path = commonprefix([x.weight for x in inside]).rpartition(".")[0]
+        path = _common([x.weight for x in inside])
         found.append(
             Branch(
                 name=path if path.startswith(f"{name}.") else writer.module,
@@ -48,6 +50,12 @@ def _of_unit(traced: Traced, sites: Sites, unit: int) -> list[Branch]:
         )
         start = writer.number
     return found
+
+
+def _common(weights: list[str]) -> str:
+    """The innermost module that has all of these parameters."""
+    parts = zip(*(name.split(".")[:-1] for name in weights), strict=False)
+    return ".".join(part[0] for part in takewhile(lambda part: len(set(part)) == 1, parts))
 
 
 def _same(a: Layer, b: Layer) -> bool:
@@ -113,8 +121,14 @@ def pairs(traced: Traced, sites: Sites) -> tuple[Pair, ...]:
         (left, pure), (right, also) = product.sources
         if len(contracted) == 1 and pure and also and left is not None and right is not None:
             site = by_name[contracted.pop()]
-            queries, keys = (_rows(traced, sites, site.name, layers[n], product.factors[k]) for k, n in ((0, left), (1, right)))
-            if all(len(part.index) == site.units and part.index.shape[1] == 1 for part in (*queries, *keys)) and queries and keys:
+            queries, keys = (
+                _rows(traced, sites, site.name, layers[n], product.factors[k]) for k, n in ((0, left), (1, right))
+            )
+            if (
+                all(len(part.index) == site.units and part.index.shape[1] == 1 for part in (*queries, *keys))
+                and queries
+                and keys
+            ):
                 found[site.name] = Pair(site.name, queries, keys, site.groups)
     return tuple(found.values()) + _value_pairs(traced, sites)
 

@@ -12,8 +12,8 @@ from torch.utils._pytree import tree_leaves
 
 from prune_realloc.core.structure import Axis
 from prune_realloc.tracing.classes import Classes, Position, unique
-from prune_realloc.tracing.labels import Labels, compact, varying
-from prune_realloc.tracing.record import Layer, Record
+from prune_realloc.tracing.labels import Labels, compact
+from prune_realloc.tracing.record import Record
 
 Signature = tuple[tuple[tuple[str, int], int], ...]
 
@@ -54,7 +54,7 @@ class Traced:
 
     @cached_property
     def streams(self) -> dict[int, int]:
-        """Class that passes from a unit to the next -> the first unit that gives it out, -1 for the first one's input."""
+        """Class that passes from a unit to the next -> the first unit that gives it out; -1: the first one takes it."""
         found: dict[int, int] = {}
         for place, unit in enumerate(self.units):
             args, kwargs, out = self.record.calls[unit]
@@ -157,7 +157,7 @@ def _place(traced: Traced, number: int) -> int:
 def _inner(traced: Traced, unit: int | None, numbers: list[int]) -> Candidate | None:
     first = numbers[0]
     numbers = sorted(numbers, key=lambda number: _place(traced, number))
-    if all(number in traced.classes.groups for number in numbers) and not (first in traced.contracted):
+    if all(number in traced.classes.groups for number in numbers) and first not in traced.contracted:
         return None  # labels that stand for heads, see `heads`
     if first in traced.contracted or first in traced.carried:
         axis: Axis = "qk" if first in traced.contracted else "v"
@@ -168,7 +168,9 @@ def _inner(traced: Traced, unit: int | None, numbers: list[int]) -> Candidate | 
             if len({len(part) for part in parts}) == 1:
                 return Candidate(axis, unit, tuple(n for part in parts for n in part), len(parts), tuple(order))
         return Candidate(axis, unit, tuple(numbers), 1)
-    return Candidate("hidden" if first in traced.spatial and _by_conv(traced, first) else "ffn", unit, tuple(numbers), 1)
+    return Candidate(
+        "hidden" if first in traced.spatial and _by_conv(traced, first) else "ffn", unit, tuple(numbers), 1
+    )
 
 
 def _by_conv(traced: Traced, number: int) -> bool:

@@ -25,7 +25,7 @@ class Labels(Tensor):
     parameter: bool
     """It is a parameter, or moved about from parameters alone."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # stubs know methods only
 
 
 def labels(

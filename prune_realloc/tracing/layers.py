@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from prune_realloc.tracing.labels import Labels, collapsed, compact, labels, varies
+from prune_realloc.tracing.operations import unknown
 from prune_realloc.tracing.record import Layer, Norm, Record
 
 
@@ -48,8 +48,8 @@ def _read(record: Record, x: Any, dim: int) -> tuple[Tensor, list[Tensor]]:
 def linear(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """y = x W' + b: channels are the last dimension."""
     x, weight, bias = _given(args, kwargs, "input", "weight", "bias")
-    if "weight" not in kwargs and len(args) < 2 or not _is_known(record, weight):
-        return _blocked(record, func, args, kwargs)
+    if ("weight" not in kwargs and len(args) < 2) or not _is_known(record, weight):
+        return unknown(record, func, args, kwargs)
     row, others = _read(record, x, -1)
     out = record.ids.along(weight, 0)
     _ties_to_weight(record, row, weight, "its input belongs to no channel")
@@ -63,12 +63,12 @@ def linear(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
 
 
 def conv(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A convolution: channels are dimension 1; groups that are no single channels tie what lies at one place of each."""
+    """A convolution: channels are dimension 1; groups of several channels tie what lies at one place of each."""
     x, weight, bias, stride, padding, dilation, groups = _given(
         args, kwargs, "input", "weight", "bias", "stride", "padding", "dilation", "groups"
     )
     if not _is_known(record, weight):
-        return _blocked(record, func, args, kwargs)
+        return unknown(record, func, args, kwargs)
     groups = groups or 1
     row, others = _read(record, x, 1)
     out = record.ids.along(weight, 0)
@@ -101,13 +101,6 @@ def conv(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any
 
 def _is_known(record: Record, weight: Any) -> bool:
     return id(weight) in record.ids.names
-
-
-def _blocked(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A layer whose weights are computed."""
-    from prune_realloc.tracing.operations import unknown
-
-    return unknown(record, func, args, kwargs)
 
 
 def _ties_to_weight(record: Record, row: Tensor, weight: Tensor, reason: str) -> None:
@@ -151,7 +144,7 @@ def layer_norm(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[st
     x, shape = args[:2]
     parameters = [t for t in (*args[2:], *kwargs.values()) if isinstance(t, Tensor)]
     if len(tuple(shape)) != 1 or not isinstance(x, Labels):
-        return _blocked(record, func, args, kwargs)
+        return unknown(record, func, args, kwargs)
     return _normalised(record, "layer", x, -1, parameters)
 
 
@@ -159,7 +152,7 @@ def group_norm(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[st
     """One group: statistics of all channels and places."""
     x, groups = args[:2]
     if groups != 1 or not isinstance(x, Labels):
-        return _blocked(record, func, args, kwargs)
+        return unknown(record, func, args, kwargs)
     return _normalised(record, "layer", x, 1, [t for t in (*args[2:], *kwargs.values()) if isinstance(t, Tensor)])
 
 
@@ -168,7 +161,7 @@ def batch_norm(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[st
     x, *rest = args
     parameters = [t for t in (*rest, *kwargs.values()) if isinstance(t, Tensor)]
     if not isinstance(x, Labels) or not all(id(t) in record.ids.names for t in parameters):
-        return _blocked(record, func, args, kwargs)
+        return unknown(record, func, args, kwargs)
     return _normalised(record, "batch", x, 1, parameters)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from prune_realloc.tracing.labels import Labels, collapsed, compact, labels, varies
+from prune_realloc.tracing.labels import Labels, collapsed, labels, varies
 from prune_realloc.tracing.record import Record
 from prune_realloc.tracing.run import on_labels
 
@@ -50,10 +50,13 @@ def token_order(unit: nn.Module, name: str, record: Record, writer: str) -> Orde
     handle = unit.get_submodule(writer.removeprefix(f"{name}.")).register_forward_pre_hook(look)
     try:
         with on_labels(Record(record.ids)):
-            unit(*(marked if value is x else value for value in args), **{k: marked if v is x else v for k, v in kwargs.items()})
+            unit(
+                *(marked if value is x else value for value in args),
+                **{k: marked if v is x else v for k, v in kwargs.items()},
+            )
     finally:
         handle.remove()
-    if not seen or (seen[0] == np.arange(1, len(seen[0]) + 1)).all() and len(seen[0]) == int(np.prod(shape)):
+    if not seen or ((seen[0] == np.arange(1, len(seen[0]) + 1)).all() and len(seen[0]) == int(np.prod(shape))):
         return None
     return Order(seen[0], tuple(shape))
 

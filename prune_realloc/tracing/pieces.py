@@ -108,7 +108,8 @@ def _flattened(
 ) -> tuple[fx.Node, dict[int, int]]:
     """The base's other dimensions, those that the part has in one laid together -> where each lies now."""
     merged = next((dims for dims in moves if len(dims) > 1), [])
-    places, at = {}, 0
+    places: dict[int, int] = {}
+    at = 0
     for dim in range(whole.ndim):
         if dim == channel:
             at += parts

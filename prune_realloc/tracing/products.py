@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from prune_realloc.tracing.labels import Labels, collapsed, compact, labels, varies, varying
+from prune_realloc.tracing.operations import combined, labelled, unknown
 from prune_realloc.tracing.record import Product, Record
 
 
@@ -18,7 +19,7 @@ def matmul(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     """(.., N, K) times (.., K, M)."""
     a, b = (_labels(record, x) for x in args[:2])
     if a.ndim < 2 or b.ndim < 2:
-        return _unknown(record, func, args, kwargs)
+        return unknown(record, func, args, kwargs)
     ndim = max(a.ndim, b.ndim)
     batch = "abcdefgh"[: ndim - 2]
     return contract(record, a, batch[ndim - a.ndim :] + "nk", b, batch[ndim - b.ndim :] + "km", batch + "nm")
@@ -30,7 +31,7 @@ def einsum(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     if len(tensors) == 1 and isinstance(tensors[0], list | tuple):
         tensors = list(tensors[0])
     if len(tensors) != 2 or "." in equation:
-        return _unknown(record, func, args, kwargs)
+        return unknown(record, func, args, kwargs)
     left, out = equation.replace(" ", "").split("->")
     la, lb = left.split(",")
     return contract(record, _labels(record, tensors[0]), la, _labels(record, tensors[1]), lb, out)
@@ -38,8 +39,6 @@ def einsum(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
 
 def attention(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Scaled dot-product attention: (.., N, K), (.., M, K) and (.., M, V)."""
-    from prune_realloc.tracing.operations import combined
-
     q, k, v = (_labels(record, x) for x in args[:3])
     record.sized.add(record.module)  # the scale follows from the width
     mask = args[3] if len(args) > 3 else kwargs.get("attn_mask")
@@ -51,16 +50,8 @@ def attention(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str
 
 
 def _labels(record: Record, x: Any) -> Labels:
-    from prune_realloc.tracing.operations import labelled
-
     found = labelled(record, x)
     return found if isinstance(found, Labels) else labels(x.shape)
-
-
-def _unknown(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    from prune_realloc.tracing.operations import unknown
-
-    return unknown(record, func, args, kwargs)
 
 
 def contract(record: Record, a: Labels, la: str, b: Labels, lb: str, lo: str) -> Labels:

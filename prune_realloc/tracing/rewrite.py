@@ -10,22 +10,20 @@ from __future__ import annotations
 
 import inspect
 import linecache
-import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
 from prune_realloc.core.errors import InputError, first_line
 from prune_realloc.tracing.labels import Labels, labels
+from prune_realloc.tracing.left import Left, Uneven
 from prune_realloc.tracing.pieces import piece_
 from prune_realloc.tracing.record import Record
 from prune_realloc.tracing.run import on_labels
-from prune_realloc.tracing.left import Left, Uneven
 
 _SHAPING = ("reshape", "view", "expand", "unflatten")
 
@@ -110,13 +108,13 @@ class _Values(fx.Interpreter):
 
     def __init__(self, module: fx.GraphModule, record: Record) -> None:
         super().__init__(module, garbage_collect_values=False)
+        self.inputs = [node for node in module.graph.nodes if node.op == "placeholder"]
         self.record = Record(record.ids)
         self.of: dict[fx.Node, Any] = {}
 
     def of_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        inputs = [node for node in self.module.graph.nodes if node.op == "placeholder"]
-        names = [str(node.target) for node in inputs]
-        given = {str(node.target): node.args[0] for node in inputs if node.args}
+        names = [str(node.target) for node in self.inputs]
+        given = {str(node.target): node.args[0] for node in self.inputs if node.args}
         given |= dict(zip(names, args, strict=False)) | dict(kwargs)
         with torch.no_grad(), on_labels(self.record):
             self.run(*(given[name] for name in names))
@@ -167,7 +165,9 @@ def _resized_(graph: fx.Graph, values: Mapping[fx.Node, Any], left: Left) -> boo
                 continue  # its parts are looked at one by one
             raise Uneven(f"{name} of unlike parts")
         sides = [x for x in node.all_input_nodes if isinstance(values.get(x), Labels)]
-        if isinstance(value, Labels) and any(not left.is_box(values[x]) for x in sides) or _from_uneven(node, values, left):
+        if (isinstance(value, Labels) and any(not left.is_box(values[x]) for x in sides)) or _from_uneven(
+            node, values, left
+        ):
             if isinstance(value, Labels):
                 piece_(graph, node, values, left)
                 changed = True
@@ -195,7 +195,10 @@ def _name(node: fx.Node) -> str:
     return target if isinstance(target, str) else getattr(target, "__name__", "")
 
 
-_MOVES = "reshape view permute transpose flatten unflatten unbind getitem chunk split squeeze unsqueeze contiguous movedim".split()
+_MOVES = (
+    *("reshape", "view", "permute", "transpose", "flatten", "unflatten", "unbind", "getitem", "chunk", "split"),
+    *("squeeze", "unsqueeze", "contiguous", "movedim"),
+)
 
 
 def _is_move(node: fx.Node) -> bool:
@@ -224,7 +227,8 @@ def _reshaped_(node: fx.Node, name: str, value: Labels, values: Mapping[fx.Node,
     first = 2 if name == "unflatten" else 1
     listed = len(node.args) > first and isinstance(node.args[first], list | tuple)
     sizes: list[Any] = list(node.args[first]) if listed else list(node.args[first:])  # type: ignore[arg-type]
-    start = node.args[1] % values[node.args[0]].ndim if name == "unflatten" else 0  # type: ignore[index, operator, union-attr]
+    args: tuple[Any, ...] = node.args
+    start = args[1] % values[args[0]].ndim if name == "unflatten" else 0
     changed = False
     for place, size in enumerate(sizes):
         wanted = new[place + start]
@@ -244,7 +248,8 @@ def _size_now(size: Any, values: Mapping[fx.Node, Any], left: Left) -> Any:
         return left.shape(values[found[0]])[found[1]] if left.is_box(values[found[0]]) else None
     if size.op == "call_function" and isinstance(values.get(size), int):
         parts = [_size_now(part, values, left) for part in size.args]
-        return None if None in parts else size.target(*parts)  # type: ignore[operator, arg-type]
+        target: Any = size.target
+        return None if None in parts else target(*parts)
     return values.get(size)
 
 
@@ -326,11 +331,12 @@ def _moved_bound(bound: Any, alive: np.ndarray) -> Any:
 
 
 def _narrowed_(node: fx.Node, values: Mapping[fx.Node, Any], left: Left) -> bool:
-    tensor, dim, start, length = node.args
-    alive = left.along(values[tensor], dim)  # type: ignore[index, arg-type]
+    given: Any = node.args
+    tensor, dim, start, length = given
+    alive = left.along(values[tensor], dim)
     if alive.all():
         return False
-    begin, end = int(alive[:start].sum()), int(alive[: start + length].sum())  # type: ignore[operator, misc]
+    begin, end = int(alive[:start].sum()), int(alive[: start + length].sum())
     node.args = (tensor, dim, begin, end - begin)
     return True
 
@@ -359,7 +365,7 @@ def _settle_shapes_(graph: fx.Graph, values: Mapping[fx.Node, Any], left: Left) 
             continue
         for user in list(node.users):
             if _name(user) not in _SHAPING:
-                user.replace_input_with(node, value.shape[dim])  # type: ignore[arg-type]
+                user.replace_input_with(node, value.shape[dim])
 
 
 def _set_forward_(module: nn.Module, graph: fx.Graph) -> None:
@@ -368,6 +374,6 @@ def _set_forward_(module: nn.Module, graph: fx.Graph) -> None:
     lines = f"<forward of {type(module).__name__}, written anew>"
     linecache.cache[lines] = (len(code.src), None, code.src.splitlines(True), lines)
     scope: dict[str, Any] = dict(code.globals)
-    exec(compile(code.src, lines, "exec"), scope)  # noqa: S102 (what torch.fx does; the code comes from the module itself)
+    exec(compile(code.src, lines, "exec"), scope)
     kind = type(module)
     module.__class__ = type(kind.__name__, (kind,), {"forward": scope["forward"], "__module__": kind.__module__})

@@ -15,10 +15,22 @@ from torch.utils._pytree import tree_leaves
 
 from prune_realloc.tracing.ids import Ids
 from prune_realloc.tracing.labels import Labels, labels
-from prune_realloc.tracing.operations import OPERATIONS, unknown
+from prune_realloc.tracing.operations import unknown
 from prune_realloc.tracing.record import Record
+from prune_realloc.tracing.table import OPERATIONS
 
-_ASKS = "__get__ size dim numel stride is_contiguous data_ptr is_floating_point __len__ _assert".split()
+_ASKS = [
+    "__get__",
+    "size",
+    "dim",
+    "numel",
+    "stride",
+    "is_contiguous",
+    "data_ptr",
+    "is_floating_point",
+    "__len__",
+    "_assert",
+]
 """What asks a tensor for its shape and the like."""
 
 
@@ -39,7 +51,7 @@ def traced(model: nn.Module, shape: tuple[int, ...]) -> Record:
 
 
 def _shell(model: nn.Module) -> nn.Module:
-    """The modules of `model` once more, with the same tensors, and without what they keep from one pass for the next."""
+    """The modules of `model` once more, with the same tensors, without what they keep from one pass for the next."""
     shared: dict[int, Any] = {id(t): t for t in (*model.parameters(), *model.buffers())}
     shell = copy.deepcopy(model, shared)
     shell.train()  # at this, networks of timm let go of what they keep

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from prune_realloc.core.structure import Gate, Site, Slice
 from prune_realloc.tracing.candidates import Candidate, Traced
@@ -67,7 +67,9 @@ def sites(traced: Traced, model: nn.Module, found: Sequence[Candidate]) -> Sites
     wholes = {unit: _whole(traced, model, unit, blocks[unit]) for unit in sorted(droppable)}
     made |= {site.name: site for site in wholes.values()}
     order = {axis: place for place, axis in enumerate(("block", "heads", "qk", "v", "ffn", "hidden"))}
-    every = sorted(made.values(), key=lambda s: (-1, s.stage or 0, 0) if s.block is None else (s.block, order[s.axis], s.nth))
+    every = sorted(
+        made.values(), key=lambda s: (-1, s.stage or 0, 0) if s.block is None else (s.block, order[s.axis], s.nth)
+    )
     return Sites(tuple(every), of, heads_of, blocks, {unit: site.name for unit, site in wholes.items()})
 
 

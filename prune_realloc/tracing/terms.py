@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product as combinations
 from math import prod
 
@@ -99,7 +99,7 @@ def _of_labels(traced: Traced, sites: Sites, labels: np.ndarray) -> tuple[str, .
 def _with_block(traced: Traced, sites: Sites, name: str, names: tuple[str, ...]) -> tuple[str, ...]:
     """What no site of its block narrows goes with the whole block."""
     unit = traced.unit_of(name)
-    if unit not in sites.whole or any(site_place(site)[1] is not None for site in names):
+    if unit is None or unit not in sites.whole or any(site_place(site)[1] is not None for site in names):
         return names
     return (*names, sites.whole[unit])
 

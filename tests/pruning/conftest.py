@@ -3,8 +3,8 @@
 from typing import Any
 
 import pytest
-from support import convs as of_convs
 from support import bottlenecks as convolutions
+from support import convs as of_convs
 from support import two_streams as family
 
 from prune_realloc.families import CUTTABLE, FAMILIES
