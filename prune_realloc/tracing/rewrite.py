@@ -281,7 +281,7 @@ def _size_now(size: Any, values: Mapping[fx.Node, Any], left: Left) -> Any:
     if isinstance(tensor, Labels):
         return tuple(_along(tensor, dim, left) for dim in range(tensor.ndim))
     parts = [_size_now(part, values, left) for part in args]
-    if any(part is None or isinstance(part, tuple) and None in part and size.target is not operator.getitem for part in parts):
+    if any(part is None or (isinstance(part, tuple) and None in part and size.target is not operator.getitem) for part in parts):
         return None if isinstance(was, int) else (None,) * len(was)
     target: Any = size.target
     return target(*parts) if size.op == "call_function" else was
@@ -316,7 +316,7 @@ def _is_shape(node: Any) -> bool:
     if not isinstance(node, fx.Node):
         return False
     named = node.op == "call_function" and _name(node) == "getattr" and node.args[1:] == ("shape",)
-    return named or node.op == "call_method" and _name(node) == "size" and len(node.args) == 1
+    return named or (node.op == "call_method" and _name(node) == "size" and len(node.args) == 1)
 
 
 def _split_(graph: fx.Graph, node: fx.Node, name: str, value: Sequence[Labels], left: Left) -> bool:
