@@ -8,7 +8,6 @@ layer's output before it is reshaped.
 
 from __future__ import annotations
 
-import inspect
 import linecache
 import operator
 from collections.abc import Mapping, Sequence
@@ -19,12 +18,13 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
-from prune_realloc.core.errors import InputError, first_line
+from prune_realloc.core.errors import InputError
+from prune_realloc.tracing.guided import Written, written
 from prune_realloc.tracing.labels import Labels, labels, varies
 from prune_realloc.tracing.left import Left, Uneven
 from prune_realloc.tracing.pieces import piece_
 from prune_realloc.tracing.record import Record
-from prune_realloc.tracing.run import on_labels
+from prune_realloc.tracing.run import shell
 
 _SHAPING = ("reshape", "view", "expand", "unflatten")
 
@@ -43,23 +43,23 @@ def rewrite_(model: nn.Module, source: nn.Module, record: Record, left: Left) ->
         InputError: a forward pass cannot be written for what is left.
     """
     whole: list[str] = []
+    modules = shell(source)
     for name in sorted(record.sized):
-        module = source.get_submodule(name)
+        module = modules.get_submodule(name)
         if not _is_touched(record, name, left):
             continue
-        graph = _traced(module, *record.calls[name][:2])
-        if isinstance(graph, str):
-            whole.append(f"{name} ({type(module).__name__}): {graph}")
+        found = _written(module, record, *record.calls[name][:2])
+        if isinstance(found, str):
+            whole.append(f"{name} ({type(module).__name__}): {found}")
             continue
-        values = _values(fx.GraphModule(module, graph), record, *record.calls[name][:2])
         try:
-            changed = _resized_(graph, values, left)
+            changed = _resized_(found.graph, found.values, left)
         except Uneven as error:
             raise InputError(
                 f"{name} ({type(module).__name__}): {error}; keep its channels whole, or the same number in each part"
             ) from error
         if changed:
-            _set_forward_(model.get_submodule(name), graph)
+            _set_forward_(model.get_submodule(name), found)
     return whole
 
 
@@ -71,75 +71,10 @@ def _is_touched(record: Record, name: str, left: Left) -> bool:
     )
 
 
-class _Leaves(fx.Tracer):
-    """Traces one module; what is inside it is called as it is."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return True
-
-
-def _traced(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> fx.Graph | str:
-    """The forward pass; or why it cannot be had: the way through it depends on the tensors in it."""
-    bound = inspect.signature(module.forward).bind(*args, **kwargs).arguments
-    given = {key: value for key, value in bound.items() if not isinstance(value, Tensor)}
-    parameters = inspect.signature(module.forward).parameters
-    absent = {key: p.default for key, p in parameters.items() if p.default is not p.empty and key not in bound}
-    fixed = {key: value for key, value in (given | absent).items() if value is None or isinstance(value, bool | str)}
-    try:
-        return _plain(_Leaves().trace(module, concrete_args=fixed or None), parameters)
-    except Exception as error:  # tracing runs the network's own code
-        return first_line(error)
-
-
-def _plain(graph: fx.Graph, parameters: Mapping[str, inspect.Parameter]) -> fx.Graph:
-    """With the names and defaults of the arguments, and without assertions on them."""
-    for node in reversed(list(graph.nodes)):
-        if node.op == "call_function" and getattr(node.target, "__name__", "") in ("_assert", "_assert_is_none"):
-            graph.erase_node(node)
-    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
-    for node, (name, parameter) in zip(placeholders, parameters.items(), strict=True):
-        node.target = name
-        node.args = () if parameter.default is parameter.empty else (parameter.default,)
-    graph.set_codegen(fx.graph.CodeGen())
-    return graph
-
-
-class _Values(fx.Interpreter):
-    """Runs a traced forward pass on labels, and keeps what every node gives."""
-
-    def __init__(self, module: fx.GraphModule, record: Record) -> None:
-        super().__init__(module, garbage_collect_values=False)
-        self.inputs = [node for node in module.graph.nodes if node.op == "placeholder"]
-        self.record = Record(record.ids)
-        self.of: dict[fx.Node, Any] = {}
-
-    def of_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        names = [str(node.target) for node in self.inputs]
-        given = {str(node.target): node.args[0] for node in self.inputs if node.args}
-        given |= dict(zip(names, args, strict=False)) | dict(kwargs)
-        with torch.no_grad(), on_labels(self.record):
-            self.run(*(given[name] for name in names))
-
-    def run_node(self, n: fx.Node) -> Any:
-        self.of[n] = super().run_node(n)
-        return self.of[n]
-
-
-def _values(
-    module: fx.GraphModule, record: Record, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> dict[fx.Node, Any]:
-    """What every node gives, of two images where that can be, so that their dimension is none of size 1."""
-    several = tree_map(_of_two, (args, dict(kwargs)), is_leaf=_is_labels)
-    for given, more in (several, (args, kwargs)):
-        found = _Values(module, record)
-        try:
-            found.of_call(given, more)
-        except Exception:  # it is the network's own code that runs, for one image alone
-            if given is args:
-                raise
-            continue
-        return found.of
-    raise AssertionError
+def _written(module: nn.Module, record: Record, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Written | str:
+    """The forward pass, of two images where that can be, so that their dimension is none of size 1."""
+    found = written(module, record, *tree_map(_of_two, (args, kwargs), is_leaf=_is_labels))
+    return written(module, record, args, kwargs) if isinstance(found, str) else found
 
 
 def _is_labels(x: Any) -> bool:
@@ -418,9 +353,11 @@ def _settle_shapes_(graph: fx.Graph, values: Mapping[fx.Node, Any], left: Left) 
                 user.replace_input_with(node, value.shape[dim])
 
 
-def _set_forward_(module: nn.Module, graph: fx.Graph) -> None:
-    """The module in a class like its own, with the forward pass of `graph`."""
-    code = graph.python_code("self")
+def _set_forward_(module: nn.Module, found: Written) -> None:
+    """The module in a class like its own, with a forward pass that was written anew."""
+    for name, tensor in found.constants.items():
+        module.register_buffer(name, tensor, persistent=False)
+    code = found.graph.python_code("self")
     lines = f"<forward of {type(module).__name__}, written anew>"
     linecache.cache[lines] = (len(code.src), None, code.src.splitlines(True), lines)
     scope: dict[str, Any] = dict(code.globals)

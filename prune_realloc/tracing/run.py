@@ -40,7 +40,7 @@ def traced(model: nn.Module, shape: tuple[int, ...]) -> Record:
 
     The model is in evaluation mode, and not changed.
     """
-    record, model = Record(Ids.of(model)), _shell(model)
+    record, model = Record(Ids.of(model)), shell(model)
     with watched_modules(model, record), on_labels(record):
         out = model(labels(shape))
     if getattr(model, "num_classes", None) != 0:
@@ -50,7 +50,7 @@ def traced(model: nn.Module, shape: tuple[int, ...]) -> Record:
     return record
 
 
-def _shell(model: nn.Module) -> nn.Module:
+def shell(model: nn.Module) -> nn.Module:
     """The modules of `model` once more, with the same tensors, without what they keep from one pass for the next."""
     shared: dict[int, Any] = {id(t): t for t in (*model.parameters(), *model.buffers())}
     shell = copy.deepcopy(model, shared)
