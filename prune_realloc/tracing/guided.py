@@ -64,6 +64,8 @@ class _Known(fx.Proxy):
     """A step whose labels, or whose number, is known."""
 
     def __getattr__(self, name: str) -> Any:
+        if name == "type" and isinstance(self.tracer.value(self.node), torch.device):  # type: ignore[attr-defined]
+            return self.tracer.value(self.node).type  # type: ignore[attr-defined]
         return _KnownAttribute(self, name)
 
     def __len__(self) -> int:
@@ -177,9 +179,9 @@ def _of_parameter(record: Record, x: Tensor) -> Tensor:
 def _plain(graph: fx.Graph, parameters: Mapping[str, inspect.Parameter]) -> fx.Graph:
     """With the names and defaults of the arguments, and without assertions of others."""
     for node in reversed(list(graph.nodes)):
-        if node.op == "call_function" and getattr(node.target, "__name__", "") in ("_assert", "_assert_is_none"):
-            if _SAME_WAY not in node.args:
-                graph.erase_node(node)
+        asserts = getattr(node.target, "__name__", "") in ("_assert", "_assert_is_none")
+        if asserts and node.op == "call_function" and _SAME_WAY not in node.args:
+            graph.erase_node(node)
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     for node, (name, parameter) in zip(placeholders, parameters.items(), strict=True):
         node.target = name

@@ -216,7 +216,8 @@ def _size_now(size: Any, values: Mapping[fx.Node, Any], left: Left) -> Any:
     if isinstance(tensor, Labels):
         return tuple(_along(tensor, dim, left) for dim in range(tensor.ndim))
     parts = [_size_now(part, values, left) for part in args]
-    if any(part is None or (isinstance(part, tuple) and None in part and size.target is not operator.getitem) for part in parts):
+    partly = size.target is not operator.getitem and any(isinstance(x, tuple) and None in x for x in parts)
+    if None in parts or partly:
         return None if isinstance(was, int) else (None,) * len(was)
     target: Any = size.target
     return target(*parts) if size.op == "call_function" else was

@@ -151,7 +151,7 @@ def _gate(module: str, side: str, pairs: list[tuple[int, int]], layer: Layer, un
 
 
 def _query_gates(traced: Traced, candidate: Candidate) -> tuple[Gate, ...]:
-    """At the last modules that give the queries: the logits are linear in them; and where layers read the same units."""
+    """At the last modules that give the queries, in which the logits are linear, and where layers read their units."""
     places = candidate.places
     units = np.full(traced.record.ids.count, -1)
     for product in traced.record.products:
@@ -234,14 +234,15 @@ def _head_classes(traced: Traced, group: int) -> list[int]:
 def _head_positions(traced: Traced, group: int) -> list[Position]:
     """Where a head lies; of a class that lies in several heads only this head's own rows."""
     found: dict[Position, None] = dict.fromkeys(traced.classes.positions.get(group, []))
-    own = set(unique(traced.classes.groups[group]).tolist())
+    own = unique(traced.classes.groups[group])
     for number in _head_classes(traced, group):
         if len(traced.heads_of[number]) == 1:
             found |= dict.fromkeys(traced.classes.positions[number])
     biases = {layer.weight: layer.bias for layer in traced.record.layers}
     for run in traced.record.ids.all_runs():
-        if run.dim is not None and len(own) < run.size + len(own):
-            for place in np.flatnonzero(np.isin(run.start + np.arange(run.size), list(own))):
+        if run.dim is not None:
+            start, end = np.searchsorted(own, (run.start, run.start + run.size))
+            for place in own[start:end] - run.start:
                 found[run.name, run.dim, int(place)] = None
                 bias = biases.get(run.name)
                 if bias is not None and run.dim == 0:
