@@ -141,7 +141,7 @@ def _order(
 
 def _ordered(graph: fx.Graph, made: fx.Node, order: Sequence[int | None], places: Mapping[int, int]) -> fx.Node:
     """In this order; dimensions of size 1 that are in none go, those that lie nowhere come."""
-    lie = [place for place in order if place is not None]
+    lie = [at for at in order if at is not None]
     for place in sorted(set(places.values()) - set(lie), reverse=True):
         made = graph.call_method("squeeze", (made, place))
         lie = [at - (at > place) for at in lie]

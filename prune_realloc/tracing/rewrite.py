@@ -13,9 +13,8 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.utils._pytree import tree_map
 
 from prune_realloc.core.errors import InputError
@@ -277,13 +276,13 @@ def _sliced_(node: fx.Node, values: Mapping[fx.Node, Any], left: Left) -> bool:
     dims = _indexed_dims(places, x.ndim)
     changed = False
     for at, (place, dim) in enumerate(zip(places, dims, strict=True)):
-        alive = None if dim is None else left.along(x, dim)
-        if alive is None or alive.all():
+        if dim is None or left.among(x, dim, slice(None)) == x.shape[dim]:
             continue
         if isinstance(place, slice) and place.step is None:
-            bounds = [_moved_bound(bound, alive) for bound in (place.start, place.stop)]
+            bounds = [_moved_bound(bound, x, dim, left) for bound in (place.start, place.stop)]
             places[at], changed = slice(*bounds), True
         elif isinstance(place, int):
+            alive = left.along(x, dim)
             if not alive[place]:
                 raise Uneven("a channel that is taken by its place went")
             places[at], changed = int(alive[: place % len(alive)].sum()), True
@@ -308,12 +307,16 @@ def _indexed_dims(places: Sequence[Any], ndim: int) -> list[int | None]:
     return dims
 
 
-def _moved_bound(bound: Any, alive: np.ndarray) -> Any:
+def _moved_bound(bound: Any, x: Labels, dim: int, left: Left) -> int | None:
     if bound is None:
         return None
     if not isinstance(bound, int):
         raise Uneven("a slice whose ends are computed")
-    return int(alive[:bound].sum()) if bound >= 0 else -int(alive[bound:].sum())
+    if bound >= 0:
+        return left.among(x, dim, slice(bound))
+    if not left.among(x, dim, slice(bound, None)):
+        raise Uneven("a slice of which nothing is left")
+    return -left.among(x, dim, slice(bound, None))
 
 
 def _narrowed_(node: fx.Node, values: Mapping[fx.Node, Any], left: Left) -> bool:
