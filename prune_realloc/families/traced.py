@@ -19,7 +19,8 @@ from prune_realloc.tracing.branches import branches, crossings, exits, norms, pa
 from prune_realloc.tracing.candidates import Traced
 from prune_realloc.tracing.chain import Chain, muted, run_between, run_from, run_to, run_unit
 from prune_realloc.tracing.classes import classes
-from prune_realloc.tracing.find import find_chain
+from prune_realloc.tracing.find import find_chain, join_units
+from prune_realloc.tracing.join import joined
 from prune_realloc.tracing.left import left_of
 from prune_realloc.tracing.order import token_order
 from prune_realloc.tracing.residual import residual_units
@@ -280,7 +281,12 @@ def _trace(model: nn.Module) -> _Found:
             f"model {type(model).__name__} does not run on one image of {shape[1:]}: {first_line(error)}"
         ) from error
     whole = Traced(record, classes(record), chain.units)
-    every = sites(whole, model, grouping.candidates(whole), residual_units(whole, model, chain, images))
+    residual = residual_units(whole, model, chain, images)
+    if parents := joined(whole, residual):
+        chain = join_units(model, chain, parents, images)
+        residual = {chain.units.index(whole.units[unit]) for unit in residual}
+        whole = Traced(record, whole.classes, chain.units)
+    every = sites(whole, model, grouping.candidates(whole), residual)
     return _Found(whole, chain, every, _structure(model, whole, every))
 
 
