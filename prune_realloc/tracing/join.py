@@ -10,8 +10,8 @@ from prune_realloc.tracing.candidates import Traced
 def joined(traced: Traced, residual: Collection[int]) -> list[str]:
     """Modules that are one unit rather than several, such as three convolutions with no residual around them.
 
-    They are the innermost ones around two units or more, none of which adds to a stream, where the channels that pass
-    between these lie in no parameter outside.
+    They are the innermost ones around two units or more, none of which adds to a stream, where channels pass between
+    these that the module neither takes nor gives, and that lie in no parameter outside.
     """
     parents = dict.fromkeys(_parent(traced, unit) for unit in traced.units)
     return [parent for parent in parents if parent and _is_one(traced, parent, residual)]
@@ -31,7 +31,7 @@ def _is_one(traced: Traced, parent: str, residual: Collection[int]) -> bool:
     if len(inside) < 2 or not set(inside).isdisjoint(residual):
         return False
     args, kwargs, out = traced.record.calls[parent]
-    outer = {*traced.row((args, kwargs)), *traced.row(out)}
-    between = set().union(*(traced.rows[number] for number in inside[:-1]))
+    outer = {*traced.row((args, kwargs)), *traced.row(out)}  # of streams
+    between = set().union(*(traced.rows[number] for number in inside[:-1])) - outer
     places = [position for number in between for position in traced.classes.positions.get(number, [])]
-    return bool(between) and between.isdisjoint(outer) and all(name.startswith(f"{parent}.") for name, _, _ in places)
+    return bool(between) and all(name.startswith(f"{parent}.") for name, _, _ in places)
