@@ -14,8 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from prune_realloc.core.structure import Branch, Crossing, Side, Site, Structure
 from prune_realloc.families import cuttable_family_of
-from prune_realloc.families.base import CuttableFamily, Reordering
-from prune_realloc.pruning.cut import Keep, blocks_that_go, cut
+from prune_realloc.families.base import CuttableFamily, Leading, Reordering
+from prune_realloc.pruning.cut import Keep, blocks_that_go, cut, removed_positions
 from prune_realloc.pruning.hooks import hooked
 from prune_realloc.pruning.linear import norm_at
 from prune_realloc.pruning.sites import stream_sites
@@ -40,6 +40,8 @@ class Task:
     """Name -> site, in the source, of every stream, in the order in which they are computed."""
     channels: Mapping[str, Tensor]
     """Site of a stream -> those of its channels that are left."""
+    rows_gone: Mapping[str, Mapping[int, np.ndarray]]
+    """Parameter -> dimension -> the positions that the cut of the streams took."""
     weights: Mapping[str, Tensor]
     ridge: float | None
     """Share of the inputs' mean variance, as `fit_` takes it."""
@@ -55,6 +57,11 @@ class Task:
         """The same of the source's stream, and only the channels that are left."""
         return self.last(stream, x)[..., self.channels[stream]]
 
+    def rows(self, layer: str, x: Tensor) -> Tensor:
+        """What a layer of `wide` or of the source puts out, (.., C), and only the channels that streams leave of it."""
+        rows = self.rows_gone.get(f"{layer}.weight", {}).get(0, np.arange(0))
+        return x[..., torch.as_tensor(np.setdiff1d(np.arange(x.shape[-1]), rows), device=x.device)] if len(rows) else x
+
     def norm(self, name: str) -> _BatchNorm | None:
         """The batch norm behind a layer of the model."""
         return norm_at(self.model, self.norms.get(name))
@@ -62,6 +69,14 @@ class Task:
     def aligned(self, model: nn.Module, branch: Branch, seen: Tensor) -> Tensor:
         """What a layer of `branch` saw in `model`, in the order of the tokens of the stream."""
         return self.family.in_stream_order(model, branch, seen) if isinstance(self.family, Reordering) else seen
+
+    def led(self, model: nn.Module, branch: Branch, x: Tensor) -> Tensor:
+        """What `branch` takes in `model`, from the stream behind the branch before it."""
+        return self.family.lead(model, branch, x) if isinstance(self.family, Leading) else x
+
+    def output(self, model: nn.Module, branch: Branch, x: Tensor) -> Tensor:
+        """What `branch` adds in `model` to `x`, as it takes it."""
+        return self.family.branch_output(model, branch, x)
 
     def weight(self, place: Branch | Crossing) -> Tensor | None:
         """How much each token matters at a writer; None where that was not measured."""
@@ -100,6 +115,7 @@ def prepared(
         norms=family.describe(model).norms,
         streams=streams,
         channels=channels,
+        rows_gone=removed_positions(streams, {name: units for name, units in keep.items() if name in streams}),
         weights=weights,
         ridge=ridge,
     )

@@ -75,9 +75,7 @@ def sites(traced: Traced, model: nn.Module, found: Sequence[Candidate]) -> Sites
 
 def _is_residual(traced: Traced, unit: int) -> bool:
     """Does it give out what it takes, with something added: may it go whole?"""
-    args, kwargs, out = traced.record.calls[traced.units[unit]]
-    given = traced.row(out)
-    return bool(given) and set(given) <= set(traced.row((args, kwargs)))
+    return all(each.module is not None for each in traced.added[unit]) and bool(traced.added[unit])
 
 
 def _site(traced: Traced, candidate: Candidate, block: int | None, stage: int | None, nth: int) -> Site:
@@ -234,17 +232,12 @@ def _whole(traced: Traced, model: nn.Module, unit: int, block: int) -> Site:
 
 
 def _adding_gates(traced: Traced, unit: int) -> tuple[Gate, ...]:
-    """At what is added to the stream: the last module behind each layer that writes it."""
-    name = traced.units[unit]
-    stream = set(traced.row(traced.record.calls[name][2]))
-    found: dict[int, Gate] = {}
-    for layer in writers(traced, unit, stream):
-        dim, width = (-1 if layer.kind == "linear" else 1), traced.record.ids.runs[layer.weight, 0].size
-        for module, (_, _, out) in traced.record.calls.items():
-            if module.startswith(f"{name}.") and isinstance(out, Labels) and out.source == layer.number:
-                dims = [d for d in (dim, -1, 1) if -out.ndim <= d < out.ndim and out.shape[d] == width]
-                if dims:
-                    found[layer.number] = Gate(module, "output", np.arange(width)[None], dims[0])
+    """At the modules that give out what is added to the stream."""
+    found = {}
+    for each in traced.added[unit]:
+        assert each.module is not None, traced.units[unit]
+        width = traced.record.calls[each.module][2].shape[each.dim]
+        found[each.module] = Gate(each.module, "output", np.arange(width)[None], each.dim)
     return tuple(found.values())
 
 
