@@ -201,7 +201,7 @@ def sync_(model: nn.Module, keep: Mapping[str, np.ndarray], source: nn.Module, g
     for module, training in modes.items():
         module.training = training
     try:
-        traced(model, example_input(source))
+        traced(model, (2, *example_input(source)[1:]))  # what was written anew may hold for one image alone
     except Exception as error:  # it is the network's own code that runs
         why = f"; not written anew: {whole[0]}" if whole else ""
         raise InputError(

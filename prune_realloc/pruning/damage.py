@@ -28,11 +28,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prune_realloc.core.structure import Crossing, Site, Structure, site_beside, site_name
+from prune_realloc.core.structure import Axis, Crossing, Site, Structure, site_beside, site_name
 from prune_realloc.pruning.elimination import Curve, Elimination, eliminate
 from prune_realloc.pruning.linear import kernel_entries, layer_at, matrix
 from prune_realloc.pruning.moments import LayerMoments, LinearMoments, LogitMoments
 from prune_realloc.pruning.sites import stream_sites
+
+_WRITTEN: tuple[Axis, ...] = ("v", "ffn", "hidden")
+"""Axes whose units a block writes to the stream by."""
 
 
 def damage_curves(
@@ -63,8 +66,19 @@ def damage_curves(
     lost: dict[str, float] = {}
     for block, damage in _whole_branches(model, by_name, structure, moments, curves):
         lost[block] = lost.get(block, 0.0) + damage
-    curves |= {name: Curve(np.array([[0]]), np.array([damage, 0.0])) for name, damage in lost.items()}
-    return {site.name: curves.get(site.name) or score_curve(site, scores[site.name]) for site in sites}
+    curves = {site.name: curves.get(site.name) or score_curve(site, scores[site.name]) for site in sites}
+    lost = _of_units(sites, curves) | lost
+    return curves | {name: Curve(np.array([[0]]), np.array([damage, 0.0])) for name, damage in lost.items()}
+
+
+def _of_units(sites: Sequence[Site], curves: Mapping[str, Curve]) -> dict[str, float]:
+    """Name of a block -> what all units in it are worth: for one whose branches are not known, no more can be said."""
+    found: dict[str, float] = {}
+    for site in sites:
+        if site.axis in _WRITTEN and site.block is not None:
+            name = site_name("block", site.block)
+            found[name] = found.get(name, 0.0) + float(curves[site.name].damage[0])
+    return {site.name: found[site.name] for site in sites if site.name in found}
 
 
 def _whole_branches(

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from prune_realloc.core.structure import OpaqueModule, Slice
 
@@ -43,7 +44,8 @@ def stream_slices(
         root: the parameter and dimension that write the stream first.
 
     Returns:
-        Slices in the order of the model's parameters; unit i of each belongs to channel i of `root`.
+        Slices in the order of the model's parameters, then those of what batch norms keep; unit i of each belongs to
+        channel i of `root`.
     """
     declared = list(opaque)
     skeleton = _meta_copy(model)
@@ -70,9 +72,19 @@ def stream_slices(
         for parameter, dim in _touched(graph, item.dep, names):
             for name, real_dim in translate.get(parameter, ((parameter, dim),)):
                 found[name, real_dim] = index
-    return tuple(
+    slices = [
         Slice(name, dim, found[name, dim]) for name, dim in sorted(found, key=lambda key: (order[key[0]], key[1]))
-    )
+    ]
+    return (*slices, *_statistics(model, slices))
+
+
+def _statistics(model: nn.Module, slices: Iterable[Slice]) -> Iterator[Slice]:
+    """What batch norms keep of the channels whose weights are in `slices`."""
+    for part in slices:
+        module, _, name = part.parameter.rpartition(".")
+        norm = model.get_submodule(module)
+        if name == "weight" and isinstance(norm, _BatchNorm) and norm.track_running_stats:
+            yield from (Slice(f"{module}.{buffer}", 0, part.index) for buffer in ("running_mean", "running_var"))
 
 
 def _meta_copy(model: nn.Module) -> nn.Module:
@@ -90,7 +102,7 @@ def _touched(graph: tp.DependencyGraph, dep: tp.Dependency, names: dict[int, str
     if isinstance(module, nn.Parameter):
         return [(names[id(module)], dep.target.pruning_dim)]
     own = {key: names[id(p)] for key, p in getattr(module, "_parameters", {}).items() if p is not None}
-    if isinstance(module, nn.LayerNorm | nn.modules.batchnorm._BatchNorm | nn.RMSNorm):
+    if isinstance(module, nn.LayerNorm | _BatchNorm | nn.RMSNorm):
         return [(name, 0) for name in own.values()]
     if graph.is_out_channel_pruning_fn(dep.handler):
         return [(name, 0) for name in own.values()]

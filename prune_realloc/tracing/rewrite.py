@@ -8,21 +8,21 @@ layer's output before it is reshaped.
 
 from __future__ import annotations
 
-import inspect
 import linecache
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
-from prune_realloc.core.errors import InputError, first_line
+from prune_realloc.core.errors import InputError
+from prune_realloc.tracing.guided import Written, written
 from prune_realloc.tracing.labels import Labels
 from prune_realloc.tracing.left import Left, Uneven
 from prune_realloc.tracing.pieces import piece_
 from prune_realloc.tracing.record import Record
-from prune_realloc.tracing.run import on_labels
+from prune_realloc.tracing.run import shell
 
 _SHAPING = ("reshape", "view", "expand", "unflatten")
 
@@ -41,24 +41,23 @@ def rewrite_(model: nn.Module, source: nn.Module, record: Record, left: Left) ->
         InputError: a forward pass cannot be written for what is left.
     """
     whole: list[str] = []
+    modules = shell(source)
     for name in sorted(record.sized):
-        module = source.get_submodule(name)
+        module = modules.get_submodule(name)
         if not _is_touched(record, name, left):
             continue
-        graph = _traced(module, *record.calls[name][:2])
-        if isinstance(graph, str):
-            whole.append(f"{name} ({type(module).__name__}): {graph}")
+        found = written(module, record, *record.calls[name][:2])
+        if isinstance(found, str):
+            whole.append(f"{name} ({type(module).__name__}): {found}")
             continue
-        values = _Values(fx.GraphModule(module, graph), record)
-        values.of_call(*record.calls[name][:2])
         try:
-            changed = _resized_(graph, values.of, left)
+            changed = _resized_(found.graph, found.values, left)
         except Uneven as error:
             raise InputError(
                 f"{name} ({type(module).__name__}): {error}; keep its channels whole, or the same number in each part"
             ) from error
         if changed:
-            _set_forward_(model.get_submodule(name), graph)
+            _set_forward_(model.get_submodule(name), found)
     return whole
 
 
@@ -68,60 +67,6 @@ def _is_touched(record: Record, name: str, left: Left) -> bool:
     return any(not left.alive[run.start : run.start + run.size].all() for run in own) or any(
         left.loses(x) for x in record.calls[name][0] if isinstance(x, Labels)
     )
-
-
-class _Leaves(fx.Tracer):
-    """Traces one module; what is inside it is called as it is."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return True
-
-
-def _traced(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> fx.Graph | str:
-    """The forward pass; or why it cannot be had: the way through it depends on the tensors in it."""
-    bound = inspect.signature(module.forward).bind(*args, **kwargs).arguments
-    given = {key: value for key, value in bound.items() if not isinstance(value, Tensor)}
-    parameters = inspect.signature(module.forward).parameters
-    absent = {key: p.default for key, p in parameters.items() if p.default is not p.empty and key not in bound}
-    fixed = {key: value for key, value in (given | absent).items() if value is None or isinstance(value, bool | str)}
-    try:
-        return _plain(_Leaves().trace(module, concrete_args=fixed or None), parameters)
-    except Exception as error:  # tracing runs the network's own code
-        return first_line(error)
-
-
-def _plain(graph: fx.Graph, parameters: Mapping[str, inspect.Parameter]) -> fx.Graph:
-    """With the names and defaults of the arguments, and without assertions on them."""
-    for node in reversed(list(graph.nodes)):
-        if node.op == "call_function" and getattr(node.target, "__name__", "") in ("_assert", "_assert_is_none"):
-            graph.erase_node(node)
-    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
-    for node, (name, parameter) in zip(placeholders, parameters.items(), strict=True):
-        node.target = name
-        node.args = () if parameter.default is parameter.empty else (parameter.default,)
-    graph.set_codegen(fx.graph.CodeGen())
-    return graph
-
-
-class _Values(fx.Interpreter):
-    """Runs a traced forward pass on labels, and keeps what every node gives."""
-
-    def __init__(self, module: fx.GraphModule, record: Record) -> None:
-        super().__init__(module, garbage_collect_values=False)
-        self.inputs = [node for node in module.graph.nodes if node.op == "placeholder"]
-        self.record = Record(record.ids)
-        self.of: dict[fx.Node, Any] = {}
-
-    def of_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        names = [str(node.target) for node in self.inputs]
-        given = {str(node.target): node.args[0] for node in self.inputs if node.args}
-        given |= dict(zip(names, args, strict=False)) | dict(kwargs)
-        with torch.no_grad(), on_labels(self.record):
-            self.run(*(given[name] for name in names))
-
-    def run_node(self, n: fx.Node) -> Any:
-        self.of[n] = super().run_node(n)
-        return self.of[n]
 
 
 def _resized_(graph: fx.Graph, values: Mapping[fx.Node, Any], left: Left) -> bool:
@@ -205,7 +150,11 @@ def _reshaped_(node: fx.Node, name: str, value: Labels, values: Mapping[fx.Node,
     changed = False
     for place, size in enumerate(sizes):
         wanted = new[place + start]
-        if _size_now(size, values, left) not in (wanted, -1):
+        # what is computed of sizes is computed of those of the source, see `_settle_shapes_`
+        computed = (
+            isinstance(size, fx.Node) and _read_off(size, values) is None and wanted != value.shape[place + start]
+        )
+        if computed or _size_now(size, values, left) not in (wanted, -1):
             sizes[place], changed = wanted, True
     if changed:
         node.args = (*node.args[:first], tuple(sizes)) if listed else (*node.args[:first], *sizes)
@@ -341,9 +290,11 @@ def _settle_shapes_(graph: fx.Graph, values: Mapping[fx.Node, Any], left: Left) 
                 user.replace_input_with(node, value.shape[dim])
 
 
-def _set_forward_(module: nn.Module, graph: fx.Graph) -> None:
-    """The module in a class like its own, with the forward pass of `graph`."""
-    code = graph.python_code("self")
+def _set_forward_(module: nn.Module, found: Written) -> None:
+    """The module in a class like its own, with a forward pass that was written anew."""
+    for name, tensor in found.constants.items():
+        module.register_buffer(name, tensor, persistent=False)
+    code = found.graph.python_code("self")
     lines = f"<forward of {type(module).__name__}, written anew>"
     linecache.cache[lines] = (len(code.src), None, code.src.splitlines(True), lines)
     scope: dict[str, Any] = dict(code.globals)

@@ -56,15 +56,19 @@ def tied():
     ("make", "complaint"),
     [
         (both, r"ModuleDict holds 2 supported networks: student \(VisionTransformer\), teacher \(VisionTransformer\)"),
-        (lambda: nn.Sequential(nn.Conv2d(3, 4, 3)), "Sequential in torch.* is of no supported family"),
         (shared, "first holds a part of vit too"),
         (tied, "head holds a part of vit too"),
     ],
 )
-def test_none_several_and_entangled_ones_are_refused(make, complaint):
+def test_several_and_entangled_ones_are_refused(make, complaint):
     with pytest.raises(InputError, match=complaint) as caught:
         find_host(make())
     assert "\n" not in str(caught.value)
+
+
+def test_a_network_that_holds_no_declared_one_is_its_own_host():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3))
+    assert find_host(net).inner is net
 
 
 def test_what_cannot_be_copied_is_said():

@@ -185,7 +185,8 @@ def _site(halves: Sequence[tuple[str, Any]], axis: Any, block: int | None, stage
     gates: list[Gate] = []
     for run, (name, half) in enumerate(halves):
         units = run * len(column) + column[:, 0] if len(halves) > 1 else None
-        inside = [f"{name}.{n}" for n, _ in half.named_parameters() if n.startswith(("expand", "dw"))]
+        own = dict(half.named_parameters()) | dict(half.named_buffers())
+        inside = [f"{name}.{n}" for n, numbers in own.items() if n.startswith(("expand", "dw")) and numbers.ndim]
         slices += [Slice(parameter, 0, column, units) for parameter in inside]
         slices.append(Slice(f"{name}.project.conv.weight", 1, column, units))
         gates.append(Gate(f"{name}.project.conv", "input", column, 1, units))
@@ -235,37 +236,7 @@ def depth_args(blocks: int) -> dict[str, Any]:
 
 
 def sync_(model: Bottlenecks, keep: Mapping[str, np.ndarray], source: Any, gone: Any) -> None:
-    """What is no parameter: running statistics, and groups."""
-    for name, site, run in _widths(model):
-        part: Any = model.get_submodule(name)
-        if isinstance(part.bn, nn.BatchNorm2d) and site in keep:
-            own = keep[site] - run * len(part.bn.running_mean)
-            _narrow_(part.bn, torch.as_tensor(own[(own >= 0) & (own < len(part.bn.running_mean))]))
-        if part.conv.groups > 1:
-            part.conv.groups = part.conv.in_channels = part.conv.out_channels = len(part.conv.weight)
-
-
-def _widths(model: Bottlenecks) -> Iterator[tuple[str, str, int]]:
-    """Convolution with its norm -> the site whose units are its outputs, and which run of them."""
-    yield from (("stem", STREAMS[0], 0), ("merge.project", STREAMS[1], 0))
-    yield from (("merge.expand", "stages.1.ffn", 0), ("merge.dw", "stages.1.ffn", 0))
-    for i, block in enumerate(model.blocks):
-        run = 0
-        for name, half in _halves(i, block):
-            yield f"{name}.project", STREAMS[block.stage], 0
-            hidden = site_name("v" if half.kind == "pair" else "ffn", i)
-            if half.kind == "separable":
-                yield f"{name}.dw", STREAMS[block.stage], 0
-            elif half.kind != "mixer":
-                yield from ((f"{name}.{part}", hidden, run) for part in ("expand", "dw") if hasattr(half, part))
-                run += 1
-
-
-def _narrow_(norm: Any, left: Tensor) -> None:
-    norm.num_features = len(norm.weight)
-    for name in ("running_mean", "running_var"):
-        if len(getattr(norm, name)) > norm.num_features:
-            setattr(norm, name, getattr(norm, name)[left].clone())
+    """No module has numbers of its own."""
 
 
 def drop_blocks_(model: Bottlenecks, gone: Collection[int]) -> None:
