@@ -47,6 +47,7 @@ def check_handed_on(host: Host, images: Tensor) -> None:
     branches = family.describe(inner).branches
     if not branches:
         return
+    streams = list(stream_sites(find_sites(inner)))
     seen, last = handed_on(host, images), branches[-1]
     runs: list[Tensor] = []
     again: list[Tensor] = []
@@ -54,7 +55,7 @@ def check_handed_on(host: Host, images: Tensor) -> None:
         host.network(images)
     with hooked(inner, [(last.writer, "input", again.append)]):
         x = seen
-        for stream in stream_sites(find_sites(inner)):
+        for stream in streams:
             x = family.stream_input(inner, stream, x)
             for branch in (each for each in branches if each.stream == stream):
                 x = family.lead(inner, branch, x) if isinstance(family, Leading) else x

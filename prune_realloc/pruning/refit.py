@@ -136,14 +136,14 @@ def _fit_crossing_(task: Task, streams: Streams, crossing: Crossing) -> None:
 def _fit_readers_(task: Task, streams: Streams, branch: Branch, mine: Branch, theirs: Branch) -> None:
     """The layers of one branch that read a narrower stream, towards what the source's put out."""
     output, weight = task.output, task.weight(branch)
-    for reader, goal in zip(mine.readers, theirs.readers, strict=True):
+    for name, reader, goal in zip(branch.readers, mine.readers, theirs.readers, strict=True):
         layer, regression = layer_at(task.model, reader), Regression()
         for _, x, y in streams:
             target = watched(task.wide, goal, "output", partial(output, task.wide, theirs, x))
             given = watched(task.model, reader, "input", partial(output, task.model, mine, y))
             own = task.weights.get(branch.readers[0])
             each = weight if own is None else input_weight(layer, own, given)
-            regression.add(inputs(layer, given), task.rows(goal, positions(layer, target)), each)
+            regression.add(inputs(layer, given), task.rows(name, positions(layer, target)), each)
         fit_(layer, regression, task.ridge, norm=task.norm(reader))
 
 
@@ -209,12 +209,13 @@ def _asked_of_writer(task: Task, branch: Branch, norm: _BatchNorm | None, stream
     name = branch.stream
     run = partial(task.output, task.source, branch, stream.before)
     written = positions(layer_at(task.source, branch.writer), watched(task.source, branch.writer, "output", run))
-    written = task.aligned(task.source, branch, written)[..., task.channels[name]].flatten(1, -2)
+    written = task.aligned(task.source, branch, written)[..., task.channels[name]]
     if branch.post_norm:  # what is behind the writer is in the way of a correction
         return written, torch.zeros_like(written)
     undone = 1.0 if norm is None else scale_undone(norm)
     lost, error = stream.after - stream.own, task.left(name, stream.before) - task.last(name, stream.mine)
-    return written + undone * task.left(name, lost).flatten(1, -2), undone * error.flatten(1, -2)
+    error, lost = (x.flatten(1, -2) for x in (error, task.left(name, lost)))
+    return written.reshape(error.shape) + undone * lost, undone * error
 
 
 def _fit_exits_(

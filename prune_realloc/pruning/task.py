@@ -40,8 +40,10 @@ class Task:
     """Name -> site, in the source, of every stream, in the order in which they are computed."""
     channels: Mapping[str, Tensor]
     """Site of a stream -> those of its channels that are left."""
-    rows_gone: Mapping[str, Mapping[int, np.ndarray]]
-    """Parameter -> dimension -> the positions that the cut of the streams took."""
+    gone_inside: Mapping[str, Mapping[int, np.ndarray]]
+    """Parameter of the source -> dimension -> the positions that the cut inside blocks took."""
+    gone_streams: Mapping[str, Mapping[int, np.ndarray]]
+    """The same of the cut of the streams."""
     weights: Mapping[str, Tensor]
     ridge: float | None
     """Share of the inputs' mean variance, as `fit_` takes it."""
@@ -58,9 +60,14 @@ class Task:
         return self.last(stream, x)[..., self.channels[stream]]
 
     def rows(self, layer: str, x: Tensor) -> Tensor:
-        """What a layer of `wide` or of the source puts out, (.., C), and only the channels that streams leave of it."""
-        rows = self.rows_gone.get(f"{layer}.weight", {}).get(0, np.arange(0))
-        return x[..., torch.as_tensor(np.setdiff1d(np.arange(x.shape[-1]), rows), device=x.device)] if len(rows) else x
+        """What a layer of `wide` or of the source puts out, (.., C), and only what is left of it in the model."""
+        name = f"{layer}.weight"
+        rows = np.arange(self.source.get_parameter(name).shape[0])
+        inner, outer = (np.isin(rows, gone.get(name, {}).get(0, rows[:0])) for gone in (self.gone_inside, self.gone_streams))
+        stays = ~(inner | outer)
+        if x.shape[-1] < len(rows):  # of `wide`
+            stays = stays[~inner]
+        return x if stays.all() else x[..., torch.as_tensor(np.flatnonzero(stays), device=x.device)]
 
     def norm(self, name: str) -> _BatchNorm | None:
         """The batch norm behind a layer of the model."""
@@ -101,7 +108,7 @@ def prepared(
     ridge: float | None,
 ) -> Task:
     """The arguments are those of `refit_`, `ridge` a share."""
-    streams, family = stream_sites(sites), cuttable_family_of(source)
+    streams, family, by_name = stream_sites(sites), cuttable_family_of(source), {site.name: site for site in sites}
     channels = {name: torch.as_tensor(keep.get(name, np.arange(site.units))) for name, site in streams.items()}
     inside = {name: units for name, units in keep.items() if name not in streams}
     narrower = any(len(channels[name]) < site.units for name, site in streams.items())
@@ -115,7 +122,8 @@ def prepared(
         norms=family.describe(model).norms,
         streams=streams,
         channels=channels,
-        rows_gone=removed_positions(streams, {name: units for name, units in keep.items() if name in streams}),
+        gone_inside=removed_positions(by_name, {name: units for name, units in inside.items() if by_name[name].axis != "block"}),
+        gone_streams=removed_positions(streams, {name: units for name, units in keep.items() if name in streams}),
         weights=weights,
         ridge=ridge,
     )
