@@ -159,23 +159,30 @@ def difference(net: nn.Module, own: list[Site], keep: dict[str, np.ndarray], ima
 
 def halved(net: Any, row: Row, images: Tensor) -> Row:
     """Half of the multiply-adds by a plan; then forward, backward, a file, ONNX."""
-    whole, found = measured_macs(net, images[:1]), {}
-    for asked in (None, sorted(set(row["sites"]["axes"]) - {"block"})):
-        for fit in (True, False):
-            tried(found, "smaller", lambda: reached(net, images, asked, fit))  # noqa: B023  # called at once
-            if not isinstance(found["smaller"], dict):
-                break
-        if not isinstance(found["smaller"], dict):
-            break
-    smaller: Any = found["smaller"]
-    if isinstance(smaller, dict):
-        return smaller
-    share = measured_macs(smaller, images[:1]) / whole
-    result: Row = {"share": round(share, 4), "axes": "default" if asked is None else "all", "refitted": fit}
+    whole = measured_macs(net, images[:1])
+    smaller, result = planned(net, sorted(set(row["sites"]["axes"]) - {"block"}), images)
+    if smaller is None:
+        return result
+    result["share"] = round(measured_macs(smaller, images[:1]) / whole, 4)
     tried(result, "backward", lambda: backward(smaller, images))
     tried(result, "loaded", lambda: loaded(smaller, images))
     tried(result, "onnx", lambda: exported(smaller, images))
     return result
+
+
+def planned(net: Any, every: list[str], images: Tensor) -> tuple[Any, Row]:
+    """The network at half, of the default axes where they are enough, refitted where that works; and how it went."""
+    result: Row = {}
+    for axes in (None, every):
+        for fit in (True, False):
+            done: Row = {}
+            tried(done, "smaller", lambda: reached(net, images, axes, fit))  # noqa: B023  # called at once
+            if not isinstance(done["smaller"], dict):
+                return done["smaller"], {"axes": "default" if axes is None else "all", "refitted": fit} | result
+            if done["smaller"]["error"].startswith("macs: "):  # the plan itself cannot be
+                break
+            result["refit"] = done["smaller"]
+    return None, done["smaller"] | result
 
 
 def reached(net: Any, images: Tensor, axes: list[str] | None, fit: bool) -> nn.Module:

@@ -261,9 +261,10 @@ def sync_(model: nn.Module, keep: Mapping[str, np.ndarray], source: nn.Module, g
 
 def _found(model: nn.Module) -> _Found:
     shapes = tuple((name, tuple(p.shape)) for name, p in model.named_parameters())
+    state = (shapes, tuple(map(type, model.modules())))
     known = _known.get(model)
-    if known is None or known[0] != shapes:
-        known = _known[model] = (shapes, _trace(model))
+    if known is None or known[0] != state:
+        known = _known[model] = (state, _trace(model))
     return known[1]
 
 
