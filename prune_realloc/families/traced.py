@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -259,6 +259,17 @@ def sync_(model: nn.Module, keep: Mapping[str, np.ndarray], source: nn.Module, g
         ) from error
 
 
+def _left_whole(reasons: Mapping[str, str]) -> Iterator[str]:
+    """What was not understood, and so stays: a line for each reason; images and classes stay anyway."""
+    found: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        if not reason.endswith(("such as the image", "it is the network's output")):
+            found.setdefault(reason, []).append(name)
+    for reason, names in found.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        yield f"channels of {names[0]}{more} are left whole ({reason})"
+
+
 def _found(model: nn.Module) -> _Found:
     shapes = tuple((name, tuple(p.shape)) for name, p in model.named_parameters())
     state = (shapes, tuple(map(type, model.modules())))
@@ -302,6 +313,7 @@ def _structure(model: nn.Module, whole: Traced, every: Sites) -> Structure:
         pairs=pairs(whole, every),
         exits=exits(whole, every),
         norms=norms(whole),
+        notes=tuple(_left_whole(reasons)),
         stream_dims={site.name: site.gates[0].dim for site in every.every if site.axis == "embed"},
         crossings=crossings(whole, every),
     )
