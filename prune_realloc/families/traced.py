@@ -22,6 +22,7 @@ from prune_realloc.tracing.classes import classes
 from prune_realloc.tracing.find import find_chain
 from prune_realloc.tracing.left import left_of
 from prune_realloc.tracing.order import token_order
+from prune_realloc.tracing.residual import residual_units
 from prune_realloc.tracing.rewrite import rewrite_
 from prune_realloc.tracing.run import traced
 from prune_realloc.tracing.sites import Sites, sites
@@ -291,7 +292,7 @@ def _trace(model: nn.Module) -> _Found:
             f"model {type(model).__name__} does not run on one image of {shape[1:]}: {first_line(error)}"
         ) from error
     whole = Traced(record, classes(record), chain.units)
-    every = sites(whole, model, grouping.candidates(whole))
+    every = sites(whole, model, grouping.candidates(whole), residual_units(whole, model, chain, images))
     return _Found(whole, chain, every, _structure(model, whole, every))
 
 
