@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from prune_realloc.tracing.classes import classes
 from prune_realloc.tracing.find import find_chain
 from prune_realloc.tracing.left import left_of
 from prune_realloc.tracing.record import Record
+from prune_realloc.tracing.residual import residual_units
 from prune_realloc.tracing.rewrite import rewrite_
 from prune_realloc.tracing.run import traced
 from prune_realloc.tracing.sites import Sites, sites
@@ -209,6 +210,17 @@ def sync_(model: nn.Module, keep: Mapping[str, np.ndarray], source: nn.Module, g
         ) from error
 
 
+def _left_whole(reasons: Mapping[str, str]) -> Iterator[str]:
+    """What was not understood, and so stays: a line for each reason; images and classes stay anyway."""
+    found: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        if not reason.endswith(("such as the image", "it is the network's output")):
+            found.setdefault(reason, []).append(name)
+    for reason, names in found.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        yield f"channels of {names[0]}{more} are left whole ({reason})"
+
+
 def _found(model: nn.Module) -> _Found:
     key = _key(model)
     known = vars(model).get(_KEPT)
@@ -220,7 +232,8 @@ def _found(model: nn.Module) -> _Found:
 def _key(model: nn.Module) -> tuple[object, ...]:
     """What tells one network from another that is made of it; copies have the same."""
     tensors = [*model.named_parameters(), *model.named_buffers()]
-    return (tensors[0][1].device, example_input(model), *((name, tuple(tensor.shape)) for name, tensor in tensors))
+    kinds = tuple(map(type, model.modules()))
+    return (tensors[0][1].device, example_input(model), kinds, *((name, tuple(tensor.shape)) for name, tensor in tensors))
 
 
 @torch.no_grad()
@@ -236,7 +249,7 @@ def _trace(model: nn.Module, key: object) -> _Found:
             f"model {type(model).__name__} does not run on one image of {shape[1:]}: {first_line(error)}"
         ) from error
     whole = Traced(record, classes(record), chain.units)
-    walk = Walk(whole, chain, sites(whole, model, grouping.candidates(whole)), ())
+    walk = Walk(whole, chain, sites(whole, model, grouping.candidates(whole), residual_units(whole)), ())
     with evaluating(model):
         found = checked(model, walk, crossings(whole, walk.sites), exits(whole, walk.sites), norms(whole), images[:1])
     return _Found(key, id(model) if chain.keeps_tensors else None, found.walk, _structure(model, found))
@@ -260,7 +273,7 @@ def _structure(model: nn.Module, found: Checked) -> Structure:
         branches=tuple(found.walk.branches),
         pairs=(),
         exits=dict(found.exits),
-        notes=found.notes,
+        notes=(*_left_whole(reasons), *found.notes),
         norms=norms(whole),
         crossings=found.crossings,
     )

@@ -10,8 +10,9 @@ import numpy as np
 from prune_realloc.core.structure import Branch, Crossing, Pair, Slice
 from prune_realloc.tracing.candidates import Traced
 from prune_realloc.tracing.record import Layer
-from prune_realloc.tracing.residual import given, taken
-from prune_realloc.tracing.sites import Sites, writers
+from prune_realloc.tracing.residual import writers
+from prune_realloc.tracing.sites import Sites
+from prune_realloc.tracing.sums import given, taken
 
 
 def unit_branches(traced: Traced, sites: Sites, unit: int) -> list[Branch]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ from prune_realloc.tracing.branches import joint_branches, unit_branches
 from prune_realloc.tracing.order import order_of
 from prune_realloc.tracing.walk import Walk
 
-import os
 DEBUG = os.environ.get('PRDEBUG')
 _ROUNDING = 1e-3
 """What the same computed twice may differ by, as a share of the largest value."""

@@ -17,8 +17,8 @@ from prune_realloc.core.structure import Branch
 from prune_realloc.tracing.candidates import Traced
 from prune_realloc.tracing.chain import Chain, muted, run_between, run_from, run_to, run_unit
 from prune_realloc.tracing.order import Order
-from prune_realloc.tracing.residual import channel_dim, given, taken
 from prune_realloc.tracing.sites import Sites
+from prune_realloc.tracing.sums import channel_dim, given, taken
 
 Place = tuple[int, bool]
 """A unit of the chain, and whether it has been run."""
