@@ -233,7 +233,12 @@ def _key(model: nn.Module) -> tuple[object, ...]:
     """What tells one network from another that is made of it; copies have the same."""
     tensors = [*model.named_parameters(), *model.named_buffers()]
     kinds = tuple(map(type, model.modules()))
-    return (tensors[0][1].device, example_input(model), kinds, *((name, tuple(tensor.shape)) for name, tensor in tensors))
+    return (
+        tensors[0][1].device,
+        example_input(model),
+        kinds,
+        *((name, tuple(tensor.shape)) for name, tensor in tensors),
+    )
 
 
 @torch.no_grad()
@@ -285,7 +290,9 @@ def _pairs(whole: Traced, every: Sites, structure: Structure) -> tuple[Pair, ...
     by_name = {site.name: site for site in every.every}
     keys = structure.writers()
     known = [pair for pair in pairs(whole, every) if structure.branches]
-    logits = {pair.site for pair in known if by_name[pair.site].axis == "qk" and by_name[pair.site].gates[0].units is None}
+    logits = {
+        pair.site for pair in known if by_name[pair.site].axis == "qk" and by_name[pair.site].gates[0].units is None
+    }
     return tuple(pair for pair in known if pair.site in logits | {*keys} and _is_all(pair, by_name[pair.site]))
 
 

@@ -239,4 +239,3 @@ def _fit_exits_(
         # one row per image where the tokens are pooled: the fewer rows, the nearer to the weights at hand
         ridge = None if task.ridge is None else max(task.ridge, task.streams[at].units / float(regression.count))
         fit_(layer, regression, ridge, norm=task.norm(name))
-

@@ -63,7 +63,9 @@ class Task:
         """What a layer of `wide` or of the source puts out, (.., C), and only what is left of it in the model."""
         name = f"{layer}.weight"
         rows = np.arange(self.source.get_parameter(name).shape[0])
-        inner, outer = (np.isin(rows, gone.get(name, {}).get(0, rows[:0])) for gone in (self.gone_inside, self.gone_streams))
+        inner, outer = (
+            np.isin(rows, gone.get(name, {}).get(0, rows[:0])) for gone in (self.gone_inside, self.gone_streams)
+        )
         stays = ~(inner | outer)
         if x.shape[-1] < len(rows):  # of `wide`
             stays = stays[~inner]
@@ -122,7 +124,9 @@ def prepared(
         norms=family.describe(model).norms,
         streams=streams,
         channels=channels,
-        gone_inside=removed_positions(by_name, {name: units for name, units in inside.items() if by_name[name].axis != "block"}),
+        gone_inside=removed_positions(
+            by_name, {name: units for name, units in inside.items() if by_name[name].axis != "block"}
+        ),
         gone_streams=removed_positions(streams, {name: units for name, units in keep.items() if name in streams}),
         weights=weights,
         ridge=ridge,

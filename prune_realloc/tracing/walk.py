@@ -79,7 +79,9 @@ class Walk:
         """What the unit gives out beyond what it takes, while its other branches add nothing."""
         unit = self.units_of[branch.block]
         own = [each for each in self.branches if each.block == branch.block]
-        silent = [] if unit in self.joint else self._silent(unit, [each for each in own if each.writer != branch.writer])
+        silent = (
+            [] if unit in self.joint else self._silent(unit, [each for each in own if each.writer != branch.writer])
+        )
         with muted(model, self.chain.units[unit], silent):
             raw = run_unit(model, self.chain, self.chain.units[unit], self._as_it_is(x, (unit, False)))
         if unit in self.joint and branch.writer != own[-1].writer:
