@@ -94,12 +94,10 @@ def found(model: nn.Module) -> tuple[tuple[str, ...], Sites]:
     images = torch.randn(1, 3, 4, 4)
     chain, record = find_chain(model, images), traced(model, (1, 3, 4, 4))
     whole = Traced(record, classes(record), chain.units)
-    residual = residual_units(whole, model, chain, images)
-    if parents := joined(whole, residual):
+    if parents := joined(whole, residual_units(whole)):
         chain = join_units(model, chain, parents, images)
-        residual = {chain.units.index(whole.units[unit]) for unit in residual}
         whole = Traced(record, whole.classes, chain.units)
-    return chain.units, sites(whole, model, candidates(whole), residual)
+    return chain.units, sites(whole, model, candidates(whole), residual_units(whole))
 
 
 def of(every: Sites, axis: str) -> list[Site]:
@@ -145,8 +143,17 @@ def test_a_block_that_scales_its_input_cannot_go():
     assert [site.gates[0].module for site in of(every, "block")] == ["2.project"]
 
 
-def test_a_block_that_adds_more_than_its_layers_cannot_go():
+def test_all_that_a_block_adds_is_watched():
     _, every = found(network(Pooled(4)))
+    assert {gate.module for gate in of(every, "block")[0].gates} == {"1.pool", "1.down"}
+
+
+def test_a_block_that_adds_what_cannot_be_watched_cannot_go():
+    class Doubled(Pooled):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + nn.functional.avg_pool2d(x, 3, 1, 1) + self.down(self.up(x).relu())
+
+    _, every = found(network(Doubled(4)))
     assert of(every, "block") == []
     assert [site.units for site in of(every, "ffn") + of(every, "hidden")] == [6]
 
