@@ -243,8 +243,8 @@ def drop_blocks_(model: nn.Module, gone: Collection[int]) -> None:
 
 
 def sync_(model: nn.Module, keep: Mapping[str, np.ndarray], source: nn.Module, gone: Any) -> None:
-    found = _found(source)
-    record = found.traced.record
+    # of two images: what runs over images is told from what has one place by chance
+    record = traced(source, (2, *example_input(source)[1:]))
     whole = rewrite_(model, source, record, left_of(record.ids, gone))
     modes = {module: module.training for module in model.modules()}
     model.train()  # at this, networks of timm let go of what they keep

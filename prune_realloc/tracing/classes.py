@@ -30,9 +30,17 @@ class Classes:
 
     @cached_property
     def frozen(self) -> dict[int, str]:
+        """Class that must stay, or may go with its head alone -> why."""
+        return self.whole | self._reasons(self.record.held)
+
+    @cached_property
+    def whole(self) -> dict[int, str]:
         """Class that must stay -> why."""
+        return self._reasons(self.record.frozen)
+
+    def _reasons(self, kept: Iterable[tuple[np.ndarray, str]]) -> dict[int, str]:
         found: dict[int, str] = {}
-        for labels, reason in self.record.frozen:
+        for labels, reason in kept:
             for number in np.unique(self.of[labels]):
                 found.setdefault(int(number), reason)
         return found

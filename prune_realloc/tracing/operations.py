@@ -125,8 +125,9 @@ def _lifted(plane: Tensor, shape: Sequence[int]) -> Tensor:
 def _meets(record: Record, plane: Tensor, other: Sequence[int], reason: str) -> None:
     """Freeze labels that vary along a dimension in which the other side has several numbers."""
     sizes = [1] * (plane.ndim - len(other)) + list(other)
-    if any(sizes[dim] > 1 for dim in varying(plane)):
-        record.freeze(plane, reason)
+    along = [sizes[dim] > 1 for dim in varying(plane)]
+    if any(along):
+        record.freeze(plane, reason, heads_may_go=not all(along))
 
 
 def _joined(
@@ -211,7 +212,7 @@ def normalised(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[st
     for plane in x.planes:
         if varies(plane, dim % x.ndim):
             if power:
-                record.normalised.append(np.unique(compact(plane).numpy()))
+                record.lengths.append(np.unique(compact(plane).numpy()))
             else:
                 record.freeze(plane, f"{func.__name__} over channels")
     return labels(x.shape, x.planes)
@@ -224,7 +225,7 @@ def length(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     dims = list(range(x.ndim)) if dim is None else [dim] if isinstance(dim, int) else list(dim)
     for plane in x.planes:
         if any(varies(plane, d % x.ndim) for d in dims):
-            record.normalised.append(np.unique(compact(plane).numpy()))
+            record.lengths.append(np.unique(compact(plane).numpy()))
     still = [p for p in x.planes if not any(varies(p, d % x.ndim) for d in dims)]
     return reduced(record, func, (labels(x.shape, still), dims, kwargs.get("keepdim", False)), {})
 

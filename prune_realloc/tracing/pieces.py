@@ -13,8 +13,8 @@ from prune_realloc.tracing.labels import Labels
 from prune_realloc.tracing.left import Left, Uneven
 
 
-def piece_(graph: fx.Graph, node: fx.Node, values: Mapping[fx.Node, Any], left: Left) -> None:
-    """Compute `node`, a part of an uneven tensor, from the last even one before it.
+def piece_(graph: fx.Graph, node: fx.Node, values: Mapping[fx.Node, Any], left: Left) -> fx.Node:
+    """Compute `node`, a part of an uneven tensor, from the last even one before it; returns what is used instead of it.
 
     Raises:
         Uneven: its channels do not lie in one run there, or it mixes dimensions in another way.
@@ -40,8 +40,9 @@ def piece_(graph: fx.Graph, node: fx.Node, values: Mapping[fx.Node, Any], left: 
         made = graph.call_method("narrow", (base, channel, start, now.size))
         made = graph.call_method("unflatten", (made, channel, now.shape)) if now.ndim != 1 else made
         made, places_of = _flattened(graph, made, whole, channel, now.ndim, moves)
-        made = graph.call_method("permute", (made, *_order(part, moves, inside, order, channel, places_of)))
+        made = _arranged(graph, made, moves, inside, order, channel, places_of)
     node.replace_all_uses_with(made)
+    return made
 
 
 def _base(node: fx.Node, values: Mapping[fx.Node, Any], left: Left) -> tuple[fx.Node, list[fx.Node]]:
@@ -125,16 +126,24 @@ def _flattened(
     return made, places
 
 
-def _order(
-    part: Labels, moves: list[list[int]], inside: list[int], order: list[int], channel: int, places: Mapping[int, int]
-) -> list[int]:
-    """For each dimension of the part, where it lies now."""
-    found: dict[int, int] = {inside[at]: channel + place for place, at in enumerate(order)}
-    for dim, dims in enumerate(moves):
-        if dim not in found and dims:
-            found[dim] = places[dims[0]]
-    free = [place for place in sorted(set(places.values())) if place not in found.values()]
-    rest = [dim for dim in range(part.ndim) if dim not in found]
-    if len(free) != len(rest):
-        raise Uneven("a dimension that is new or gone")
-    return [(found | dict(zip(rest, free, strict=True)))[dim] for dim in range(part.ndim)]
+def _arranged(
+    graph: fx.Graph,
+    made: fx.Node,
+    moves: list[list[int]],
+    inside: list[int],
+    order: list[int],
+    channel: int,
+    places: Mapping[int, int],
+) -> fx.Node:
+    """The dimensions in the order of the part; those of one place go where the part has none, and come where it has."""
+    at: dict[int, int] = {inside[each]: channel + place for place, each in enumerate(order)}
+    at |= {dim: places[dims[0]] for dim, dims in enumerate(moves) if dim not in at and dims}
+    free = sorted({*places.values()} - {*at.values()})
+    for place in reversed(free):
+        made = graph.call_method("squeeze", (made, place))
+    kept = sorted(at.values())
+    made = graph.call_method("permute", (made, *(kept.index(at[dim]) for dim in sorted(at))))
+    for dim in range(len(moves)):
+        if dim not in at:
+            made = graph.call_method("unsqueeze", (made, dim))
+    return made

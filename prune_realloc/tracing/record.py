@@ -37,6 +37,16 @@ class Layer:
     """Nothing but moves, scales and products with attention lies between that layer and this one."""
 
     @property
+    def place(self) -> str:
+        """Where it can be watched: the module, or a weight that is read in no call of its own module."""
+        return self.module if self.own else self.weight
+
+    @property
+    def dim(self) -> int:
+        """The dimension that runs over the channels of its input and output."""
+        return -1 if self.kind == "linear" else 1
+
+    @property
     def own(self) -> bool:
         """Is it a module of torch's, whose input and output can be watched?"""
         return self.weight == f"{self.module}.weight"
@@ -81,6 +91,10 @@ class Record:
     """Pairs of labels that stay or go together, shape (n, 2)."""
     frozen: list[tuple[np.ndarray, str]] = field(default_factory=list)
     """Labels that must stay, and why."""
+    held: list[tuple[np.ndarray, str]] = field(default_factory=list)
+    """Labels that must stay unless all that lies in their head goes, and why."""
+    lengths: list[np.ndarray] = field(default_factory=list)
+    """Labels of vectors that are divided by their lengths."""
     normalised: list[np.ndarray] = field(default_factory=list)
     """Labels over which statistics were taken: without some of them the others change."""
     carried: list[np.ndarray] = field(default_factory=list)
@@ -107,10 +121,11 @@ class Record:
             codes = np.unique(first << _BITS | second)
             self.ties.append(np.stack([codes >> _BITS, codes & ((1 << _BITS) - 1)], axis=1))
 
-    def freeze(self, plane: Tensor, reason: str) -> None:
+    def freeze(self, plane: Tensor, reason: str, *, heads_may_go: bool = False) -> None:
         found = np.unique(compact(plane).numpy()).astype(np.int64)
         if (found > 0).any():
-            self.frozen.append((found[found > 0], f"{self.module or 'the network'}: {reason}"))
+            kept = self.held if heads_may_go else self.frozen
+            kept.append((found[found > 0], f"{self.module or 'the network'}: {reason}"))
 
 
 def _matched(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

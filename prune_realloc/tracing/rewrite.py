@@ -69,7 +69,7 @@ def _is_touched(record: Record, name: str, left: Left) -> bool:
     )
 
 
-def _resized_(graph: fx.Graph, values: Mapping[fx.Node, Any], left: Left) -> bool:
+def _resized_(graph: fx.Graph, values: dict[fx.Node, Any], left: Left) -> bool:
     """Sets the sizes in a graph to what is left; was there anything to be done?
 
     Raises:
@@ -87,7 +87,7 @@ def _resized_(graph: fx.Graph, values: Mapping[fx.Node, Any], left: Left) -> boo
             node, values, left
         ):
             if isinstance(value, Labels):
-                piece_(graph, node, values, left)
+                values[piece_(graph, node, values, left)] = value
                 changed = True
             continue
         changed |= _set_sizes_(graph, node, name, values, left)
@@ -123,14 +123,14 @@ def _is_move(node: fx.Node) -> bool:
     return node.op in ("call_method", "call_function") and _name(node) in _MOVES
 
 
-def _set_sizes_(graph: fx.Graph, node: fx.Node, name: str, values: Mapping[fx.Node, Any], left: Left) -> bool:
+def _set_sizes_(graph: fx.Graph, node: fx.Node, name: str, values: dict[fx.Node, Any], left: Left) -> bool:
     value = values.get(node)
     if node.op not in ("call_method", "call_function"):
         return False
     if name in _SHAPING and isinstance(value, Labels):
         return _reshaped_(node, name, value, values, left)
     if name in ("chunk", "split") and isinstance(value, tuple | list) and isinstance(value[0], Labels):
-        return _split_(graph, node, name, value, left)
+        return _split_(graph, node, values, left)
     if name == "getitem" and isinstance(value, Labels):
         return _sliced_(node, values, left)
     if name == "narrow" and isinstance(value, Labels):
@@ -191,7 +191,8 @@ def _read_off(node: Any, values: Mapping[fx.Node, Any]) -> tuple[fx.Node, int] |
     return tensor, dim % value.ndim  # type: ignore[return-value]
 
 
-def _split_(graph: fx.Graph, node: fx.Node, name: str, value: Sequence[Labels], left: Left) -> bool:
+def _split_(graph: fx.Graph, node: fx.Node, values: dict[fx.Node, Any], left: Left) -> bool:
+    value: Sequence[Labels] = values[node]
     dim = node.kwargs.get("dim", node.args[2] if len(node.args) > 2 else 0)
     assert isinstance(dim, int)
     sizes = [left.shape(part)[dim] for part in value]
@@ -200,6 +201,7 @@ def _split_(graph: fx.Graph, node: fx.Node, name: str, value: Sequence[Labels], 
     with graph.inserting_before(node):
         made = graph.call_function(torch.split, (node.args[0], sizes, dim))
     node.replace_all_uses_with(made)
+    values[made] = value
     return True
 
 

@@ -29,6 +29,8 @@ class Sites:
     """Of the classes of all sites but heads and blocks."""
     heads_of: Mapping[str, str]
     """Site of queries or values -> the heads that it lies in."""
+    inside: Mapping[int, str]
+    """Label -> the heads that it lies in."""
     blocks: Mapping[int, int]
     """Unit of the chain -> the number of its block."""
     whole: Mapping[int, str]
@@ -70,7 +72,10 @@ def sites(traced: Traced, model: nn.Module, found: Sequence[Candidate]) -> Sites
     every = sorted(
         made.values(), key=lambda s: (-1, s.stage or 0, 0) if s.block is None else (s.block, order[s.axis], s.nth)
     )
-    return Sites(tuple(every), of, heads_of, blocks, {unit: site.name for unit, site in wholes.items()})
+    inner = {
+        int(label): site.name for groups, site in heads.items() for group in groups for label in _members(traced, group)
+    }
+    return Sites(tuple(every), of, heads_of, inner, blocks, {unit: site.name for unit, site in wholes.items()})
 
 
 def _is_residual(traced: Traced, unit: int) -> bool:
@@ -117,7 +122,7 @@ def _indexed(pairs: Sequence[tuple[int, int]], units: int) -> tuple[np.ndarray, 
 
 
 def _reader_gates(traced: Traced, places: Mapping[int, int]) -> tuple[Gate, ...]:
-    """At the inputs of all layers that read the units."""
+    """At the inputs of all layers that read the units; none where one of them cannot be watched."""
     found = {}
     for layer in traced.record.layers:
         if _is_depthwise(traced, layer):
@@ -125,7 +130,8 @@ def _reader_gates(traced: Traced, places: Mapping[int, int]) -> tuple[Gate, ...]
         numbers = traced.classes.of[layer.reads]
         pairs = [(places[int(n)], at) for at, n in enumerate(numbers) if int(n) in places]
         if pairs:
-            found[layer.module] = _gate(layer.module, "input", pairs, layer, len(set(places.values())))
+            index, units = _indexed(pairs, len(set(places.values())))
+            found[layer.place] = Gate(layer.place, "input", index, layer.dim, units)
     return tuple(found.values())
 
 
@@ -133,20 +139,26 @@ def _is_depthwise(traced: Traced, layer: Layer) -> bool:
     return layer.kind == "conv" and layer.groups == len(layer.reads) > 1
 
 
-def _gate(module: str, side: str, pairs: list[tuple[int, int]], layer: Layer, units: int) -> Gate:
-    dim = -1 if layer.kind == "linear" else 1
-    return Gate(module, side, _indexed(pairs, units)[0], dim, _indexed(pairs, units)[1])  # type: ignore[arg-type]
-
-
 def _query_gates(traced: Traced, candidate: Candidate) -> tuple[Gate, ...]:
-    """At the last module that gives the queries: the logits are linear in them."""
+    """At the last module that gives the queries: the logits are linear in them.
+
+    Where they are divided by their lengths, at the keys too, which are of another length without these units.
+    """
     places = candidate.places
     product = next(
         (p for p in traced.record.products if set(traced.classes.of[p.contracted].tolist()) & set(places)), None
     )
-    if product is None or not product.factors:
+    if product is None or len(product.factors) < 2:
         return ()
-    raw = product.factors[0]
+    divided = set(traced.classes.of[unique(traced.record.lengths)].tolist()) & set(places)
+    gates = [_gate_of(traced, side, places) for side in product.factors[: 2 if divided else 1]]
+    if len(gates) == 2 and None not in gates and gates[0].module == gates[1].module:  # type: ignore[union-attr]
+        gates = [_gate_of(traced, np.concatenate(product.factors[:2]), places)]
+    return tuple(gate for gate in gates if gate is not None) if None not in gates else ()
+
+
+def _gate_of(traced: Traced, raw: np.ndarray, places: Mapping[int, int]) -> Gate | None:
+    """Where these labels leave a module last, or else the layer that no module computes."""
     units = np.full(traced.record.ids.count, -1)
     for label in raw:
         units[label] = places.get(int(traced.classes.of[label]), -1)
@@ -159,7 +171,13 @@ def _query_gates(traced: Traced, candidate: Candidate) -> tuple[Gate, ...]:
                 if np.array_equal(np.unique([unit for unit, _ in pairs]), wanted):
                     found = Gate(name, "output", *_gate_index(pairs, len(places), dim))
                     break
-    return () if found is None else (found,)
+    for layer in traced.record.layers if found is None else ():
+        run = traced.record.ids.runs[layer.weight, 0]
+        held = units[run.start : run.start + run.size]
+        if np.array_equal(np.unique(held[held >= 0]), wanted):
+            pairs = [(int(unit), at) for at, unit in enumerate(held) if unit >= 0]
+            found = Gate(layer.place, "output", *_gate_index(pairs, len(places), layer.dim))
+    return found
 
 
 def _gate_index(pairs: list[tuple[int, int]], units: int, dim: int) -> tuple[np.ndarray, int, np.ndarray | None]:
@@ -190,7 +208,7 @@ def _heads(traced: Traced, groups: Sequence[int], block: int | None, nth: int) -
         for name, dim, place in _head_positions(traced, group):
             held[name, dim].append((head, place))
             units.add(traced.unit_of(name))
-        if any(int(n) in traced.classes.frozen for n in [group, *_head_classes(traced, group)]):
+        if any(int(n) in traced.classes.whole for n in [group, *_head_classes(traced, group)]):
             return None
     if len(units) > 1:  # such as a table of positions that all blocks share
         return None
@@ -203,14 +221,19 @@ def _heads(traced: Traced, groups: Sequence[int], block: int | None, nth: int) -
     return Site("heads", block, len(groups), slices, gates, nth=nth) if gates else None
 
 
+def _members(traced: Traced, group: int) -> np.ndarray:
+    """The labels in a head."""
+    return unique(traced.classes.groups[group])
+
+
 def _head_classes(traced: Traced, group: int) -> list[int]:
-    return np.unique(traced.classes.of[unique(traced.classes.groups[group])]).tolist()
+    return np.unique(traced.classes.of[_members(traced, group)]).tolist()
 
 
 def _head_positions(traced: Traced, group: int) -> list[Position]:
     """Where a head lies; of a class that lies in several heads only this head's own rows."""
     found: dict[Position, None] = dict.fromkeys(traced.classes.positions.get(group, []))
-    own = set(unique(traced.classes.groups[group]).tolist())
+    own = set(_members(traced, group).tolist())
     for number in _head_classes(traced, group):
         if len(traced.heads_of[number]) == 1:
             found |= dict.fromkeys(traced.classes.positions[number])
