@@ -20,8 +20,8 @@ from prune_realloc.checkpoints.pruned import build_pruned
 from prune_realloc.core.errors import InputError, first_line
 from prune_realloc.core.files import CHECKSUMS, checksums, make_folder, write_files
 from prune_realloc.core.names import PREPROCESSING, PRUNED, RECIPE_FILE, RESULT_FILE, UNITS_FILE, WEIGHTS_FILE
-from prune_realloc.families import family_of
-from prune_realloc.families.base import UnlikeBlocks
+from prune_realloc.families import family_of, traced
+from prune_realloc.families.base import Family, UnlikeBlocks
 from prune_realloc.families.inputs import input_shape
 from prune_realloc.pruning.sites import find_sites, widths
 
@@ -160,7 +160,7 @@ def check_rebuild(net: Any) -> dict[str, Any]:
         InputError: it cannot; the network was made by hand, or with arguments that no file may hold.
     """
     state, family = net.state_dict(), family_of(net)
-    if not family.describe(net).branches:
+    if family is not traced and not family.describe(net).branches:
         raise InputError(
             f"model {type(net).__name__} cannot be cut, so it is no pruned network; write it with "
             "timm.models.save_for_hf"
@@ -173,16 +173,24 @@ def check_rebuild(net: Any) -> dict[str, Any]:
     size = family.example_input(net)[2:]
     args = {
         "source": origin["source"],
-        "source_args": origin["source_args"] | family.inferred_args(state, size) | {"img_size": list(size)},
+        "source_args": origin["source_args"] | family.inferred_args(state, size) | _size_args(net, family, size),
         "widths": widths(find_sites(net)),
     }
     if isinstance(family, UnlikeBlocks):
         whole, args["blocks"] = family.places(net)
         args["source_args"] |= whole
     require_architecture_args(args["source_args"], "model_args")
-    again = _check_builds(net, args["source"], args["source_args"], lambda: build_pruned(**args))
+    # what follows from a run needs the numbers that a network is built with, such as tables of positions
+    device = "cpu" if family is traced else "meta"
+    again = _check_builds(net, args["source"], args["source_args"], lambda: build_pruned(**args), device)
     epsilon = norm_eps_of(net)
     return args if epsilon in (None, norm_eps_of(again)) else args | {"norm_eps": epsilon}
+
+
+def _size_args(net: Any, family: Family, size: Sequence[int]) -> dict[str, Any]:
+    """The argument for the input size; not every network that is traced takes one."""
+    native = (getattr(net, "pretrained_cfg", None) or {}).get("input_size", ())
+    return {} if family is traced and tuple(native[1:]) == tuple(size) else {"img_size": list(size)}
 
 
 def builder(net: Any) -> tuple[str, dict[str, Any]]:
@@ -199,10 +207,12 @@ def builder(net: Any) -> tuple[str, dict[str, Any]]:
     return name, args
 
 
-def _check_builds(net: nn.Module, name: str, args: Mapping[str, Any], build: Callable[[], nn.Module]) -> nn.Module:
+def _check_builds(
+    net: nn.Module, name: str, args: Mapping[str, Any], build: Callable[[], nn.Module], device: str = "meta"
+) -> nn.Module:
     """The network that `build` builds, without memory; raises InputError where it is not of the shapes of `net`."""
     try:
-        with torch.device("meta"):
+        with torch.device(device):
             again = build()
     except Exception as error:  # timm's constructors raise many kinds
         raise InputError(

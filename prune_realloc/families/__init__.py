@@ -50,9 +50,16 @@ def cuttable_family_of(model: nn.Module) -> CuttableFamily:
 
 
 def cuttable_family_of_architecture(name: str) -> CuttableFamily:
-    """The family that cuts timm's network `name`, told from the module that timm builds it in."""
-    where = getattr(timm.models.model_entrypoint(name), "__module__", "").rpartition(".")[2]
-    return next((family for family in CUTTABLE.values() if where in family.TIMM_MODULES), traced)
+    """The family that cuts timm's network `name`, told from the module that timm builds it in.
+
+    Raises:
+        InputError: it is one of our own names in timm, which none cuts.
+    """
+    where = getattr(timm.models.model_entrypoint(name), "__module__", "")
+    if where.startswith("prune_realloc."):
+        raise InputError(f"architecture {name!r} is of no family whose networks can be cut; see docs/support.md")
+    module = where.rpartition(".")[2]
+    return next((family for family in CUTTABLE.values() if module in family.TIMM_MODULES), traced)
 
 
 def _architecture(model: nn.Module) -> str | None:

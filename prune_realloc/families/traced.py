@@ -22,6 +22,7 @@ from prune_realloc.tracing.classes import classes
 from prune_realloc.tracing.find import find_chain
 from prune_realloc.tracing.left import left_of
 from prune_realloc.tracing.order import token_order
+from prune_realloc.tracing.residual import residual_units
 from prune_realloc.tracing.rewrite import rewrite_
 from prune_realloc.tracing.run import traced
 from prune_realloc.tracing.sites import Sites, sites
@@ -243,8 +244,8 @@ def drop_blocks_(model: nn.Module, gone: Collection[int]) -> None:
 
 
 def sync_(model: nn.Module, keep: Mapping[str, np.ndarray], source: nn.Module, gone: Any) -> None:
-    # of two images: what runs over images is told from what has one place by chance
-    record = traced(source, (2, *example_input(source)[1:]))
+    found = _found(source)
+    record = found.traced.record
     whole = rewrite_(model, source, record, left_of(record.ids, gone))
     modes = {module: module.training for module in model.modules()}
     model.train()  # at this, networks of timm let go of what they keep
@@ -279,7 +280,7 @@ def _trace(model: nn.Module) -> _Found:
             f"model {type(model).__name__} does not run on one image of {shape[1:]}: {first_line(error)}"
         ) from error
     whole = Traced(record, classes(record), chain.units)
-    every = sites(whole, model, grouping.candidates(whole))
+    every = sites(whole, model, grouping.candidates(whole), residual_units(whole, model, chain, images))
     return _Found(whole, chain, every, _structure(model, whole, every))
 
 

@@ -10,7 +10,8 @@ import numpy as np
 from prune_realloc.core.structure import Branch, Crossing, Pair, Slice
 from prune_realloc.tracing.candidates import Traced
 from prune_realloc.tracing.record import Layer
-from prune_realloc.tracing.sites import Sites, writers
+from prune_realloc.tracing.residual import writers
+from prune_realloc.tracing.sites import Sites
 
 
 def branches(traced: Traced, sites: Sites) -> tuple[Branch, ...]:

@@ -122,7 +122,7 @@ def candidates(traced: Traced) -> list[Candidate]:
         units = {traced.unit_of(name) for (name, _), _ in signature}
         if len(units) == 1 and None not in units:
             inner.append(_inner(traced, units.pop(), numbers))
-    return [*_streams(traced, streams), *(found for found in inner if found is not None)]
+    return [*_streams(traced, streams), *_evened(traced, [found for found in inner if found is not None])]
 
 
 def _signature(positions: Sequence[Position]) -> Signature:
@@ -171,6 +171,24 @@ def _inner(traced: Traced, unit: int | None, numbers: list[int]) -> Candidate | 
     return Candidate(
         "hidden" if first in traced.spatial and _by_conv(traced, first) else "ffn", unit, tuple(numbers), 1
     )
+
+
+def _evened(traced: Traced, found: list[Candidate]) -> list[Candidate]:
+    """Heads that one product takes side by side must be of one width: such candidates become groups of one."""
+    products = [set(traced.classes.of[p.contracted].tolist()) for p in traced.record.products]
+    products += [set(traced.classes.of[labels].tolist()) for labels in traced.record.carried]
+    for classes in products:
+        beside = [each for each in found if each.numbers[0] in classes and each.axis in ("qk", "v")]
+        heads = [set().union(*(traced.heads_of.get(n, set()) for n in each.numbers)) for each in beside]
+        if len(beside) < 2 or not all(heads) or sum(map(len, heads)) > len(set().union(*heads)):
+            continue
+        found = [each for each in found if each not in beside]
+        parts = [part for each in beside for part in np.split(np.array(each.numbers), each.groups)]
+        if len({len(part) for part in parts}) == 1:
+            numbers = tuple(int(n) for part in parts for n in part)
+            named = tuple(head for each in beside for head in each.heads) if all(each.heads for each in beside) else ()
+            found.append(Candidate(beside[0].axis, beside[0].unit, numbers, len(parts), named))
+    return found
 
 
 def _by_conv(traced: Traced, number: int) -> bool:

@@ -77,6 +77,10 @@ class Classes:
 def classes(record: Record) -> Classes:
     """Ties followed to their ends."""
     of = _components(record)
+    for label, members in record.ids.members.items():
+        if len(members) and (of[members] == of[members[0]]).all():  # no head: one channel of several layers
+            record.ties.append(np.array([[label, members[0]]]))
+    of = _components(record)
     dims: dict[str, int | None] = {}
     for run in list(record.ids.all_runs()):
         if run.dim is None:

@@ -64,6 +64,8 @@ class _Known(fx.Proxy):
     """A step whose labels, or whose number, is known."""
 
     def __getattr__(self, name: str) -> Any:
+        if name == "type" and isinstance(self.tracer.value(self.node), torch.device):  # type: ignore[attr-defined]
+            return self.tracer.value(self.node).type  # type: ignore[attr-defined]
         return _KnownAttribute(self, name)
 
     def __len__(self) -> int:

@@ -149,11 +149,18 @@ def _joined(
         record.tie(plane, match)
         planes.append(torch.where(plane != 0, plane, match) if (plane == 0).any() else plane)
     for plane in left:
-        if parameter:
+        above = next((p for p in ours if varying(plane) and set(varying(plane)) < set(varying(p))), None)
+        if parameter and above is not None:  # a number for each head, or for each channel of several layers
+            record.tie(record.grouped(above, varying(plane)), collapsed(plane, _but(plane.ndim, varying(plane))))
+        elif parameter:
             record.freeze(plane, "a parameter is spread over channels")
         else:
             planes.append(plane)
     return planes
+
+
+def _but(ndim: int, dims: Sequence[int]) -> list[int]:
+    return [dim for dim in range(ndim) if dim not in dims]
 
 
 def _alike(a: Tensor, b: Tensor, a_shape: Sequence[int], b_shape: Sequence[int]) -> bool:

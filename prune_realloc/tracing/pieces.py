@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,7 @@ def piece_(graph: fx.Graph, node: fx.Node, values: Mapping[fx.Node, Any], left: 
         made = graph.call_method("narrow", (base, channel, start, now.size))
         made = graph.call_method("unflatten", (made, channel, now.shape)) if now.ndim != 1 else made
         made, places_of = _flattened(graph, made, whole, channel, now.ndim, moves)
-        made = _arranged(graph, made, moves, inside, order, channel, places_of)
+        made = _ordered(graph, made, _order(part, moves, inside, order, channel, places_of), places_of)
     node.replace_all_uses_with(made)
     return made
 
@@ -126,24 +126,28 @@ def _flattened(
     return made, places
 
 
-def _arranged(
-    graph: fx.Graph,
-    made: fx.Node,
-    moves: list[list[int]],
-    inside: list[int],
-    order: list[int],
-    channel: int,
-    places: Mapping[int, int],
-) -> fx.Node:
-    """The dimensions in the order of the part; those of one place go where the part has none, and come where it has."""
-    at: dict[int, int] = {inside[each]: channel + place for place, each in enumerate(order)}
-    at |= {dim: places[dims[0]] for dim, dims in enumerate(moves) if dim not in at and dims}
-    free = sorted({*places.values()} - {*at.values()})
-    for place in reversed(free):
+def _order(
+    part: Labels, moves: list[list[int]], inside: list[int], order: list[int], channel: int, places: Mapping[int, int]
+) -> list[int | None]:
+    """For each dimension of the part, where it lies now; None for one of size 1 that lies nowhere."""
+    found: dict[int, int | None] = {inside[at]: channel + place for place, at in enumerate(order)}
+    for dim, dims in enumerate(moves):
+        if dim not in found and dims:
+            found[dim] = places[dims[0]]
+    free = [place for place in sorted(set(places.values())) if place not in found.values()]
+    rest = [dim for dim in range(part.ndim) if dim not in found]
+    pairs = dict(zip(rest, free, strict=True)) if len(free) == len(rest) else dict.fromkeys(rest)
+    return [(found | pairs)[dim] for dim in range(part.ndim)]
+
+
+def _ordered(graph: fx.Graph, made: fx.Node, order: Sequence[int | None], places: Mapping[int, int]) -> fx.Node:
+    """In this order; dimensions of size 1 that are in none go, those that lie nowhere come."""
+    lie = [at for at in order if at is not None]
+    for place in sorted(set(places.values()) - set(lie), reverse=True):
         made = graph.call_method("squeeze", (made, place))
-    kept = sorted(at.values())
-    made = graph.call_method("permute", (made, *(kept.index(at[dim]) for dim in sorted(at))))
-    for dim in range(len(moves)):
-        if dim not in at:
+        lie = [at - (at > place) for at in lie]
+    made = graph.call_method("permute", (made, *lie))
+    for dim, place in enumerate(order):
+        if place is None:
             made = graph.call_method("unsqueeze", (made, dim))
     return made

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from prune_realloc.tracing.ids import Ids
-from prune_realloc.tracing.labels import compact
+from prune_realloc.tracing.labels import collapsed, compact, varies
 
 LayerKind = Literal["linear", "conv"]
 _BITS = 31
@@ -120,6 +121,18 @@ class Record:
             first, second = (x[differ].numpy().astype(np.int64) for x in (a, b))
             codes = np.unique(first << _BITS | second)
             self.ties.append(np.stack([codes >> _BITS, codes & ((1 << _BITS) - 1)], axis=1))
+
+    def grouped(self, plane: Tensor, dims: list[int]) -> Tensor:
+        """For each place along `dims` one label, which stands for all that lie there."""
+        others = [dim for dim in range(plane.ndim) if dim not in dims]
+        if not any(varies(plane, dim) for dim in others):
+            return collapsed(plane, others)
+        rows = compact(plane).permute([*dims, *others])
+        sizes = rows.shape[: len(dims)]
+        rows = rows.reshape(int(np.prod(sizes)), -1)
+        ids = torch.tensor([self.ids.group(row) for row in rows], dtype=torch.float64)
+        shape = [sizes[dims.index(dim)] if dim in dims else 1 for dim in range(plane.ndim)]
+        return ids.reshape(shape)
 
     def freeze(self, plane: Tensor, reason: str, *, heads_may_go: bool = False) -> None:
         found = np.unique(compact(plane).numpy()).astype(np.int64)

@@ -80,8 +80,10 @@ def _sites_of(traced: Traced, sites: Sites, number: int, label: int | None) -> t
         site = sites.of[number][0]
         heads = heads or sites.heads_of.get(site)
         return (heads, site) if heads is not None else (site,)
-    if heads is None and number in traced.classes.groups:
-        members = np.concatenate(traced.classes.groups[number])
+    lies = traced.heads_of.get(number, set())
+    group = number if number in traced.classes.groups else next(iter(lies)) if len(lies) == 1 else None
+    if heads is None and group is not None:
+        members = np.concatenate(traced.classes.groups[group])
         heads = next((sites.inside[int(n)] for n in members if int(n) in sites.inside), None)
     return () if heads is None else (heads,)
 
