@@ -39,12 +39,15 @@ def masked(model: nn.Module, site: Site, units: Iterable[int]) -> Iterator[None]
 def tapped(
     model: nn.Module, sites: Sequence[Site], use: Callable[[Place, list[tuple[Site, Gate]], Tensor], None]
 ) -> Iterator[None]:
-    """Calls `use` with every gated activation as it is computed; one hook serves all gates at a place."""
+    """Calls `use` with every gated activation as it is computed; one hook serves all gates at a place.
+
+    It sees them before hooks that are there already, since the graph of a gradient may begin with it.
+    """
     places: dict[Place, list[tuple[Site, Gate]]] = defaultdict(list)
     for site in sites:
         for gate in site.gates:
             places[gate.module, gate.side].append((site, gate))
-    with _attached(model, [(place, partial(use, place, gates)) for place, gates in places.items()]):
+    with _attached(model, [(place, partial(use, place, gates)) for place, gates in places.items()], first=True):
         yield
 
 
@@ -56,7 +59,9 @@ def hooked(model: nn.Module, places: Iterable[tuple[str, Side, Callable[[Tensor]
 
 
 @contextmanager
-def _attached(model: nn.Module, places: Iterable[tuple[Place, Callable[[Tensor], Tensor | None]]]) -> Iterator[None]:
+def _attached(
+    model: nn.Module, places: Iterable[tuple[Place, Callable[[Tensor], Tensor | None]]], *, first: bool = False
+) -> Iterator[None]:
     """While it lasts, each function sees the tensor at its place; what it returns, if anything, takes its place."""
     weights: dict[int, list[tuple[Side, Callable[[Tensor], Tensor | None]]]] = defaultdict(list)
     modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
@@ -67,9 +72,9 @@ def _attached(model: nn.Module, places: Iterable[tuple[Place, Callable[[Tensor],
                 continue
             module = modules[name]
             if side == "input":
-                handle = module.register_forward_pre_hook(partial(_on_input, use))
+                handle = module.register_forward_pre_hook(partial(_on_input, use), prepend=first)
             else:
-                handle = module.register_forward_hook(partial(_on_output, use))
+                handle = module.register_forward_hook(partial(_on_output, use), prepend=first)
             stack.callback(handle.remove)
         if weights:
             stack.enter_context(_OnWeights(weights))

@@ -14,6 +14,7 @@ from prune_realloc.core.structure import Axis
 from prune_realloc.tracing.classes import Classes, Position, unique
 from prune_realloc.tracing.labels import Labels, compact
 from prune_realloc.tracing.record import Record
+from prune_realloc.tracing.sums import Added, added
 
 Signature = tuple[tuple[tuple[str, int], int], ...]
 
@@ -62,6 +63,11 @@ class Traced:
                 for number in self.row(value):
                     found.setdefault(number, at)
         return found
+
+    @cached_property
+    def added(self) -> list[tuple[Added, ...]]:
+        """What each unit adds to what it takes."""
+        return [added(self.record, unit) for unit in self.units]
 
     @cached_property
     def rows(self) -> list[frozenset[int]]:

@@ -122,7 +122,7 @@ class _Guided(fx.Tracer):
         value = self.value(obj.node)
         if not isinstance(value, tuple | list | Labels):
             raise TraceError("it runs over what is in a tensor")
-        return iter([obj[i] for i in range(len(value))])
+        return iter([obj[i] for i in range(len(value))])  # type: ignore[index]
 
     def settled(self, obj: fx.Proxy, kind: Any) -> Any:
         """The value of a step that the way depends on, or that has to be a number at once."""

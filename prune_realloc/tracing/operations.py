@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from prune_realloc.tracing.labels import Labels, collapsed, compact, labels, settled, varies, varying
-from prune_realloc.tracing.record import Record
+from prune_realloc.tracing.record import Record, Sum
 
 Operation = Callable[[Record, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
@@ -50,11 +50,13 @@ def moved(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, An
     if func.__name__ in ("cat", "concat", "stack"):
         runs = [settled(plane) for plane in runs]
     whole = runs[0] if runs else _applied(func, args, kwargs, None)
-    sources = {x.source for x in tensors}
+    sources, origins = ({getattr(x, mark) for x in tensors} for mark in ("source", "origin"))
     source = sources.pop() if len(sources) == 1 else None
     marks: dict[str, Any] = {
         "source": source,
+        "origin": origins.pop() if len(origins) == 1 else None,
         "pure": source is not None and all(x.pure for x in tensors),
+        "plain": source is not None and all(x.plain for x in tensors),
         "parameter": all(x.parameter for x in tensors),
     }
     if isinstance(whole, Tensor):
@@ -92,11 +94,21 @@ def _sizes(args: tuple[Any, ...]) -> Sequence[int]:
 def combined(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A function of the elements of two tensors that meet: they stay or go together."""
     a, b = (labelled(record, x) for x in args[:2])
+    out = _combined(record, func, a, b)
+    if func.__name__ in _SUMS and all(isinstance(x, Labels) and not x.parameter for x in (a, b)):
+        for x in (a, b, out):
+            record.mark(x)
+        record.sums.append(Sum(record.module, (a, b), out))
+    return out
+
+
+def _combined(record: Record, func: Any, a: Any, b: Any) -> Labels:
     if not isinstance(a, Labels) or (isinstance(b, Labels) and a.parameter and not b.parameter):
         a, b = b, a
     if not isinstance(b, Tensor):
         scaled = func.__name__ in _SCALES
-        return labels(a.shape, a.planes, source=a.source, pure=a.pure and scaled, parameter=a.parameter)
+        pure, plain = a.pure and scaled, a.plain and scaled
+        return labels(a.shape, a.planes, source=a.source, pure=pure, plain=plain, parameter=a.parameter)
     shape = torch.broadcast_shapes(a.shape, b.shape)
     ours = [_lifted(plane, shape) for plane in a.planes]
     theirs = [_lifted(plane, shape) for plane in b.planes] if isinstance(b, Labels) else []
@@ -109,13 +121,15 @@ def combined(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str,
         return labels(shape, ours or ([] if parameter else theirs), parameter=a.parameter and not theirs)
     planes = _joined(record, ours, theirs, a.shape, b.shape, parameter)
     source = a.source if parameter else None
-    if source is not None and func.__name__ in _SCALES:
+    plain = source is not None and a.plain and func.__name__ in ("mul", "mul_", "__mul__", "__rmul__", "__imul__")
+    if source is not None and plain:
         name = record.ids.name_of(int(compact(theirs[0]).max()))
         record.scales.append((name, source))
-    return labels(shape, planes, source=source, parameter=a.parameter and parameter)
+    return labels(shape, planes, source=source, plain=plain, parameter=a.parameter and parameter)
 
 
 _SCALES = ("mul", "mul_", "div", "div_", "true_divide", "neg")
+_SUMS = ("add", "add_", "__add__", "__radd__", "__iadd__")
 
 
 def _lifted(plane: Tensor, shape: Sequence[int]) -> Tensor:

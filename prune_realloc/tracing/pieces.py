@@ -167,7 +167,6 @@ def _ordered(graph: fx.Graph, made: fx.Node, order: Sequence[int | None], places
         made = graph.call_method("squeeze", (made, place))
         lie = [at - (at > place) for at in lie]
     made = graph.call_method("permute", (made, *lie))
-    for dim, place in enumerate(order):
-        if place is None:
-            made = graph.call_method("unsqueeze", (made, dim))
+    for dim in (dim for dim, place in enumerate(order) if place is None):
+        made = graph.call_method("unsqueeze", (made, dim))
     return made

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from prune_realloc.tracing.ids import Ids
-from prune_realloc.tracing.labels import collapsed, compact, varies
+from prune_realloc.tracing.labels import Labels, collapsed, compact, varies
 
 LayerKind = Literal["linear", "conv"]
 _BITS = 31
@@ -63,6 +63,8 @@ class Norm:
     labels: np.ndarray
     source: int | None
     """The layer whose output it acts on, if it is the output of one."""
+    pure: bool
+    """Nothing but moves lies between."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +80,15 @@ class Product:
     """Labels of the dimension that is summed over; empty where it has none."""
     sources: tuple[tuple[int | None, bool], ...]
     """Of both sides: the layer that wrote it, and whether nothing but moves and scales lies between."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sum:
+    """Two activations added to each other."""
+
+    module: str
+    sides: tuple[Labels, Labels]
+    out: Labels
 
 
 @dataclass
@@ -102,16 +113,28 @@ class Record:
     """Labels of what a product of activations passes on: values."""
     scales: list[tuple[str, int]] = field(default_factory=list)
     """Parameter with a factor for each channel -> the layer whose output it acts on."""
+    sums: list[Sum] = field(default_factory=list)
+    origins: int = 0
     calls: dict[str, tuple[tuple[Any, ...], dict[str, Any], Any]] = field(default_factory=dict)
     """Module -> what it was called with, and what it returned, the last time."""
     sized: set[str] = field(default_factory=set)
     """Modules whose forward pass itself names sizes or splits of labelled tensors."""
     stack: list[str] = field(default_factory=lambda: [""])
 
+    def of(self, model: nn.Module) -> Record:
+        """The same of a copy of the network."""
+        return replace(self, ids=replace(self.ids, names=Ids.of(model).names))
+
     @property
     def module(self) -> str:
         """The module that is being computed."""
         return self.stack[-1]
+
+    def mark(self, x: Labels) -> None:
+        """Give it an origin if it has none."""
+        if x.origin is None:
+            self.origins += 1
+            x.origin = self.origins
 
     def tie(self, a: Tensor, b: Tensor) -> None:
         """Elements that meet stay or go together; 0 is nobody's."""

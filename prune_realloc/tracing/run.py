@@ -64,18 +64,26 @@ def watched_modules(model: nn.Module, record: Record) -> Iterator[None]:
     with ExitStack() as stack:
         for name, module in model.named_modules():
             enter, leave = partial(_enter, record, name), partial(_leave, record, name)
-            stack.callback(module.register_forward_pre_hook(enter).remove)
+            stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
             stack.callback(module.register_forward_hook(leave, with_kwargs=True).remove)
         yield
 
 
-def _enter(record: Record, name: str, module: nn.Module, args: Any) -> None:
+def _enter(record: Record, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
     record.stack.append(name)
+    _mark(record, (args, kwargs))
 
 
 def _leave(record: Record, name: str, module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
     record.stack.pop()
     record.calls[name] = (args, kwargs, out)
+    _mark(record, out)
+
+
+def _mark(record: Record, value: Any) -> None:
+    for x in tree_leaves(value):
+        if isinstance(x, Labels):
+            record.mark(x)
 
 
 def on_labels(record: Record) -> TorchFunctionMode:
