@@ -209,6 +209,8 @@ def failed(row: Record) -> Iterator[tuple[str, str]]:
         for axis, one in row["cut"].items():
             if isinstance(one["difference"], dict):
                 yield f"cut of {axis}", one["difference"]["error"]
+            elif axis != "embed" and not one["notes"] and one["difference"] > 1e-5:
+                yield f"cut of {axis}", f"differs from the masked network by {one['difference']:.0e}"
         if "error" in row["half"]:
             yield "half of the multiply-adds", row["half"]["error"]
         for step in ("refit", "loaded", "onnx"):
