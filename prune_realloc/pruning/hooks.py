@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from prune_realloc.core.structure import Gate, Side, Site
 
 Place = tuple[str, Side]
-"""Name of a module, and which of its tensors is meant: its first input or its output."""
+"""Name of a module, and which of its tensors is meant: its first input or its output. Or name of a weight, where its
+layer is not called as one: what the weight is applied to, or gives."""
 
 
 @contextmanager
@@ -60,15 +63,50 @@ def _attached(
     model: nn.Module, places: Iterable[tuple[Place, Callable[[Tensor], Tensor | None]]], *, first: bool = False
 ) -> Iterator[None]:
     """While it lasts, each function sees the tensor at its place; what it returns, if anything, takes its place."""
+    weights: dict[int, list[tuple[Side, Callable[[Tensor], Tensor | None]]]] = defaultdict(list)
+    modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
     with ExitStack() as stack:
         for (name, side), use in places:
-            module = model.get_submodule(name)
+            if name not in modules:
+                weights[id(parameters[name])].append((side, use))
+                continue
+            module = modules[name]
             if side == "input":
                 handle = module.register_forward_pre_hook(partial(_on_input, use), prepend=first)
             else:
                 handle = module.register_forward_hook(partial(_on_output, use), prepend=first)
             stack.callback(handle.remove)
+        if weights:
+            stack.enter_context(_OnWeights(weights))
         yield
+
+
+class _OnWeights(TorchFunctionMode):
+    """While it lasts, each function sees what is multiplied by its weight, or comes of it."""
+
+    def __init__(self, weights: Mapping[int, Sequence[tuple[Side, Callable[[Tensor], Tensor | None]]]]) -> None:
+        super().__init__()
+        self.weights = weights
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        weight = args[1] if len(args) > 1 else kwargs.get("weight")
+        uses = self.weights.get(id(weight), ()) if func.__name__ in _LAYERS else ()
+        for side, use in uses:
+            if side == "input":
+                args = (_or_same(use(args[0]), args[0]), *args[1:])
+        out = func(*args, **kwargs)
+        for side, use in uses:
+            if side == "output":
+                out = _or_same(use(out), out)
+        return out
+
+
+_LAYERS = ("linear", "conv1d", "conv2d", "conv3d")
+
+
+def _or_same(changed: Tensor | None, x: Tensor) -> Tensor:
+    return x if changed is None else changed
 
 
 def _on_input(

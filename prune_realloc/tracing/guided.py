@@ -31,7 +31,7 @@ class Written:
     graph: fx.Graph
     module: fx.GraphModule
     """That the graph belongs to."""
-    values: Mapping[fx.Node, Any]
+    values: dict[fx.Node, Any]
     """What every node gives: labels, or a number."""
     constants: Mapping[str, Tensor]
     """Tensors that the pass makes of numbers alone -> by the name under which the graph reads them."""

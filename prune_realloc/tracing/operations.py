@@ -43,7 +43,7 @@ def moved(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, An
     """Elements are moved about, repeated, or left out."""
     args, kwargs = tree_map(lambda x: labelled(record, x), (args, kwargs), is_leaf=_is_tensor)
     tensors = [x for x in tree_leaves((args, kwargs), is_leaf=_is_tensor) if isinstance(x, Labels)]
-    if func.__name__ in SIZED and any(x.planes and not x.parameter for x in tensors):
+    if func.__name__ in SIZED and any(x.planes for x in tensors):
         record.sized.add(record.module)
     count = max(len(x.planes) for x in tensors)
     runs = [_applied(func, args, kwargs, plane) for plane in range(count)]
@@ -139,8 +139,9 @@ def _lifted(plane: Tensor, shape: Sequence[int]) -> Tensor:
 def _meets(record: Record, plane: Tensor, other: Sequence[int], reason: str) -> None:
     """Freeze labels that vary along a dimension in which the other side has several numbers."""
     sizes = [1] * (plane.ndim - len(other)) + list(other)
-    if any(sizes[dim] > 1 for dim in varying(plane)):
-        record.freeze(plane, reason)
+    along = [sizes[dim] > 1 for dim in varying(plane)]
+    if any(along):
+        record.freeze(plane, reason, heads_may_go=not all(along))
 
 
 def _joined(
@@ -162,11 +163,18 @@ def _joined(
         record.tie(plane, match)
         planes.append(torch.where(plane != 0, plane, match) if (plane == 0).any() else plane)
     for plane in left:
-        if parameter:
+        above = next((p for p in ours if varying(plane) and set(varying(plane)) < set(varying(p))), None)
+        if parameter and above is not None:  # a number for each head, or for each channel of several layers
+            record.tie(record.grouped(above, varying(plane)), collapsed(plane, _but(plane.ndim, varying(plane))))
+        elif parameter:
             record.freeze(plane, "a parameter is spread over channels")
         else:
             planes.append(plane)
     return planes
+
+
+def _but(ndim: int, dims: Sequence[int]) -> list[int]:
+    return [dim for dim in range(ndim) if dim not in dims]
 
 
 def _alike(a: Tensor, b: Tensor, a_shape: Sequence[int], b_shape: Sequence[int]) -> bool:
@@ -225,7 +233,7 @@ def normalised(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[st
     for plane in x.planes:
         if varies(plane, dim % x.ndim):
             if power:
-                record.normalised.append(np.unique(compact(plane).numpy()))
+                record.lengths.append(np.unique(compact(plane).numpy()))
             else:
                 record.freeze(plane, f"{func.__name__} over channels")
     return labels(x.shape, x.planes)
@@ -238,7 +246,7 @@ def length(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     dims = list(range(x.ndim)) if dim is None else [dim] if isinstance(dim, int) else list(dim)
     for plane in x.planes:
         if any(varies(plane, d % x.ndim) for d in dims):
-            record.normalised.append(np.unique(compact(plane).numpy()))
+            record.lengths.append(np.unique(compact(plane).numpy()))
     still = [p for p in x.planes if not any(varies(p, d % x.ndim) for d in dims)]
     return reduced(record, func, (labels(x.shape, still), dims, kwargs.get("keepdim", False)), {})
 

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from prune_realloc.tracing.labels import Labels
+from prune_realloc.tracing.labels import Labels, labels, varies
 from prune_realloc.tracing.left import Left, Uneven
 
 
-def piece_(graph: fx.Graph, node: fx.Node, values: Mapping[fx.Node, Any], left: Left) -> None:
-    """Compute `node`, a part of an uneven tensor, from the last even one before it.
+def piece_(graph: fx.Graph, node: fx.Node, values: Mapping[fx.Node, Any], left: Left) -> fx.Node:
+    """Compute `node`, a part of an uneven tensor, from the last even one before it; returns what is used instead of it.
 
     Raises:
         Uneven: its channels do not lie in one run there, or it mixes dimensions in another way.
@@ -22,6 +22,8 @@ def piece_(graph: fx.Graph, node: fx.Node, values: Mapping[fx.Node, Any], left: 
     base, chain = _base(node, values, left)
     whole, part = values[base], values[node]
     places = _places(base, chain, values, node)
+    with graph.inserting_before(node):
+        base, whole = _windowed(graph, base, whole, places)
     coordinates = np.unravel_index(places, tuple(whole.shape))
     channel = _channel_dim(whole, left)
     moves = [_moves_along(coordinates, dim) for dim in range(part.ndim)]
@@ -42,6 +44,7 @@ def piece_(graph: fx.Graph, node: fx.Node, values: Mapping[fx.Node, Any], left: 
         made, places_of = _flattened(graph, made, whole, channel, now.ndim, moves)
         made = _ordered(graph, made, _order(part, moves, inside, order, channel, places_of), places_of)
     node.replace_all_uses_with(made)
+    return made
 
 
 def _base(node: fx.Node, values: Mapping[fx.Node, Any], left: Left) -> tuple[fx.Node, list[fx.Node]]:
@@ -77,6 +80,24 @@ def _places(base: fx.Node, chain: list[fx.Node], values: Mapping[fx.Node, Any], 
             raise Uneven(f"{each.target} of unlike parts")
     places: Tensor = found[node]
     return places.numpy()
+
+
+def _windowed(graph: fx.Graph, base: fx.Node, whole: Labels, places: np.ndarray) -> tuple[fx.Node, Labels]:
+    """The base with a dimension for each into which the part has split one of places, such as that of windows."""
+    for dim in reversed(range(whole.ndim)):
+        coordinates = np.unravel_index(places, tuple(whole.shape))
+        moves = [_moves_along(coordinates, at) for at in range(places.ndim)]
+        split = [at for at, dims in enumerate(moves) if dims == [dim]]
+        if len(split) > 1 and not any(varies(plane, dim) for plane in whole.planes):
+            rows = _corner(coordinates[dim], split)
+            order = sorted(range(len(split)), key=lambda at: -_step(rows, at))
+            if (rows.transpose(order).ravel() != np.arange(whole.shape[dim])).any():
+                raise Uneven("places in another order")
+            sizes = [places.shape[split[at]] for at in order]
+            base = graph.call_method("unflatten", (base, dim, (-1, *sizes[1:])))
+            shape = (*whole.shape[:dim], *sizes, *whole.shape[dim + 1 :])
+            whole = labels(shape, [plane.unflatten(dim, sizes) for plane in whole.planes])
+    return base, whole
 
 
 def _channel_dim(whole: Labels, left: Left) -> int:

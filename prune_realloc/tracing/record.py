@@ -6,10 +6,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from prune_realloc.tracing.ids import Ids
-from prune_realloc.tracing.labels import Labels, compact
+from prune_realloc.tracing.labels import Labels, collapsed, compact, varies
 
 LayerKind = Literal["linear", "conv"]
 _BITS = 31
@@ -35,6 +36,16 @@ class Layer:
     """The layer that its input comes from alone, if any."""
     pure: bool = False
     """Nothing but moves, scales and products with attention lies between that layer and this one."""
+
+    @property
+    def place(self) -> str:
+        """Where it can be watched: the module, or a weight that is read in no call of its own module."""
+        return self.module if self.own else self.weight
+
+    @property
+    def dim(self) -> int:
+        """The dimension that runs over the channels of its input and output."""
+        return -1 if self.kind == "linear" else 1
 
     @property
     def own(self) -> bool:
@@ -92,6 +103,10 @@ class Record:
     """Pairs of labels that stay or go together, shape (n, 2)."""
     frozen: list[tuple[np.ndarray, str]] = field(default_factory=list)
     """Labels that must stay, and why."""
+    held: list[tuple[np.ndarray, str]] = field(default_factory=list)
+    """Labels that must stay unless all that lies in their head goes, and why."""
+    lengths: list[np.ndarray] = field(default_factory=list)
+    """Labels of vectors that are divided by their lengths."""
     normalised: list[np.ndarray] = field(default_factory=list)
     """Labels over which statistics were taken: without some of them the others change."""
     carried: list[np.ndarray] = field(default_factory=list)
@@ -130,10 +145,23 @@ class Record:
             codes = np.unique(first << _BITS | second)
             self.ties.append(np.stack([codes >> _BITS, codes & ((1 << _BITS) - 1)], axis=1))
 
-    def freeze(self, plane: Tensor, reason: str) -> None:
+    def grouped(self, plane: Tensor, dims: list[int]) -> Tensor:
+        """For each place along `dims` one label, which stands for all that lie there."""
+        others = [dim for dim in range(plane.ndim) if dim not in dims]
+        if not any(varies(plane, dim) for dim in others):
+            return collapsed(plane, others)
+        rows = compact(plane).permute([*dims, *others])
+        sizes = rows.shape[: len(dims)]
+        rows = rows.reshape(int(np.prod(sizes)), -1)
+        ids = torch.tensor([self.ids.group(row) for row in rows], dtype=torch.float64)
+        shape = [sizes[dims.index(dim)] if dim in dims else 1 for dim in range(plane.ndim)]
+        return ids.reshape(shape)
+
+    def freeze(self, plane: Tensor, reason: str, *, heads_may_go: bool = False) -> None:
         found = np.unique(compact(plane).numpy()).astype(np.int64)
         if (found > 0).any():
-            self.frozen.append((found[found > 0], f"{self.module or 'the network'}: {reason}"))
+            kept = self.held if heads_may_go else self.frozen
+            kept.append((found[found > 0], f"{self.module or 'the network'}: {reason}"))
 
 
 def _matched(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

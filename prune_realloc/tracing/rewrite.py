@@ -87,7 +87,7 @@ def _of_two(x: Any) -> Any:
     return labels((2, *x.shape[1:]), x.planes, source=x.source, pure=x.pure, parameter=x.parameter)
 
 
-def _resized_(graph: fx.Graph, values: Mapping[fx.Node, Any], left: Left) -> bool:
+def _resized_(graph: fx.Graph, values: dict[fx.Node, Any], left: Left) -> bool:
     """Sets the sizes in a graph to what is left; was there anything to be done?
 
     Raises:
@@ -105,7 +105,7 @@ def _resized_(graph: fx.Graph, values: Mapping[fx.Node, Any], left: Left) -> boo
             node, values, left
         ):
             if isinstance(value, Labels):
-                piece_(graph, node, values, left)
+                values[piece_(graph, node, values, left)] = value
                 changed = True
             continue
         changed |= _set_sizes_(graph, node, name, values, left)
@@ -141,14 +141,14 @@ def _is_move(node: fx.Node) -> bool:
     return node.op in ("call_method", "call_function") and _name(node) in _MOVES
 
 
-def _set_sizes_(graph: fx.Graph, node: fx.Node, name: str, values: Mapping[fx.Node, Any], left: Left) -> bool:
+def _set_sizes_(graph: fx.Graph, node: fx.Node, name: str, values: dict[fx.Node, Any], left: Left) -> bool:
     value = values.get(node)
     if node.op not in ("call_method", "call_function"):
         return False
     if name in _SHAPING and isinstance(value, Labels):
         return _reshaped_(graph, node, name, value, values, left)
     if name in ("chunk", "split") and isinstance(value, tuple | list) and isinstance(value[0], Labels):
-        return _split_(graph, node, name, value, left)
+        return _split_(graph, node, values, left)
     if name == "getitem" and isinstance(value, Labels):
         return sliced_(node, values, left)
     if name == "narrow" and isinstance(value, Labels):
@@ -255,7 +255,8 @@ def _is_shape(node: Any) -> bool:
     return named or (node.op == "call_method" and _name(node) == "size" and len(node.args) == 1)
 
 
-def _split_(graph: fx.Graph, node: fx.Node, name: str, value: Sequence[Labels], left: Left) -> bool:
+def _split_(graph: fx.Graph, node: fx.Node, values: dict[fx.Node, Any], left: Left) -> bool:
+    value: Sequence[Labels] = values[node]
     dim = node.kwargs.get("dim", node.args[2] if len(node.args) > 2 else 0)
     assert isinstance(dim, int)
     sizes = [left.shape(part)[dim] for part in value]
@@ -264,6 +265,7 @@ def _split_(graph: fx.Graph, node: fx.Node, name: str, value: Sequence[Labels], 
     with graph.inserting_before(node):
         made = graph.call_function(torch.split, (node.args[0], sizes, dim))
     node.replace_all_uses_with(made)
+    values[made] = value
     return True
 
 

@@ -30,6 +30,8 @@ class Sites:
     """Of the classes of all sites but heads and blocks."""
     heads_of: Mapping[str, str]
     """Site of queries or values -> the heads that it lies in."""
+    inside: Mapping[int, str]
+    """Label -> the heads that it lies in."""
     blocks: Mapping[int, int]
     """Unit of the chain -> the number of its block."""
     whole: Mapping[int, str]
@@ -74,12 +76,15 @@ def sites(traced: Traced, model: nn.Module, found: Sequence[Candidate], droppabl
     every = sorted(
         made.values(), key=lambda s: (-1, s.stage or 0, 0) if s.block is None else (s.block, order[s.axis], s.nth)
     )
-    return Sites(tuple(every), of, heads_of, blocks, {unit: site.name for unit, site in wholes.items()})
+    inner = {
+        int(label): site.name for groups, site in heads.items() for group in groups for label in _members(traced, group)
+    }
+    return Sites(tuple(every), of, heads_of, inner, blocks, {unit: site.name for unit, site in wholes.items()})
 
 
 def _site(traced: Traced, candidate: Candidate, block: int | None, stage: int | None, nth: int) -> Site:
     slices = _slices(traced, candidate)
-    gates = _query_gates(traced, candidate) if candidate.axis == "qk" else _reader_gates(traced, candidate.places) or ()
+    gates = _query_gates(traced, candidate) if candidate.axis == "qk" else _reader_gates(traced, candidate.places)
     normed = set(traced.classes.of[unique(traced.record.normalised)].tolist()) & set(candidate.numbers)
     inner = normed and block is not None
     return Site(
@@ -113,54 +118,46 @@ def _indexed(pairs: Sequence[tuple[int, int]], units: int) -> tuple[np.ndarray, 
     return index, None if len(present) == units else np.array(present)
 
 
-def _reader_gates(traced: Traced, places: Mapping[int, int]) -> tuple[Gate, ...] | None:
-    """At the inputs of all layers that read the units; None where such an input cannot be watched."""
+def _reader_gates(traced: Traced, places: Mapping[int, int]) -> tuple[Gate, ...]:
+    """At the inputs of all layers that read the units."""
     found = {}
     for layer in traced.record.layers:
         if _is_depthwise(traced, layer):
             continue  # it hands each channel on
         numbers = traced.classes.of[layer.reads]
         pairs = [(places[int(n)], at) for at, n in enumerate(numbers) if int(n) in places]
-        if pairs and not _takes(traced, layer):
-            return None
         if pairs:
-            found[layer.module] = _gate(layer.module, "input", pairs, layer, len(set(places.values())))
+            index, units = _indexed(pairs, len(set(places.values())))
+            found[layer.place] = Gate(layer.place, "input", index, layer.dim, units)
     return tuple(found.values())
-
-
-def _takes(traced: Traced, layer: Layer) -> bool:
-    """Is what the layer reads the first tensor that its module takes?"""
-    if layer.own:
-        return True
-    args = traced.record.calls[layer.module][0] if layer.module else ()
-    x = args[0] if args else None
-    dim = -1 if layer.kind == "linear" else 1
-    if not isinstance(x, Labels) or x.shape[dim] != len(layer.reads):
-        return False
-    rows = (compact(plane.movedim(dim, -1), but=-1).reshape(-1, x.shape[dim]) for plane in x.planes)
-    return any(bool((row.numpy() == layer.reads).all()) for row in rows)
 
 
 def _is_depthwise(traced: Traced, layer: Layer) -> bool:
     return layer.kind == "conv" and layer.groups == len(layer.reads) > 1
 
 
-def _gate(module: str, side: str, pairs: list[tuple[int, int]], layer: Layer, units: int) -> Gate:
-    dim = -1 if layer.kind == "linear" else 1
-    return Gate(module, side, _indexed(pairs, units)[0], dim, _indexed(pairs, units)[1])  # type: ignore[arg-type]
-
-
 def _query_gates(traced: Traced, candidate: Candidate) -> tuple[Gate, ...]:
-    """At the last modules that give the queries, in which the logits are linear, and where layers read their units."""
+    """At the last modules that give the queries, in which the logits are linear, and where layers read their units.
+
+    Where they are divided by their lengths, at the keys too, which are of another length without these units.
+    """
     places = candidate.places
+    divided = set(traced.classes.of[unique(traced.record.lengths)].tolist()) & set(places)
     units = np.full(traced.record.ids.count, -1)
     for product in traced.record.products:
         if product.factors and set(traced.classes.of[product.contracted].tolist()) & set(places):
-            for label in product.factors[0]:
+            for label in np.concatenate(product.factors[: 2 if divided else 1]):
                 units[label] = places.get(int(traced.classes.of[label]), -1)
     last: dict[int, tuple[str, int]] = {}
     columns: dict[tuple[str, int], list[_Column]] = {}
     unit = traced.units[candidate.unit] if candidate.unit is not None else ""
+    for layer in traced.record.layers:
+        rows = traced.record.ids.runs[layer.weight, 0]
+        labels = [rows.start + at for at in range(rows.size)]
+        if not layer.own and (units[labels] >= 0).any():
+            held = enumerate(labels)
+            columns[layer.place, layer.dim] = [_Column(int(units[x]), at, (x,)) for at, x in held if units[x] >= 0]
+            last |= {x: (layer.place, layer.dim) for x in labels if units[x] >= 0}
     for name, (_, _, out) in traced.record.calls.items():
         if isinstance(out, Labels) and name.startswith(f"{unit}."):
             for dim in (-1, 1) if out.ndim > 2 else (-1,):
@@ -173,8 +170,7 @@ def _query_gates(traced: Traced, candidate: Candidate) -> tuple[Gate, ...]:
         pairs = [(each.unit, each.place) for each in columns[at] if any(last[label] == at for label in each.labels)]
         index, present = _indexed(pairs, len(places))
         found.append(Gate(at[0], "output", index, at[1], present))
-    readers = _reader_gates(traced, places)
-    return () if readers is None else (*found, *readers)
+    return (*found, *_reader_gates(traced, places))
 
 
 @dataclass(frozen=True)
@@ -214,7 +210,7 @@ def _heads(traced: Traced, groups: Sequence[int], block: int | None, nth: int) -
         for name, dim, place in _head_positions(traced, group):
             held[name, dim].append((head, place))
             units.add(traced.unit_of(name))
-        if any(int(n) in traced.classes.frozen for n in [group, *_head_classes(traced, group)]):
+        if any(int(n) in traced.classes.whole for n in [group, *_head_classes(traced, group)]):
             return None
     if len(units) > 1:  # such as a table of positions that all blocks share
         return None
@@ -227,8 +223,13 @@ def _heads(traced: Traced, groups: Sequence[int], block: int | None, nth: int) -
     return Site("heads", block, len(groups), slices, gates, nth=nth) if gates else None
 
 
+def _members(traced: Traced, group: int) -> np.ndarray:
+    """The labels in a head."""
+    return unique(traced.classes.groups[group])
+
+
 def _head_classes(traced: Traced, group: int) -> list[int]:
-    return np.unique(traced.classes.of[unique(traced.classes.groups[group])]).tolist()
+    return np.unique(traced.classes.of[_members(traced, group)]).tolist()
 
 
 def _head_positions(traced: Traced, group: int) -> list[Position]:
