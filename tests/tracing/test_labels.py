@@ -49,7 +49,7 @@ ONE = [[i] for i in range(8)]
         (lambda net, y: y.roll(3, -1), 8, [ONE[(i - 3) % 8] for i in range(8)]),
         (lambda net, y: y.chunk(2, -1)[0] * y.chunk(2, -1)[1], 4, [[i, i + 4] for i in range(4)]),
         (lambda net, y: y[..., ::2] + y[..., 1::2], 4, [[2 * i, 2 * i + 1] for i in range(4)]),
-        (lambda net, y: y.unflatten(-1, (2, 4)).transpose(-1, -2).flatten(-2), 8, [ONE[j] for i in range(4) for j in (i, i + 4)]),
+        (lambda net, y: y.unflatten(-1, (2, 4)).mT.flatten(-2), 8, [ONE[j] for i in range(4) for j in (i, i + 4)]),
         (lambda net, y: torch.cat(y.split([3, 5], -1)[::-1], -1), 8, ONE[3:] + ONE[:3]),
         (lambda net, y: y.unflatten(1, (2, 2, 2, 2)).permute(0, 1, 3, 2, 4, 5).flatten(1, 4), 8, ONE),
         (lambda net, y: F.avg_pool1d(y.transpose(1, 2), 2).transpose(1, 2), 8, ONE),
