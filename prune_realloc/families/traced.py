@@ -20,7 +20,8 @@ from prune_realloc.tracing.candidates import Traced
 from prune_realloc.tracing.chain import evaluating
 from prune_realloc.tracing.check import Checked, checked
 from prune_realloc.tracing.classes import classes
-from prune_realloc.tracing.find import find_chain
+from prune_realloc.tracing.find import find_chain, join_units
+from prune_realloc.tracing.join import joined
 from prune_realloc.tracing.left import left_of
 from prune_realloc.tracing.record import Record
 from prune_realloc.tracing.residual import residual_units
@@ -254,6 +255,9 @@ def _trace(model: nn.Module, key: object) -> _Found:
             f"model {type(model).__name__} does not run on one image of {shape[1:]}: {first_line(error)}"
         ) from error
     whole = Traced(record, classes(record), chain.units)
+    if parents := joined(whole, residual_units(whole)):
+        chain = join_units(model, chain, parents, images)
+        whole = Traced(record, whole.classes, chain.units)
     walk = Walk(whole, chain, sites(whole, model, grouping.candidates(whole), residual_units(whole)), ())
     with evaluating(model):
         found = checked(model, walk, crossings(whole, walk.sites), exits(whole, walk.sites), norms(whole), images[:1])

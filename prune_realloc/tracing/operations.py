@@ -43,7 +43,7 @@ def moved(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, An
     """Elements are moved about, repeated, or left out."""
     args, kwargs = tree_map(lambda x: labelled(record, x), (args, kwargs), is_leaf=_is_tensor)
     tensors = [x for x in tree_leaves((args, kwargs), is_leaf=_is_tensor) if isinstance(x, Labels)]
-    if func.__name__ in SIZED and any(x.planes and not x.parameter for x in tensors):
+    if func.__name__ in SIZED and any(x.planes for x in tensors):
         record.sized.add(record.module)
     count = max(len(x.planes) for x in tensors)
     runs = [_applied(func, args, kwargs, plane) for plane in range(count)]
