@@ -168,7 +168,7 @@ def _lost_behind(task: Task, streams: Streams, branch: Branch) -> list[Branch]:
 
 
 def _fit_writer_(task: Task, streams: Streams, branch: Branch, mine: Branch, lost: Sequence[Branch]) -> None:
-    """The layer of one branch that writes; the streams are led past the branch, and past those that it stands in for."""
+    """The layer of one branch that writes; the streams are led past the branch, and past what it stands in for."""
     output, weight = task.output, task.aligned_weight(branch)
     layer, norm = layer_at(task.model, mine.writer), task.norm(mine.writer)
     regression, lag = Regression(), Regression()

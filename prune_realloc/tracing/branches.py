@@ -127,7 +127,7 @@ def exits(traced: Traced, sites: Sites) -> dict[str, str]:
     for layer in traced.record.layers:
         site = _reads(traced, sites, layer)
         unit = traced.unit_of(layer.weight)
-        in_branches = unit in sites.blocks and _keeps(traced, unit)
+        in_branches = unit is not None and unit in sites.blocks and _keeps(traced, unit)
         if site in streams and layer.own and layer.groups == 1 and not in_branches:
             found[layer.module] = site
     return found

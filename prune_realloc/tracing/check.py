@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -87,7 +88,7 @@ class _Checking:
         kept: list[Crossing] = []
         stay: dict[str, str] = {}
         for place, stream in enumerate(self.walk.streams):
-            arrive = lambda x, s=stream: self.so_far.stream_input(self.model, s, x)  # noqa: E731
+            arrive = partial(self.so_far.stream_input, self.model, stream)
             own = [each for each in crossings if each.stream == stream and place and _fits(self.model, each.writer)]
             before = self.walk.streams[place - 1] if place else None
             ways = [name for name, at in exits.items() if at == before and _fits(self.model, name)]
@@ -96,7 +97,7 @@ class _Checking:
             stay |= {name: exits[name] for name in ways if name in once}
             x = self._stream(stream, x)
         last = [name for name, at in exits.items() if at == self.walk.streams[-1] and _fits(self.model, name)]
-        once = self._run(last, x, lambda x: self.so_far.head_output(self.model, x))[1]
+        once = self._run(last, x, partial(self.so_far.head_output, self.model))[1]
         stay |= {name: exits[name] for name in last if name in once}
         return Checked(self.so_far, tuple(kept), stay, self._notes(crossings, exits, kept, stay))
 
@@ -109,7 +110,7 @@ class _Checking:
                 found = make(self.walk.traced, self.walk.sites, unit)
                 if not found or found[0].stream != stream:
                     continue
-                entered, behind, right = self._tried(unit, found, x, joint or not self.walk.traced.added[unit])
+                behind, right = self._tried(unit, found, x, joint or not self.walk.traced.added[unit])
                 if right:
                     x = behind
                     break
@@ -117,15 +118,15 @@ class _Checking:
                 self.joint.discard(unit)
         return x
 
-    def _tried(self, unit: int, found: Sequence[Branch], x: Tensor, joint: bool) -> tuple[Tensor, Tensor, bool]:
-        """What enters a unit, what leaves it, and whether its branches tell that; they are noted."""
+    def _tried(self, unit: int, found: Sequence[Branch], x: Tensor, joint: bool) -> tuple[Tensor, bool]:
+        """What leaves a unit, and whether its branches tell that; they are noted."""
         model = self.model
         found = [_with_layers(model, branch) for branch in found]
         if joint:
             self.joint.add(unit)
             found = [branch for branch in found if branch.fitted]
         if not found:
-            return x, x, False
+            return x, False
         self.branches += found
         walk = self.so_far
         entered = state = walk.lead(model, found[0], x)
@@ -133,17 +134,17 @@ class _Checking:
         made: list[Branch] = []
         for branch in found:
             layers = [*branch.readers, *([branch.writer] if branch.fitted else [])]
-            output, once = self._run(layers, state, lambda x, b=branch: walk.branch_output(model, b, x))
+            output, once = self._run(layers, state, partial(walk.branch_output, model, branch))
             if not {branch.writer} <= once and branch.fitted:
-                return entered, state, False
+                return state, False
             alone = joint or not branch.fitted or self._adds(walk, branch, state, output)
             readers = tuple(name for name in branch.readers if name in once)
             made.append(dataclasses.replace(branch, readers=readers, post_norm=branch.post_norm or not alone))
             state = state + output
         if not _close(state, raw):
-            return entered, state, False
+            return state, False
         self.branches[-len(found) :] = made
-        return entered, raw, True
+        return raw, True
 
     def _adds(self, walk: Walk, branch: Branch, x: Tensor, output: Tensor) -> bool:
         """Is what the writer puts out, times a factor for each channel, all that it does to the stream?"""
