@@ -64,13 +64,13 @@ def _attached(
 ) -> Iterator[None]:
     """While it lasts, each function sees the tensor at its place; what it returns, if anything, takes its place."""
     weights: dict[int, list[tuple[Side, Callable[[Tensor], Tensor | None]]]] = defaultdict(list)
-    modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
+    parameters = dict(model.named_parameters())
     with ExitStack() as stack:
         for (name, side), use in places:
-            if name not in modules:
+            if name in parameters:
                 weights[id(parameters[name])].append((side, use))
                 continue
-            module = modules[name]
+            module = model.get_submodule(name)
             if side == "input":
                 handle = module.register_forward_pre_hook(partial(_on_input, use), prepend=first)
             else:

@@ -34,6 +34,13 @@ _ASKS = [
 """What asks a tensor for its shape and the like."""
 
 
+_TURNED: dict[str, Callable[[int], tuple[int, ...]]] = {
+    "T": lambda ndim: tuple(reversed(range(ndim))),
+    "mT": lambda ndim: (*range(ndim - 2), ndim - 1, ndim - 2),
+}
+"""Property of a tensor -> the order of its dimensions."""
+
+
 @torch.no_grad()
 def traced(model: nn.Module, shape: tuple[int, ...]) -> Record:
     """Everything that a forward pass on one image, a batch of `shape` (1, C, H, W), shows.
@@ -102,6 +109,9 @@ class _OnLabels(TorchFunctionMode):
         kwargs, name = kwargs or {}, getattr(func, "__name__", "")
         leaves = tree_leaves((args, kwargs))
         known = [x for x in leaves if isinstance(x, Labels | nn.Parameter)]
+        turned = _TURNED.get(getattr(getattr(func, "__self__", None), "__name__", "")) if name == "__get__" else None
+        if known and turned is not None:  # `x.T`
+            return OPERATIONS["permute"](self.record, torch.permute, (args[0], turned(args[0].ndim)), {})
         if not known or name in _ASKS:
             return func(*args, **kwargs)
         if name in OPERATIONS:
