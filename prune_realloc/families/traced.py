@@ -31,7 +31,7 @@ from prune_realloc.tracing.sites import Sites, sites
 from prune_realloc.tracing.terms import terms
 from prune_realloc.tracing.walk import Walk
 
-SUPPORTS = "any other network that one image can be traced through"
+SUPPORTS = "networks that are traced"
 TIMM_MODULES: tuple[str, ...] = ()
 ALIASES: tuple[str, ...] = ()
 

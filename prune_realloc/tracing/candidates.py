@@ -128,7 +128,8 @@ def candidates(traced: Traced) -> list[Candidate]:
         units = {traced.unit_of(name) for (name, _), _ in signature}
         if len(units) == 1 and None not in units:
             inner.append(_inner(traced, units.pop(), numbers))
-    return [*_streams(traced, streams), *_evened(traced, [found for found in inner if found is not None])]
+    every = [*_streams(traced, streams), *_evened(traced, [found for found in inner if found is not None])]
+    return [each for each in every if _is_even(traced, each)]
 
 
 def _signature(positions: Sequence[Position]) -> Signature:
@@ -195,6 +196,15 @@ def _evened(traced: Traced, found: list[Candidate]) -> list[Candidate]:
             named = tuple(head for each in beside for head in each.heads) if all(each.heads for each in beside) else ()
             found.append(Candidate(beside[0].axis, beside[0].unit, numbers, len(parts), named))
     return found
+
+
+def _is_even(traced: Traced, candidate: Candidate) -> bool:
+    """Does each unit lie in as many places of a parameter as the others that lie in it?"""
+    counts: dict[tuple[str, int], set[int]] = defaultdict(set)
+    for number in candidate.numbers:
+        for place, count in _signature(traced.classes.positions[number]):
+            counts[place].add(count)
+    return all(len(each) == 1 for each in counts.values())
 
 
 def _by_conv(traced: Traced, number: int) -> bool:

@@ -160,3 +160,22 @@ def test_copies_share_what_was_found_and_other_widths_do_not():
     site = next(site for site in find_sites(model) if site.axis in ("ffn", "hidden"))
     smaller = cut(model, find_sites(model), {site.name: np.arange(4)})
     assert traced.describe(smaller) is not traced.describe(model)
+
+
+class Twice(Blocks):
+    """Its blocks run twice, so there is no chain of units."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.first(self.first(self.stem(x))).mean((2, 3)).repeat(1, 2))
+
+
+def test_where_the_way_cannot_be_followed_nothing_is_refitted():
+    torch.manual_seed(0)
+    model = Twice().double().eval()
+    structure = traced.describe(model)
+    assert structure.branches == ()
+    assert any("refitted" in note for note in structure.notes)
+    same = copy.deepcopy(model)
+    refit_(same, model, find_sites(model), {}, {}, batches_of(images_of(model, 4)), ridge=True)
+    images = images_of(model, 2)
+    torch.testing.assert_close(same(images), model(images))
