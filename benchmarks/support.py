@@ -1,7 +1,7 @@
 """Which of timm's networks can be analysed, cut, refitted, saved and exported: each is tried, with random weights.
 
     python benchmarks/support.py --out docs/support.json
-    python benchmarks/support.py --out docs/support.json --only levit_128s,pit_ti_224
+    python benchmarks/support.py --out docs/support.json --only levit_128s,pit_ti_224 --jobs 2
 
 The names are those of benchmarks/architectures.txt, each with arguments for `timm.create_model` that make it small. A
 process of its own tries each; networks that the file has already and that are not named by `--only` stay as they are.
@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -159,23 +160,30 @@ def difference(net: nn.Module, own: list[Site], keep: dict[str, np.ndarray], ima
 
 def halved(net: Any, row: Row, images: Tensor) -> Row:
     """Half of the multiply-adds by a plan; then forward, backward, a file, ONNX."""
-    whole, found = measured_macs(net, images[:1]), {}
-    for asked in (None, sorted(set(row["sites"]["axes"]) - {"block"})):
-        for fit in (True, False):
-            tried(found, "smaller", lambda: reached(net, images, asked, fit))  # noqa: B023  # called at once
-            if not isinstance(found["smaller"], dict):
-                break
-        if not isinstance(found["smaller"], dict):
-            break
-    smaller: Any = found["smaller"]
-    if isinstance(smaller, dict):
-        return smaller
-    share = measured_macs(smaller, images[:1]) / whole
-    result: Row = {"share": round(share, 4), "axes": "default" if asked is None else "all", "refitted": fit}
+    whole = measured_macs(net, images[:1])
+    smaller, result = planned(net, sorted(set(row["sites"]["axes"]) - {"block"}), images)
+    if smaller is None:
+        return result
+    result["share"] = round(measured_macs(smaller, images[:1]) / whole, 4)
     tried(result, "backward", lambda: backward(smaller, images))
     tried(result, "loaded", lambda: loaded(smaller, images))
     tried(result, "onnx", lambda: exported(smaller, images))
     return result
+
+
+def planned(net: Any, every: list[str], images: Tensor) -> tuple[Any, Row]:
+    """The network at half, of the default axes where they are enough, refitted where that works; and how it went."""
+    result: Row = {}
+    for axes in (None, every):
+        for fit in (True, False):
+            done: Row = {}
+            tried(done, "smaller", lambda: reached(net, images, axes, fit))  # noqa: B023  # called at once
+            if not isinstance(done["smaller"], dict):
+                return done["smaller"], {"axes": "default" if axes is None else "all", "refitted": fit} | result
+            if done["smaller"]["error"].startswith("macs: "):  # the plan itself cannot be
+                break
+            result["refit"] = done["smaller"]
+    return None, done["smaller"] | result
 
 
 def reached(net: Any, images: Tensor, axes: list[str] | None, fit: bool) -> nn.Module:
@@ -240,6 +248,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path)
     parser.add_argument("--only", default="")
+    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--one")
     parser.add_argument("--load", type=Path)
     args = parser.parse_args()
@@ -249,21 +258,22 @@ def main() -> None:
         torch.set_num_threads(1)
         print(json.dumps(examined(args.one, listed()[args.one])))
     else:
-        measure(args.out, args.only.split(",") if args.only else [])
+        measure(args.out, args.only.split(",") if args.only else [], args.jobs)
 
 
-def measure(out: Path, only: list[str]) -> None:
+def measure(out: Path, only: list[str], jobs: int) -> None:
     """Every network that the file does not have yet, or those that are named."""
     record: Row = json.loads(out.read_text()) if out.exists() else {"networks": {}}
     rows = record["networks"]
-    for name in only or [name for name in listed() if name not in rows]:
-        rows[name] = in_own_process(name)
-        print(name, json.dumps(rows[name]), flush=True)
-        command = "python benchmarks/support.py --out docs/support.json"
-        packages = ("torch", "timm", "torch-pruning", "onnx", "onnxruntime")
-        record = {"command": command, **origin(1, packages)}
-        record["networks"] = {key: rows[key] for key in listed() if key in rows}
-        out.write_text(json.dumps(record, indent=1) + "\n")
+    names = only or [name for name in listed() if name not in rows]
+    command = "python benchmarks/support.py --out docs/support.json"
+    about = {"command": command, **origin(1, ("torch", "timm", "torch-pruning", "onnx", "onnxruntime"))}
+    with ThreadPoolExecutor(jobs) as pool:  # each waits for a process of its own
+        for name, row in zip(names, pool.map(in_own_process, names), strict=True):
+            rows[name] = row
+            print(name, json.dumps(row), flush=True)
+            found = {key: rows[key] for key in listed() if key in rows}
+            out.write_text(json.dumps(about | {"networks": found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Write docs/benchmarks.md: the text of docs/benchmarks.md.jinja with the measurements beside it filled in.
+"""Write docs/benchmarks.md and docs/support.md: the texts of their .jinja with the measurements beside them filled in.
 
 python benchmarks/tables.py
 """
 
 import json
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 DOCS = Path(__file__).parent.parent / "docs"
 STUDY = DOCS.parent / "examples" / "reallocation_study"
-PAGE = "benchmarks.md"
+PAGES = ("benchmarks.md", "support.md")
 
 Record = dict[str, Any]
 """What a script under benchmarks/ or examples/ has measured, as it was written to a JSON file."""
@@ -152,6 +152,87 @@ def group(record: Record, data: str, name: str) -> Record:
     return next(found for found in record["results"][data]["groups"] if found["name"] == name)
 
 
+def architectures(record: Record) -> str:
+    """A row for each network that could be analysed: what it has, and what came of each step."""
+    head = ("network", "class", "axes", "cut = mask", "half", "loaded", "ONNX", "refit", "s", "MB", "left whole")
+    rows = [architecture(name, row) for name, row in record["networks"].items() if is_analysed(row)]
+    return table(head, rows, texts=3)
+
+
+def is_analysed(row: Record) -> bool:
+    return "error" not in row and "error" not in row["sites"]
+
+
+def architecture(name: str, row: Record) -> Sequence[str]:
+    sites, half = row["sites"], row["half"]
+    args = "".join(f" {key}={value}" for key, value in row["args"].items())
+    return (
+        f"`{name}`{args}",
+        row["class"],
+        ", ".join(f"{count} {axis}" for axis, count in sites["axes"].items()) or "none",
+        largest(row["cut"]),
+        f"{half['share']:.3f}" + (" (all axes)" if half["axes"] == "all" else "") if "share" in half else "no",
+        outcome(half.get("loaded")),
+        outcome(half.get("onnx")),
+        f"{sites['fitted']} of {sites['branches']}" + ("" if half.get("refitted") else ", not tried"),
+        f"{row['seconds']:.1f}",
+        str(row["memory"]),
+        f"{100 * sites['whole'] / row['params']:.1f} %",
+    )
+
+
+def largest(cuts: Record) -> str:
+    """The largest difference of all axes but the streams, whose norms see other statistics."""
+    found = [one["difference"] for axis, one in cuts.items() if axis != "embed" and not one["notes"]]
+    numbers = [value for value in found if not isinstance(value, dict)]
+    wrong = [axis for axis, one in cuts.items() if isinstance(one["difference"], dict)]
+    return (f"{max(numbers):.0e}" if numbers else "") + "".join(f", not {axis}" for axis in wrong)
+
+
+def outcome(value: Any) -> str:
+    """A difference as a number, a failure as "no"."""
+    return "no" if value is None or isinstance(value, dict) else f"{value:.0e}"
+
+
+def failures(record: Record) -> str:
+    """What could not be done, of which network, and why."""
+    found = [(f"`{name}`", step, why) for name, row in record["networks"].items() for step, why in failed(row)]
+    return table(("network", "step", "why"), found, texts=3)
+
+
+def failed(row: Record) -> Iterator[tuple[str, str]]:
+    if "error" in row:
+        yield "all", row["error"]
+    elif "error" in row["sites"]:
+        yield "analysis", row["sites"]["error"]
+    else:
+        for axis, one in row["cut"].items():
+            if isinstance(one["difference"], dict):
+                yield f"cut of {axis}", one["difference"]["error"]
+            elif axis != "embed" and not one["notes"] and one["difference"] > 1e-5:
+                yield f"cut of {axis}", f"differs from the masked network by {one['difference']:.0e}"
+        if "error" in row["half"]:
+            yield "half of the multiply-adds", row["half"]["error"]
+        for step in ("refit", "loaded", "onnx"):
+            if isinstance(row["half"].get(step), dict):
+                yield step, row["half"][step]["error"]
+
+
+def tally(record: Record) -> str:
+    """How many networks came how far."""
+    rows = [row for row in record["networks"].values() if is_analysed(row)]
+    half = [row["half"] for row in rows if "share" in row["half"]]
+    near = sum(0.495 <= one["share"] <= 0.5 for one in half)
+    files = sum(not isinstance(one["loaded"], dict) for one in half)
+    onnx = sum(not isinstance(one["onnx"], dict) for one in half)
+    refitted = sum(one["refitted"] for one in half)
+    return (
+        f"Of {len(record['networks'])} networks {len(rows)} are analysed, {len(half)} are cut to half of their "
+        f"multiply-adds ({near} within 1 %); of these {refitted} are refitted, {files} saved "
+        f"and loaded with equal outputs, {onnx} exported"
+    )
+
+
 def records() -> dict[str, Record]:
     """Every measurement under the name of its file; those of the study with the table that it wrote."""
     found = {path.stem: json.loads(path.read_text()) for path in sorted(DOCS.glob("*.json"))}
@@ -161,7 +242,7 @@ def records() -> dict[str, Record]:
     return found
 
 
-def render() -> str:
+def render(page: str) -> str:
     env = Environment(loader=FileSystemLoader(DOCS), undefined=StrictUndefined, keep_trailing_newline=True)
     env.filters |= {
         "count": "{:,}".format,
@@ -170,12 +251,14 @@ def render() -> str:
         "power": "{:.0e}".format,
     }
     shown = (origin, correlations, accuracy, losses, cutting_times, network_speed, settings, read_damages, build, group)
-    functions = {function.__name__: function for function in shown}
-    return env.get_template(f"{PAGE}.jinja").render(records() | functions | {"median": statistics.median_high})
+    support = (architectures, failures, tally)
+    functions = {function.__name__: function for function in (*shown, *support)}
+    return env.get_template(f"{page}.jinja").render(records() | functions | {"median": statistics.median_high})
 
 
 def main() -> None:
-    (DOCS / PAGE).write_text(render())
+    for page in PAGES:
+        (DOCS / page).write_text(render(page))
 
 
 if __name__ == "__main__":

@@ -77,6 +77,7 @@ class Gate:
     """Where a unit can be switched off: channels of a module's input or output."""
 
     module: str
+    """Its name; or, where a layer is not called as one, that of its weight: what it is applied to, or gives."""
     side: Side
     index: np.ndarray
     """Channels of each unit, shape (units, entries)."""

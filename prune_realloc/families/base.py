@@ -168,9 +168,9 @@ class CuttableFamily(Family, Protocol):
     """What a family owes besides where its networks can be cut, rotated and refitted: `describe` names branches.
 
     The functions on streams, called in the order of the branches, compute what the network computes: `stream_input` of
-    the images, plus `branch_output` of each branch; where a branch is on another stream than the one before it,
-    `stream_input` of that stream from what the last one holds; at the end `head_output`. Layers are linear ones, with
-    channels last, and convolutions without groups, with channels at dim 1; a batch norm behind one is in `norms`.
+    the images, plus `branch_output` of each branch on the first stream; `stream_input` of the next stream from what
+    that one holds, with or without branches; at the end `head_output`. Layers are linear ones, with channels last, and
+    convolutions without groups, with channels at dim 1; a batch norm behind one is in `norms`.
     """
 
     def depth_args(self, blocks: int) -> dict[str, Any]:
@@ -240,3 +240,11 @@ class Reordering(Protocol):
         Args:
             x: of so many images as there are, one after the other, channels last; of a convolution (B, N, C).
         """
+
+
+@runtime_checkable
+class Leading(Protocol):
+    """What a family owes where something lies between two branches of one stream, such as a change of its tokens."""
+
+    def lead(self, model: Any, branch: Branch, x: Tensor) -> Tensor:
+        """What `branch` takes, where the stream holds `x` behind the branch before it, or where it enters."""

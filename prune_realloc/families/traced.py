@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import dataclasses
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from prune_realloc.core.errors import InputError, first_line
-from prune_realloc.core.structure import Branch, Structure
+from prune_realloc.core.structure import Branch, Pair, Site, Structure
 from prune_realloc.tracing import candidates as grouping
-from prune_realloc.tracing.branches import branches, crossings, exits, norms, pairs
+from prune_realloc.tracing.branches import crossings, exits, norms, pairs
 from prune_realloc.tracing.candidates import Traced
-from prune_realloc.tracing.chain import Chain, muted, run_between, run_from, run_to, run_unit
+from prune_realloc.tracing.chain import evaluating
+from prune_realloc.tracing.check import Checked, checked
 from prune_realloc.tracing.classes import classes
-from prune_realloc.tracing.find import find_chain
+from prune_realloc.tracing.find import find_chain, join_units
+from prune_realloc.tracing.join import joined
 from prune_realloc.tracing.left import left_of
-from prune_realloc.tracing.order import token_order
+from prune_realloc.tracing.record import Record
+from prune_realloc.tracing.residual import residual_units
 from prune_realloc.tracing.rewrite import rewrite_
 from prune_realloc.tracing.run import traced
 from prune_realloc.tracing.sites import Sites, sites
 from prune_realloc.tracing.terms import terms
+from prune_realloc.tracing.walk import Walk
 
-SUPPORTS = "any other network that one image can be traced through"
+SUPPORTS = "networks that are traced"
 TIMM_MODULES: tuple[str, ...] = ()
 ALIASES: tuple[str, ...] = ()
 
@@ -46,33 +50,23 @@ class Gone(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class _Found:
-    """What a run on labels told of one network."""
+    """What a run on labels told of one network; of a copy of it too."""
 
-    traced: Traced
-    chain: Chain
-    sites: Sites
+    key: object
+    owner: int | None
+    """`id` of the network where tensors of its own are constants of its chain; None where copies share it."""
+    walk: Walk
     structure: Structure
 
-    @cached_property
-    def units_of(self) -> dict[int, int]:
-        """Block -> its unit of the chain."""
-        return {block: unit for unit, block in self.sites.blocks.items()}
+    def __deepcopy__(self, memo: object) -> _Found:
+        return self
 
-    def entry(self, stream: str) -> int:
-        """The unit that takes a stream first; one more than the last where none does."""
-        numbers = {number for number, (site, _) in self.sites.of.items() if site == stream}
-        for unit, name in enumerate(self.chain.units):
-            if numbers & set(self.traced.row(self.traced.record.calls[name][:2])):
-                return unit
-        return len(self.chain.units)
-
-    def leave(self, stream: str) -> int:
-        """The unit behind the last that adds to a stream."""
-        on_it = [self.units_of[branch.block] for branch in self.structure.branches if branch.stream == stream]
-        return max(on_it) + 1 if on_it else self.entry(stream)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (object, ())  # another process finds out again
 
 
-_known: WeakKeyDictionary[nn.Module, tuple[object, _Found]] = WeakKeyDictionary()
+_KEPT = "_traced"
+"""Where a network keeps what was found of it."""
 
 
 def owns(model: nn.Module) -> bool:
@@ -137,90 +131,49 @@ def candidates(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def stream_input(model: nn.Module, stream: str, x: Tensor) -> Tensor:
-    found = _found(model)
-    streams = list(found.structure.stream_dims)
-    entry, place = found.entry(stream), streams.index(stream)
-    if place == 0:
-        return run_to(model, found.chain, found.chain.units[entry], x)
-    at = found.leave(streams[place - 1])
-    return _led(model, found, x, at, entry)
+    return _found(model).walk.stream_input(model, stream, x)
 
 
-def _led(model: nn.Module, found: _Found, x: Tensor, at: int, to: int) -> Tensor:
-    """What enters unit `to`, where `x` leaves the unit before `at`, or enters `at` where no unit added to it."""
-    units = found.chain.units
-    on_it = [found.units_of[branch.block] for branch in found.structure.branches]
-    if at - 1 in on_it and at < len(units):
-        x = run_between(model, found.chain, units[at - 1], x)
-    for unit in range(at, to):
-        x = run_unit(model, found.chain, units[unit], x)
-        x = run_between(model, found.chain, units[unit], x) if unit + 1 < len(units) else x
-    return x
+def lead(model: nn.Module, branch: Branch, x: Tensor) -> Tensor:
+    return _found(model).walk.lead(model, branch, x)
 
 
 def branch_output(model: nn.Module, branch: Branch, x: Tensor) -> Tensor:
-    """What the unit gives out beyond what it takes, while its other branches add nothing."""
-    found = _found(model)
-    unit = found.units_of[branch.block]
-    name, own = found.chain.units[unit], found.structure.branches
-    others = [each for each in own if each.block == branch.block and each.writer != branch.writer]
-    gates = {
-        gate.module: gate for site in found.sites.every if site.name == found.sites.whole[unit] for gate in site.gates
-    }
-    silent = [found_gate for each in others for found_gate in [_gate_behind(found, each.writer, gates)]]
-    with muted(model, name, [gate.removeprefix(f"{name}.") for gate in silent]):
-        out = run_unit(model, found.chain, name, x)
-    last = max((each for each in own if each.block == branch.block), key=own.index) is branch or not others
-    behind = found.chain.after(name)
-    if last and behind is not None and not found.chain[name].joined and _same_stream(found, unit, branch.stream):
-        out = run_between(model, found.chain, name, out)
-    return out - x
-
-
-def _gate_behind(found: _Found, writer: str, gates: Mapping[str, Any]) -> str:
-    """The module behind a writer whose output is added to the stream."""
-    layer = next(layer for layer in found.traced.record.layers if layer.module == writer)
-    behind = [m for m in gates if getattr(found.traced.record.calls[m][2], "source", None) == layer.number]
-    return behind[-1] if behind else writer
-
-
-def _same_stream(found: _Found, unit: int, stream: str) -> bool:
-    return any(
-        branch.stream == stream and found.units_of[branch.block] == unit + 1 for branch in found.structure.branches
-    )
+    return _found(model).walk.branch_output(model, branch, x)
 
 
 def in_stream_order(model: nn.Module, branch: Branch, x: Tensor) -> Tensor:
-    """Where a branch runs in windows, what its layers see comes back into the order of the stream."""
-    found = _found(model)
-    name = found.chain.units[found.units_of[branch.block]]
-    order = token_order(model.get_submodule(name), name, found.traced.record, branch.writer)
-    if order is None:
-        return x
-    flat = x.reshape(-1, len(order.places), x.shape[-1])
-    return flat[:, order.of_tokens].reshape(-1, *order.shape, x.shape[-1])
+    return _found(model).walk.in_stream_order(model, branch, x)
 
 
-def head_output(model: nn.Module, x: Tensor) -> Tensor:
-    found = _found(model)
-    at = found.leave(list(found.structure.stream_dims)[-1])
-    return run_from(model, found.chain, x, found.chain.units[at - 1])
+def head_output(model: nn.Module, x: Tensor) -> Any:
+    return _found(model).walk.head_output(model, x)
 
 
 def fold_scales_(model: nn.Module) -> None:
     """Scales of each channel between a layer and the stream go into the layer, or into the batch norm behind it."""
-    found = _found(model)
-    behind = norms(found.traced)
-    for scale, number in found.traced.record.scales:
-        layer = found.traced.record.layers[number]
-        if not layer.own:
+    traced, behind = _found(model).walk.traced, norms(_found(model).walk.traced)
+    layers, weights = traced.record.layers, Counter(layer.weight for layer in traced.record.layers)
+    for scale, numbers in _scales(traced.record).items():
+        gamma, factor = model.get_parameter(scale), model.get_parameter(scale).flatten().clone()
+        rows = [len(model.get_parameter(layers[number].weight)) for number in numbers]
+        alone = all(layers[number].own and weights[layers[number].weight] == 1 for number in numbers)
+        if not alone or set(rows) != {len(factor)}:
             continue
-        gamma = model.get_parameter(scale)
-        target = model.get_submodule(behind.get(layer.module, layer.module))
-        for part in (target.weight, target.bias):
-            if isinstance(part, Tensor):
-                part.mul_(gamma.reshape(-1, *[1] * (part.ndim - 1)))
+        for number in numbers:
+            target = model.get_submodule(behind.get(layers[number].module, layers[number].module))
+            for part in (target.weight, target.bias):
+                if isinstance(part, Tensor):
+                    part.mul_(factor.reshape(-1, *[1] * (part.ndim - 1)))
         gamma.fill_(1.0)
+
+
+def _scales(record: Record) -> dict[str, list[int]]:
+    """Parameter with a factor for each channel -> the layers whose output it acts on."""
+    found: dict[str, list[int]] = {}
+    for name, number in record.scales:
+        found.setdefault(name, []).append(number)
+    return found
 
 
 def depth_args(blocks: int) -> dict[str, Any]:
@@ -230,7 +183,7 @@ def depth_args(blocks: int) -> dict[str, Any]:
 
 def places(model: nn.Module) -> tuple[dict[str, Any], list[int]]:
     gone = {module.number for module in model.modules() if isinstance(module, Gone)}
-    have = len(_found(model).sites.blocks)
+    have = len(_found(model).walk.sites.blocks)
     return {}, [number for number in range(have + len(gone)) if number not in gone]
 
 
@@ -238,13 +191,12 @@ def drop_blocks_(model: nn.Module, gone: Collection[int]) -> None:
     found = _found(model)
     numbers = places(model)[1]
     for block in gone:
-        parent, _, child = found.chain.units[found.units_of[block]].rpartition(".")
+        parent, _, child = found.walk.chain.units[found.walk.units_of[block]].rpartition(".")
         setattr(model.get_submodule(parent), child, Gone(numbers[block]))
 
 
 def sync_(model: nn.Module, keep: Mapping[str, np.ndarray], source: nn.Module, gone: Any) -> None:
-    found = _found(source)
-    record = found.traced.record
+    record = _found(source).walk.traced.record.of(source)
     whole = rewrite_(model, source, record, left_of(record.ids, gone))
     modes = {module: module.training for module in model.modules()}
     model.train()  # at this, networks of timm let go of what they keep
@@ -259,18 +211,42 @@ def sync_(model: nn.Module, keep: Mapping[str, np.ndarray], source: nn.Module, g
         ) from error
 
 
+def _left_whole(reasons: Mapping[str, str]) -> Iterator[str]:
+    """What was not understood, and so stays: a line for each reason; images and classes stay anyway."""
+    found: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        if not reason.endswith(("such as the image", "it is the network's output")):
+            found.setdefault(reason, []).append(name)
+    for reason, names in found.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        yield f"channels of {names[0]}{more} are left whole ({reason})"
+
+
 def _found(model: nn.Module) -> _Found:
-    shapes = tuple((name, tuple(p.shape)) for name, p in model.named_parameters())
-    known = _known.get(model)
-    if known is None or known[0] != shapes:
-        known = _known[model] = (shapes, _trace(model))
-    return known[1]
+    key = _key(model)
+    known = vars(model).get(_KEPT)
+    if not isinstance(known, _Found) or known.key != key or known.owner not in (None, id(model)):
+        known = vars(model)[_KEPT] = _trace(model, key)
+    return known
 
 
-def _trace(model: nn.Module) -> _Found:
+def _key(model: nn.Module) -> tuple[object, ...]:
+    """What tells one network from another that is made of it; copies have the same."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    kinds = tuple(map(type, model.modules()))
+    return (
+        tensors[0][1].device,
+        example_input(model),
+        kinds,
+        *((name, tuple(tensor.shape)) for name, tensor in tensors),
+    )
+
+
+@torch.no_grad()
+def _trace(model: nn.Module, key: object) -> _Found:
     shape = example_input(model)
     first = next(model.parameters())
-    images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(first)
+    images = torch.randn((2, *shape[1:]), generator=torch.Generator().manual_seed(0)).to(first)
     try:
         chain = find_chain(model, images)
         record = traced(model, shape)
@@ -279,11 +255,17 @@ def _trace(model: nn.Module) -> _Found:
             f"model {type(model).__name__} does not run on one image of {shape[1:]}: {first_line(error)}"
         ) from error
     whole = Traced(record, classes(record), chain.units)
-    every = sites(whole, model, grouping.candidates(whole))
-    return _Found(whole, chain, every, _structure(model, whole, every))
+    if parents := joined(whole, residual_units(whole)):
+        chain = join_units(model, chain, parents, images)
+        whole = Traced(record, whole.classes, chain.units)
+    walk = Walk(whole, chain, sites(whole, model, grouping.candidates(whole), residual_units(whole)), ())
+    with evaluating(model):
+        found = checked(model, walk, crossings(whole, walk.sites), exits(whole, walk.sites), norms(whole), images[:1])
+    return _Found(key, id(model) if chain.keeps_tensors else None, found.walk, _structure(model, found))
 
 
-def _structure(model: nn.Module, whole: Traced, every: Sites) -> Structure:
+def _structure(model: nn.Module, found: Checked) -> Structure:
+    whole, every = found.walk.traced, found.walk.sites
     named = {part.parameter for site in every.every if site.axis != "block" for part in site.slices}
     reasons = {}
     for run in whole.record.ids.all_runs():
@@ -291,16 +273,33 @@ def _structure(model: nn.Module, whole: Traced, every: Sites) -> Structure:
             if int(number) in whole.classes.frozen:
                 reasons[run.name] = whole.classes.frozen[int(number)]
     fixed = {name: reasons.get(name, "no site has it") for name, _ in model.named_parameters() if name not in named}
-    return Structure(
+    structure = Structure(
         sites=every.every,
         terms=terms(whole, model, every),
         opaque=(),
         streams=(),
         fixed=fixed,
-        branches=branches(whole, every),
-        pairs=pairs(whole, every),
-        exits=exits(whole, every),
+        branches=tuple(found.walk.branches),
+        pairs=(),
+        exits=dict(found.exits),
+        notes=(*_left_whole(reasons), *found.notes),
         norms=norms(whole),
-        stream_dims={site.name: site.gates[0].dim for site in every.every if site.axis == "embed"},
-        crossings=crossings(whole, every),
+        crossings=found.crossings,
     )
+    return dataclasses.replace(structure, pairs=_pairs(whole, every, structure))
+
+
+def _pairs(whole: Traced, every: Sites, structure: Structure) -> tuple[Pair, ...]:
+    """Those of whose activations and gradients the moments are known."""
+    by_name = {site.name: site for site in every.every}
+    keys = structure.writers()
+    known = [pair for pair in pairs(whole, every) if structure.branches]
+    logits = {
+        pair.site for pair in known if by_name[pair.site].axis == "qk" and by_name[pair.site].gates[0].units is None
+    }
+    return tuple(pair for pair in known if pair.site in logits | {*keys} and _is_all(pair, by_name[pair.site]))
+
+
+def _is_all(pair: Pair, site: Site) -> bool:
+    """Does nothing else hold units of its site?"""
+    return {part.parameter for part in site.slices} == {part.parameter for part in (*pair.left, *pair.right)}

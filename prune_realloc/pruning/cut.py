@@ -43,7 +43,7 @@ def cut(model: nn.Module, sites: Iterable[Site], keep: Keep) -> nn.Module:
     if not host.stands_alone:
         _check_inside(str(host), by_name, keep)
     keep = {name: units for name, units in keep.items() if by_name[name].axis != "block"}
-    gone = _removed_positions(by_name, keep)
+    gone = removed_positions(by_name, keep)
     smaller = copied(model, _narrower_tensors(host.inner, gone))
     inner = inner_of(smaller)
     for net in {smaller, inner}:
@@ -90,7 +90,7 @@ def units_left(sites: Iterable[Site], keep: Keep) -> dict[str, np.ndarray]:
     """Site -> those of its units of which something is left after `cut`; of a block that goes, nothing is."""
     by_name = {site.name: site for site in sites}
     blocks_gone = blocks_that_go(by_name.values(), keep)
-    gone = _removed_positions(by_name, {name: units for name, units in keep.items() if by_name[name].axis != "block"})
+    gone = removed_positions(by_name, {name: units for name, units in keep.items() if by_name[name].axis != "block"})
     left = {}
     for name, site in by_name.items():
         stays = np.zeros(site.units, dtype=bool)
@@ -155,7 +155,7 @@ def _narrower_tensors(model: nn.Module, gone: Mapping[str, Mapping[int, np.ndarr
     return narrower
 
 
-def _removed_positions(by_name: Mapping[str, Site], keep: Keep) -> dict[str, dict[int, np.ndarray]]:
+def removed_positions(by_name: Mapping[str, Site], keep: Keep) -> dict[str, dict[int, np.ndarray]]:
     """Parameter or buffer -> dimension -> positions that go; sites that share a dimension add up."""
     gone: dict[str, dict[int, np.ndarray]] = {}
     for name, units in keep.items():

@@ -153,9 +153,11 @@ def _writer(model: nn.Module, site: Site, name: str, moments: LinearMoments) -> 
 
 def _stream_layers(site: Site, layer: str, moments: LinearMoments) -> list[_Layer]:
     """A reader of the stream, refitted on the channels that are left; what it reads is all that matters of it."""
-    eye = torch.eye(site.units, dtype=torch.float64, device=moments.mean.device)
-    column, units = torch.arange(site.units, device=eye.device)[:, None], tuple(range(site.units))
-    return [_Layer(eye, read, column, units) for read in _channel_reads(site, layer, moments)]
+    part = next(part for part in site.slices if (part.parameter, part.dim) == (f"{layer}.weight", 1))
+    units = tuple(range(site.units)) if part.units is None else tuple(part.units.tolist())
+    eye = torch.eye(len(units), dtype=torch.float64, device=moments.mean.device)
+    column = torch.arange(len(units), device=eye.device)[:, None]
+    return [_Layer(eye, read, column, units) for read in _channel_reads(part.index, moments)]
 
 
 def _curve(site: Site, layers: Sequence[_Layer], refit: bool) -> Curve | None:
@@ -177,13 +179,15 @@ def _curve(site: Site, layers: Sequence[_Layer], refit: bool) -> Curve | None:
     return Curve(np.concatenate([part.order for part in parts]), np.sum([part.damage for part in parts], axis=0))
 
 
-def _channel_reads(site: Site, layer: str, read: LinearMoments) -> list[LinearMoments]:
+def _channel_reads(inputs: np.ndarray, read: LinearMoments) -> list[LinearMoments]:
     """The moments of a layer's input by channel of the stream: one for each token of which it reads a channel.
 
     Patch merging reads four side by side; what one of them tells of another is left out, so the damage is an upper one.
+
+    Args:
+        inputs: places of each unit among the layer's inputs, shape (units, entries).
     """
-    inputs = next(part.index for part in site.slices if (part.parameter, part.dim) == (f"{layer}.weight", 1))
-    if inputs.shape[1] == 1:
+    if np.array_equal(inputs[:, 0], np.arange(len(read.mean))):
         return [read]
     return [
         LinearMoments(read.tokens, read.weight, read.gradient[c][:, c], read.mean[c], read.covariance[c][:, c])

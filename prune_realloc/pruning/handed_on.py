@@ -7,9 +7,10 @@ from torch import Tensor
 
 from prune_realloc.core.errors import InputError
 from prune_realloc.families import cuttable_family_of
+from prune_realloc.families.base import Leading
 from prune_realloc.families.host import Host
 from prune_realloc.pruning.hooks import hooked
-from prune_realloc.pruning.sites import stream_sites
+from prune_realloc.pruning.sites import find_sites, stream_sites
 
 _ROUNDING = 1e-3
 """What the same layers computed twice may differ by, as a share of the largest value."""
@@ -44,17 +45,21 @@ def check_handed_on(host: Host, images: Tensor) -> None:
     """
     family, inner = cuttable_family_of(host.inner), host.inner
     branches = family.describe(inner).branches
+    if not branches:
+        return
+    streams = list(stream_sites(find_sites(inner)))
     seen, last = handed_on(host, images), branches[-1]
     runs: list[Tensor] = []
     again: list[Tensor] = []
     with hooked(inner, [(last.writer, "input", runs.append)]):
         host.network(images)
     with hooked(inner, [(last.writer, "input", again.append)]):
-        x, stream = seen, None
-        for branch in branches:
-            if branch.stream != stream:
-                x, stream = family.stream_input(inner, branch.stream, x), branch.stream
-            x = x + family.branch_output(inner, branch, x)
+        x = seen
+        for stream in streams:
+            x = family.stream_input(inner, stream, x)
+            for branch in (each for each in branches if each.stream == stream):
+                x = family.lead(inner, branch, x) if isinstance(family, Leading) else x
+                x = x + family.branch_output(inner, branch, x)
     if len(runs) != 1 or runs[0].shape != again[0].shape or _differ(runs[0], again[0]):
         raise InputError(
             f"model {host} does not run all blocks once, in order and on the images alone (tokens or masks of its own, "

@@ -21,6 +21,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from prune_realloc.core.structure import Branch, Crossing, Site
 from prune_realloc.data.batches import Batch
+from prune_realloc.families import cuttable_family_of
+from prune_realloc.families.base import Leading
 from prune_realloc.families.host import find_host, inner_of
 from prune_realloc.pruning.cut import Keep
 from prune_realloc.pruning.elimination import RIDGE
@@ -61,6 +63,8 @@ def refit_(
         InputError: the temporary folder cannot hold the streams of all images.
     """
     host = find_host(source)
+    if not cuttable_family_of(host.inner).describe(host.inner).branches:
+        return  # the structure's notes say why
     task = prepared(inner_of(model), host.inner, sites, keep, weights, RIDGE if ridge else None)
     describe, first = task.family.describe, next(task.model.parameters())
     left = zip(*(describe(network).branches for network in (task.model, task.wide)), strict=True)
@@ -82,33 +86,38 @@ def _fit_stream_(task: Task, streams: Streams, name: str, left: Iterator[tuple[B
     Args:
         left: the branches of the model and of `wide`, from the first that is not fitted yet.
     """
-    stood_in_for = False
+    stood_in_for: set[str] = set()
     for branch in task.structure.branches:
-        if branch.stream != name:
+        if branch.stream != name or branch.writer in stood_in_for:
             continue
-        if branch.block not in task.gone:
-            mine, theirs = next(left)
-            if task.narrower(name):
-                _fit_readers_(task, streams, branch, mine, theirs)
-            if branch.fitted:
-                _fit_writer_(task, streams, branch, mine)
-            else:
-                _lead_past_(task, streams, branch, mine)
-            stood_in_for = branch.fitted  # the blocks behind it that went: their branches are in x already
-        elif not stood_in_for:
+        if branch.block in task.gone:
             _lead_past_(task, streams, branch, None)
+            continue
+        mine, theirs = next(left)
+        if isinstance(task.family, Leading):
+            for i, x, y in streams:
+                streams.replace(i, task.led(task.source, branch, x), task.led(task.model, mine, y))
+        if task.narrower(name):
+            _fit_readers_(task, streams, branch, mine, theirs)
+        if branch.fitted:
+            lost = _lost_behind(task, streams, branch)
+            _fit_writer_(task, streams, branch, mine, lost)
+            stood_in_for |= {each.writer for each in lost}
+        else:
+            _lead_past_(task, streams, branch, mine)
 
 
 def _lead_past_(task: Task, streams: Streams, branch: Branch, mine: Branch | None) -> None:
     """Both streams behind a branch that nothing is done to; None: the model has it no more."""
-    output = task.family.branch_output
     for i, x, y in streams:
-        streams.replace(i, x + output(task.source, branch, x), y if mine is None else y + output(task.model, mine, y))
+        x = x if mine is not None else task.led(task.source, branch, x)
+        x = x + task.output(task.source, branch, x)
+        streams.replace(i, x, y if mine is None else y + task.output(task.model, mine, y))
 
 
 def _cross_(task: Task, streams: Streams, at: str, to: str) -> None:
     """Lead both networks from one stream into the next; what lies between is fitted where it reads less."""
-    _fit_exits_(task, streams, at, lambda model, x: task.family.stream_input(model, to, x), to)
+    _fit_exits_(task, streams, at, lambda model, x: task.family.stream_input(model, to, x))
     for crossing in (each for each in task.structure.crossings if each.stream == to):
         _fit_crossing_(task, streams, crossing)
     for i, x, y in streams:
@@ -122,34 +131,49 @@ def _fit_crossing_(task: Task, streams: Streams, crossing: Crossing) -> None:
     for _, x, y in streams:
         target = watched(task.source, crossing.writer, "output", partial(enter, task.source, crossing.stream, x))
         given = watched(task.model, crossing.writer, "input", partial(enter, task.model, crossing.stream, y))
-        target = positions(layer, target)[..., task.channels[crossing.stream]]
+        target = task.rows(crossing.writer, positions(layer, target))
         regression.add(inputs(layer, given), target, task.weight(crossing))
     fit_(layer, regression, task.ridge, norm=task.norm(crossing.writer))
 
 
 def _fit_readers_(task: Task, streams: Streams, branch: Branch, mine: Branch, theirs: Branch) -> None:
     """The layers of one branch that read a narrower stream, towards what the source's put out."""
-    output, weight = task.family.branch_output, task.weight(branch)
-    for reader, goal in zip(mine.readers, theirs.readers, strict=True):
+    output, weight = task.output, task.weight(branch)
+    for name, reader, goal in zip(branch.readers, mine.readers, theirs.readers, strict=True):
         layer, regression = layer_at(task.model, reader), Regression()
         for _, x, y in streams:
             target = watched(task.wide, goal, "output", partial(output, task.wide, theirs, x))
             given = watched(task.model, reader, "input", partial(output, task.model, mine, y))
             own = task.weights.get(branch.readers[0])
             each = weight if own is None else input_weight(layer, own, given)
-            regression.add(inputs(layer, given), positions(layer, target), each)
+            regression.add(inputs(layer, given), task.rows(name, positions(layer, target)), each)
         fit_(layer, regression, task.ridge, norm=task.norm(reader))
 
 
-def _fit_writer_(task: Task, streams: Streams, branch: Branch, mine: Branch) -> None:
-    """The layer of one branch that writes; the streams are led past the branch, and past blocks behind it that went.
+def _lost_behind(task: Task, streams: Streams, branch: Branch) -> list[Branch]:
+    """The branches of blocks that went which follow on `branch`; its writer stands in for them as far as it can.
 
-    The writer before a block that went stands in for it as far as it can.
+    As far as nothing lies between them: that is left in the model.
     """
-    output, weight = task.family.branch_output, task.aligned_weight(branch)
-    layer, norm = layer_at(task.model, mine.writer), task.norm(mine.writer)
     behind = task.structure.branches[task.structure.branches.index(branch) + 1 :]
     lost = list(takewhile(lambda b: b.block in task.gone and b.stream == branch.stream, behind))
+    if not lost or not isinstance(task.family, Leading):
+        return lost
+    _, x, _ = next(iter(streams))
+    found: list[Branch] = []
+    for before, each in zip([branch, *lost], lost, strict=False):
+        x = x + task.output(task.source, before, x)
+        led = task.led(task.source, each, x)
+        if led.shape != x.shape or not torch.equal(led, x):
+            break
+        found.append(each)
+    return found
+
+
+def _fit_writer_(task: Task, streams: Streams, branch: Branch, mine: Branch, lost: Sequence[Branch]) -> None:
+    """The layer of one branch that writes; the streams are led past the branch, and past what it stands in for."""
+    output, weight = task.output, task.aligned_weight(branch)
+    layer, norm = layer_at(task.model, mine.writer), task.norm(mine.writer)
     regression, lag = Regression(), Regression()
     for i, x, y in streams:
         own = after = x + output(task.source, branch, x)
@@ -186,17 +210,15 @@ def _asked_of_writer(task: Task, branch: Branch, norm: _BatchNorm | None, stream
         norm: behind the writer; what it should add to the stream is then told by what the source's writer puts out.
     """
     name = branch.stream
-    error = task.left(name, stream.before) - task.last(name, stream.mine)
-    if norm is None and not branch.post_norm:
-        return task.left(name, stream.after - stream.before), error
-    run = partial(task.family.branch_output, task.source, branch, stream.before)
+    run = partial(task.output, task.source, branch, stream.before)
     written = positions(layer_at(task.source, branch.writer), watched(task.source, branch.writer, "output", run))
     written = task.aligned(task.source, branch, written)[..., task.channels[name]]
-    if norm is None or branch.post_norm:  # the norm behind the writer is in the way of a correction
-        return written, torch.zeros_like(error)
-    undone = scale_undone(norm)
-    lost = task.left(name, stream.after - stream.own).flatten(1, -2)
-    return written.flatten(1, -2) + undone * lost, undone * error.flatten(1, -2)
+    if branch.post_norm:  # what is behind the writer is in the way of a correction
+        return written, torch.zeros_like(written)
+    undone = 1.0 if norm is None else scale_undone(norm)
+    lost, error = stream.after - stream.own, task.left(name, stream.before) - task.last(name, stream.mine)
+    error, lost = (x.flatten(1, -2) for x in (error, task.left(name, lost)))
+    return written.reshape(error.shape) + undone * lost, undone * error
 
 
 def _fit_exits_(
@@ -204,13 +226,11 @@ def _fit_exits_(
     streams: Streams,
     at: str,
     run: Callable[[nn.Module, Tensor], Tensor],
-    to: str | None = None,
 ) -> None:
     """The layers that read the stream `at` after its last branch, where it became narrower.
 
     Args:
         run: what follows the stream in a network.
-        to: the stream that comes next; a layer may write it.
     """
     exits = [name for name, stream in task.structure.exits.items() if stream == at]
     for name in exits if task.narrower(at) else ():
@@ -218,14 +238,7 @@ def _fit_exits_(
         for _, x, y in streams:
             target = positions(layer, watched(task.wide, name, "output", partial(run, task.wide, x)))
             given = watched(task.model, name, "input", partial(run, task.model, y))
-            if to is not None and _writes(task.streams[to], name):
-                target = target[..., task.channels[to]]
-            regression.add(inputs(layer, given), target, None)
+            regression.add(inputs(layer, given), task.rows(name, target), None)
         # one row per image where the tokens are pooled: the fewer rows, the nearer to the weights at hand
         ridge = None if task.ridge is None else max(task.ridge, task.streams[at].units / float(regression.count))
         fit_(layer, regression, ridge, norm=task.norm(name))
-
-
-def _writes(stream: Site, layer: str) -> bool:
-    """Are the outputs of a layer the channels of a stream?"""
-    return any((part.parameter, part.dim) == (f"{layer}.weight", 0) for part in stream.slices)

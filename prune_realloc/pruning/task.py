@@ -14,8 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from prune_realloc.core.structure import Branch, Crossing, Side, Site, Structure
 from prune_realloc.families import cuttable_family_of
-from prune_realloc.families.base import CuttableFamily, Reordering
-from prune_realloc.pruning.cut import Keep, blocks_that_go, cut
+from prune_realloc.families.base import CuttableFamily, Leading, Reordering
+from prune_realloc.pruning.cut import Keep, blocks_that_go, cut, removed_positions
 from prune_realloc.pruning.hooks import hooked
 from prune_realloc.pruning.linear import norm_at
 from prune_realloc.pruning.sites import stream_sites
@@ -40,6 +40,10 @@ class Task:
     """Name -> site, in the source, of every stream, in the order in which they are computed."""
     channels: Mapping[str, Tensor]
     """Site of a stream -> those of its channels that are left."""
+    gone_inside: Mapping[str, Mapping[int, np.ndarray]]
+    """Parameter of the source -> dimension -> the positions that the cut inside blocks took."""
+    gone_streams: Mapping[str, Mapping[int, np.ndarray]]
+    """The same of the cut of the streams."""
     weights: Mapping[str, Tensor]
     ridge: float | None
     """Share of the inputs' mean variance, as `fit_` takes it."""
@@ -55,6 +59,18 @@ class Task:
         """The same of the source's stream, and only the channels that are left."""
         return self.last(stream, x)[..., self.channels[stream]]
 
+    def rows(self, layer: str, x: Tensor) -> Tensor:
+        """What a layer of `wide` or of the source puts out, (.., C), and only what is left of it in the model."""
+        name = f"{layer}.weight"
+        rows = np.arange(self.source.get_parameter(name).shape[0])
+        inner, outer = (
+            np.isin(rows, gone.get(name, {}).get(0, rows[:0])) for gone in (self.gone_inside, self.gone_streams)
+        )
+        stays = ~(inner | outer)
+        if x.shape[-1] < len(rows):  # of `wide`
+            stays = stays[~inner]
+        return x if stays.all() else x[..., torch.as_tensor(np.flatnonzero(stays), device=x.device)]
+
     def norm(self, name: str) -> _BatchNorm | None:
         """The batch norm behind a layer of the model."""
         return norm_at(self.model, self.norms.get(name))
@@ -62,6 +78,14 @@ class Task:
     def aligned(self, model: nn.Module, branch: Branch, seen: Tensor) -> Tensor:
         """What a layer of `branch` saw in `model`, in the order of the tokens of the stream."""
         return self.family.in_stream_order(model, branch, seen) if isinstance(self.family, Reordering) else seen
+
+    def led(self, model: nn.Module, branch: Branch, x: Tensor) -> Tensor:
+        """What `branch` takes in `model`, from the stream behind the branch before it."""
+        return self.family.lead(model, branch, x) if isinstance(self.family, Leading) else x
+
+    def output(self, model: nn.Module, branch: Branch, x: Tensor) -> Tensor:
+        """What `branch` adds in `model` to `x`, as it takes it."""
+        return self.family.branch_output(model, branch, x)
 
     def weight(self, place: Branch | Crossing) -> Tensor | None:
         """How much each token matters at a writer; None where that was not measured."""
@@ -86,7 +110,7 @@ def prepared(
     ridge: float | None,
 ) -> Task:
     """The arguments are those of `refit_`, `ridge` a share."""
-    streams, family = stream_sites(sites), cuttable_family_of(source)
+    streams, family, by_name = stream_sites(sites), cuttable_family_of(source), {site.name: site for site in sites}
     channels = {name: torch.as_tensor(keep.get(name, np.arange(site.units))) for name, site in streams.items()}
     inside = {name: units for name, units in keep.items() if name not in streams}
     narrower = any(len(channels[name]) < site.units for name, site in streams.items())
@@ -100,6 +124,10 @@ def prepared(
         norms=family.describe(model).norms,
         streams=streams,
         channels=channels,
+        gone_inside=removed_positions(
+            by_name, {name: units for name, units in inside.items() if by_name[name].axis != "block"}
+        ),
+        gone_streams=removed_positions(streams, {name: units for name, units in keep.items() if name in streams}),
         weights=weights,
         ridge=ridge,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from itertools import takewhile
 
 import numpy as np
@@ -10,41 +10,69 @@ import numpy as np
 from prune_realloc.core.structure import Branch, Crossing, Pair, Slice
 from prune_realloc.tracing.candidates import Traced
 from prune_realloc.tracing.record import Layer
-from prune_realloc.tracing.sites import Sites, writers
+from prune_realloc.tracing.residual import writers
+from prune_realloc.tracing.sites import Sites
+from prune_realloc.tracing.sums import given, taken
 
 
-def branches(traced: Traced, sites: Sites) -> tuple[Branch, ...]:
-    """Of all units that give out what they take with something added, in the order in which they are computed."""
-    return tuple(branch for unit in sorted(sites.whole) for branch in _of_unit(traced, sites, unit))
-
-
-def _of_unit(traced: Traced, sites: Sites, unit: int) -> list[Branch]:
-    name = traced.units[unit]
+def unit_branches(traced: Traced, sites: Sites, unit: int) -> list[Branch]:
+    """Of one unit: those that it adds, or, where it adds none one by one, its layers that write the stream."""
     stream = _stream(traced, sites, unit)
-    if stream is None:
+    if stream is None or not _keeps(traced, unit):
+        return []
+    if traced.added[unit]:
+        wrote = [each.writer for each in traced.added[unit] if each.writer is not None]
+        return _of_writers(traced, sites, unit, stream, wrote, {each.number for each in wrote})
+    return joint_branches(traced, sites, unit)
+
+
+def joint_branches(traced: Traced, sites: Sites, unit: int) -> list[Branch]:
+    """The layers of a unit that write the stream, where what each adds to it cannot be told."""
+    stream = _stream(traced, sites, unit)
+    if stream is None or not _keeps(traced, unit):
         return []
     numbers = {number for number, (site, _) in sites.of.items() if site == stream}
+    wrote = [each for each in writers(traced, unit, numbers) if _reads(traced, sites, each) not in (None, stream)]
+    found = _of_writers(traced, sites, unit, stream, wrote, set())
+    return [branch for branch in found if branch.fitted]
+
+
+def _keeps(traced: Traced, unit: int) -> bool:
+    """Does a unit give out a stream in the shape in which it takes it?"""
+    came, went = taken(traced.record, traced.units[unit]), given(traced.record, traced.units[unit])
+    same = {*traced.row(came)} == {*traced.row(went)}
+    return same and len(came) == len(went) == 1 and came[0].shape == went[0].shape
+
+
+def _of_writers(
+    traced: Traced, sites: Sites, unit: int, stream: str, wrote: Sequence[Layer], alone: Collection[int]
+) -> list[Branch]:
+    """A branch for each of the layers.
+
+    Args:
+        alone: numbers of those whose output is added to the stream.
+    """
+    name, record = traced.units[unit], traced.record
+    plain = {each.writer.number for each in traced.added[unit] if each.writer is not None and each.labels.plain}
     found, start = [], -1
-    for writer in writers(traced, unit, numbers):
-        inside = [
-            x for x in traced.record.layers if start < x.number <= writer.number and x.weight.startswith(f"{name}.")
-        ]
+    for writer in wrote:
+        inside = [x for x in record.layers if start < x.number <= writer.number and x.weight.startswith(f"{name}.")]
+        if writer not in inside:
+            return []
         read = [x for x in inside if x.own and x.groups == 1 and _reads(traced, sites, x) == stream]
+        read = [x for x in read if x is not writer]
         site = _reads(traced, sites, writer)
-        if site is None or not writer.own or writer.groups > 1:
-            site, fitted = stream, False
-        else:
-            fitted = True
+        fitted = site is not None and writer.own and writer.groups == 1
         path = _common([x.weight for x in inside])
         found.append(
             Branch(
                 name=path if path.startswith(f"{name}.") else writer.module,
                 block=sites.blocks[unit],
-                site=site,
+                site=site if site is not None and fitted else stream,
                 stream=stream,
                 readers=tuple(x.module for x in read[:1] + [x for x in read[1:] if _same(x, read[0])]),
                 writer=writer.module,
-                post_norm=any(norm.kind == "layer" and norm.source == writer.number for norm in traced.record.norms),
+                post_norm=writer.number not in plain or writer.number not in alone,
                 fitted=fitted,
             )
         )
@@ -79,7 +107,7 @@ def crossings(traced: Traced, sites: Sites) -> tuple[Crossing, ...]:
     found = []
     streams = [site.name for site in sites.every if site.axis == "embed"]
     for unit in sites.blocks:
-        if unit in sites.whole:
+        if unit in sites.whole or _keeps(traced, unit):
             continue
         stream = _stream(traced, sites, unit)
         if stream is None or stream == streams[0]:
@@ -99,7 +127,8 @@ def exits(traced: Traced, sites: Sites) -> dict[str, str]:
     for layer in traced.record.layers:
         site = _reads(traced, sites, layer)
         unit = traced.unit_of(layer.weight)
-        if site in streams and layer.own and layer.groups == 1 and unit not in sites.whole:
+        in_branches = unit is not None and unit in sites.blocks and _keeps(traced, unit)
+        if site in streams and layer.own and layer.groups == 1 and not in_branches:
             found[layer.module] = site
     return found
 
@@ -107,7 +136,8 @@ def exits(traced: Traced, sites: Sites) -> dict[str, str]:
 def norms(traced: Traced) -> dict[str, str]:
     """Layer -> the batch norm that reads its output."""
     layers = {layer.number: layer.module for layer in traced.record.layers}
-    found = {layers[n.source]: n.module for n in traced.record.norms if n.kind == "batch" and n.source is not None}
+    batch = [norm for norm in traced.record.norms if norm.kind == "batch" and norm.pure]
+    found = {layers[norm.source]: norm.module for norm in batch if norm.source is not None}
     return {layer: norm for layer, norm in found.items() if norm and layer}
 
 

@@ -14,6 +14,7 @@ from prune_realloc.core.structure import Axis
 from prune_realloc.tracing.classes import Classes, Position, unique
 from prune_realloc.tracing.labels import Labels, compact
 from prune_realloc.tracing.record import Record
+from prune_realloc.tracing.sums import Added, added
 
 Signature = tuple[tuple[tuple[str, int], int], ...]
 
@@ -62,6 +63,11 @@ class Traced:
                 for number in self.row(value):
                     found.setdefault(number, at)
         return found
+
+    @cached_property
+    def added(self) -> list[tuple[Added, ...]]:
+        """What each unit adds to what it takes."""
+        return [added(self.record, unit) for unit in self.units]
 
     @cached_property
     def rows(self) -> list[frozenset[int]]:
@@ -122,7 +128,8 @@ def candidates(traced: Traced) -> list[Candidate]:
         units = {traced.unit_of(name) for (name, _), _ in signature}
         if len(units) == 1 and None not in units:
             inner.append(_inner(traced, units.pop(), numbers))
-    return [*_streams(traced, streams), *(found for found in inner if found is not None)]
+    every = [*_streams(traced, streams), *_evened(traced, [found for found in inner if found is not None])]
+    return [each for each in every if _is_even(traced, each)]
 
 
 def _signature(positions: Sequence[Position]) -> Signature:
@@ -171,6 +178,33 @@ def _inner(traced: Traced, unit: int | None, numbers: list[int]) -> Candidate | 
     return Candidate(
         "hidden" if first in traced.spatial and _by_conv(traced, first) else "ffn", unit, tuple(numbers), 1
     )
+
+
+def _evened(traced: Traced, found: list[Candidate]) -> list[Candidate]:
+    """Heads that one product takes side by side must be of one width: such candidates become groups of one."""
+    products = [set(traced.classes.of[p.contracted].tolist()) for p in traced.record.products]
+    products += [set(traced.classes.of[labels].tolist()) for labels in traced.record.carried]
+    for classes in products:
+        beside = [each for each in found if each.numbers[0] in classes and each.axis in ("qk", "v")]
+        heads = [set().union(*(traced.heads_of.get(n, set()) for n in each.numbers)) for each in beside]
+        if len(beside) < 2 or not all(heads) or sum(map(len, heads)) > len(set().union(*heads)):
+            continue
+        found = [each for each in found if each not in beside]
+        parts = [part for each in beside for part in np.split(np.array(each.numbers), each.groups)]
+        if len({len(part) for part in parts}) == 1:
+            numbers = tuple(int(n) for part in parts for n in part)
+            named = tuple(head for each in beside for head in each.heads) if all(each.heads for each in beside) else ()
+            found.append(Candidate(beside[0].axis, beside[0].unit, numbers, len(parts), named))
+    return found
+
+
+def _is_even(traced: Traced, candidate: Candidate) -> bool:
+    """Does each unit lie in as many places of a parameter as the others that lie in it?"""
+    counts: dict[tuple[str, int], set[int]] = defaultdict(set)
+    for number in candidate.numbers:
+        for place, count in _signature(traced.classes.positions[number]):
+            counts[place].add(count)
+    return all(len(each) == 1 for each in counts.values())
 
 
 def _by_conv(traced: Traced, number: int) -> bool:

@@ -53,6 +53,12 @@ class Chain:
     def units(self) -> tuple[str, ...]:
         return tuple(part.name for part in self.parts)
 
+    @property
+    def keeps_tensors(self) -> bool:
+        """Are units called with tensors besides the stream, or give some?"""
+        leaves = [leaf for part in self.parts for slot in (part.inputs, part.output) for leaf in slot.leaves]
+        return any(isinstance(leaf, Tensor) for leaf in leaves)
+
     def __getitem__(self, unit: str) -> Unit:
         return self.parts[self.units.index(unit)]
 

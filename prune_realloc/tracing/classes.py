@@ -30,9 +30,17 @@ class Classes:
 
     @cached_property
     def frozen(self) -> dict[int, str]:
+        """Class that must stay, or may go with its head alone -> why."""
+        return self.whole | self._reasons(self.record.held)
+
+    @cached_property
+    def whole(self) -> dict[int, str]:
         """Class that must stay -> why."""
+        return self._reasons(self.record.frozen)
+
+    def _reasons(self, kept: Iterable[tuple[np.ndarray, str]]) -> dict[int, str]:
         found: dict[int, str] = {}
-        for labels, reason in self.record.frozen:
+        for labels, reason in kept:
             for number in np.unique(self.of[labels]):
                 found.setdefault(int(number), reason)
         return found
@@ -68,6 +76,10 @@ class Classes:
 
 def classes(record: Record) -> Classes:
     """Ties followed to their ends."""
+    of = _components(record)
+    for label, members in record.ids.members.items():
+        if len(members) and (of[members] == of[members[0]]).all():  # no head: one channel of several layers
+            record.ties.append(np.array([[label, members[0]]]))
     of = _components(record)
     dims: dict[str, int | None] = {}
     for run in list(record.ids.all_runs()):

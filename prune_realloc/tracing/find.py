@@ -58,6 +58,20 @@ def record_chain(model: nn.Module, units: Iterable[str], images: Tensor) -> Chai
     return _chain(units, candidates, passes[0], images)
 
 
+@torch.no_grad()
+def join_units(model: nn.Module, chain: Chain, parents: Iterable[str], images: Tensor) -> Chain:
+    """The chain with each of these modules in place of the units in it, where that can be a unit.
+
+    Args:
+        images: as for `find_chain`.
+    """
+    passes = _watched(model, images)
+    candidates = _candidates(passes)
+    whole = [parent for parent in parents if parent in candidates]
+    names = (next((p for p in whole if unit.startswith(f"{p}.")), unit) for unit in chain.units)
+    return _chain(tuple(dict.fromkeys(names)), candidates, passes[0], images)
+
+
 @dataclass(frozen=True)
 class _Candidate:
     """A call that may be a unit."""

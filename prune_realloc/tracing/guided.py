@@ -31,7 +31,7 @@ class Written:
     graph: fx.Graph
     module: fx.GraphModule
     """That the graph belongs to."""
-    values: Mapping[fx.Node, Any]
+    values: dict[fx.Node, Any]
     """What every node gives: labels, or a number."""
     constants: Mapping[str, Tensor]
     """Tensors that the pass makes of numbers alone -> by the name under which the graph reads them."""
@@ -64,6 +64,8 @@ class _Known(fx.Proxy):
     """A step whose labels, or whose number, is known."""
 
     def __getattr__(self, name: str) -> Any:
+        if name == "type" and isinstance(self.tracer.value(self.node), torch.device):  # type: ignore[attr-defined]
+            return self.tracer.value(self.node).type  # type: ignore[attr-defined]
         return _KnownAttribute(self, name)
 
     def __len__(self) -> int:
@@ -120,7 +122,7 @@ class _Guided(fx.Tracer):
         value = self.value(obj.node)
         if not isinstance(value, tuple | list | Labels):
             raise TraceError("it runs over what is in a tensor")
-        return iter([obj[i] for i in range(len(value))])
+        return iter([obj[i] for i in range(len(value))])  # type: ignore[index]
 
     def settled(self, obj: fx.Proxy, kind: Any) -> Any:
         """The value of a step that the way depends on, or that has to be a number at once."""

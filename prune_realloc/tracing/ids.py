@@ -44,8 +44,14 @@ class Ids:
 
     @classmethod
     def of(cls, model: nn.Module) -> Ids:
-        named = [*model.named_parameters(), *model.named_buffers()]
-        return cls({id(tensor): name for name, tensor in named})
+        """Of all parameters, and of the buffers that can lose channels: one that no file keeps must be one number."""
+        kept = model.state_dict(keep_vars=True)
+        buffers = [
+            (name, x)
+            for name, x in model.named_buffers()
+            if name in kept or not x.numel() or (x == x.flatten()[0]).all()
+        ]
+        return cls({id(tensor): name for name, tensor in (*model.named_parameters(), *buffers)})
 
     def along(self, tensor: Tensor, dim: int) -> Tensor:
         """Ids of the positions along a dimension, shape (size,)."""

@@ -22,6 +22,10 @@ class Labels(Tensor):
     """The layer that wrote it, by its number, where elements have only been moved about or acted on one by one."""
     pure: bool
     """Nothing but moves and multiplications by a number since then."""
+    plain: bool
+    """Nothing but those, a batch norm and factors for each channel."""
+    origin: int | None = None
+    """Tensors that are the same elements, moved about, have the same one; None as long as nobody asked."""
     parameter: bool
     """It is a parameter, or moved about from parameters alone."""
 
@@ -34,12 +38,15 @@ def labels(
     *,
     source: int | None = None,
     pure: bool = False,
+    plain: bool = False,
     parameter: bool = False,
+    origin: int | None = None,
 ) -> Labels:
     """A tensor of labels; planes are expanded to `shape`."""
     made = torch.zeros(()).expand(tuple(shape)).as_subclass(Labels)
     made.planes = tuple(plane.expand(tuple(shape)) for plane in planes)
-    made.source, made.pure, made.parameter = source, pure, parameter
+    made.source, made.pure, made.plain = source, pure, pure or plain
+    made.parameter, made.origin = parameter, origin
     return made
 
 

@@ -175,10 +175,10 @@ def _normalised(record: Record, kind: Any, x: Labels, dim: int, parameters: list
     names = [record.ids.names[id(t)] for t in parameters]
     weight = next((name for name in names if name.endswith("weight")), names[0] if names else None)
     found = np.unique(row.numpy()).astype(np.int64)
-    record.norms.append(Norm(kind, record.module, weight, found[found > 0], x.source))
+    record.norms.append(Norm(kind, record.module, weight, found[found > 0], x.source, x.pure))
     if kind == "layer":
         record.normalised.append(found)
-    return labels(x.shape, x.planes, source=x.source)
+    return labels(x.shape, x.planes, source=x.source, plain=kind == "batch" and x.plain)
 
 
 LAYERS = {

@@ -41,6 +41,24 @@ class Left:
                 found &= lives
         return found
 
+    def among(self, x: Labels, dim: int, part: slice) -> int:
+        """How many places along a part of a dimension are left.
+
+        Raises:
+            Uneven: more in some rows than in others.
+        """
+        dim %= x.ndim
+        found = [len(range(x.shape[dim])[part])]
+        for plane in x.planes:
+            alive = self._alive(plane)
+            if alive.shape[dim] > 1:
+                rows = np.moveaxis(alive, dim, 0).reshape(alive.shape[dim], -1)
+                counts = np.unique(rows[part][:, rows.any(0)].sum(0))
+                if len(counts) > 1:
+                    raise Uneven("unlike parts of one tensor")
+                found += counts.tolist()
+        return min(found)
+
     def shape(self, x: Labels) -> tuple[int, ...]:
         """Its size along each dimension.
 

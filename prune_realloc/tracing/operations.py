@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from prune_realloc.tracing.labels import Labels, collapsed, compact, labels, settled, varies, varying
-from prune_realloc.tracing.record import Record
+from prune_realloc.tracing.record import Record, Sum
 
 Operation = Callable[[Record, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
@@ -43,18 +43,20 @@ def moved(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, An
     """Elements are moved about, repeated, or left out."""
     args, kwargs = tree_map(lambda x: labelled(record, x), (args, kwargs), is_leaf=_is_tensor)
     tensors = [x for x in tree_leaves((args, kwargs), is_leaf=_is_tensor) if isinstance(x, Labels)]
-    if func.__name__ in SIZED and any(x.planes and not x.parameter for x in tensors):
+    if func.__name__ in SIZED and any(x.planes for x in tensors):
         record.sized.add(record.module)
     count = max(len(x.planes) for x in tensors)
     runs = [_applied(func, args, kwargs, plane) for plane in range(count)]
     if func.__name__ in ("cat", "concat", "stack"):
         runs = [settled(plane) for plane in runs]
     whole = runs[0] if runs else _applied(func, args, kwargs, None)
-    sources = {x.source for x in tensors}
+    sources, origins = ({getattr(x, mark) for x in tensors} for mark in ("source", "origin"))
     source = sources.pop() if len(sources) == 1 else None
     marks: dict[str, Any] = {
         "source": source,
+        "origin": origins.pop() if len(origins) == 1 else None,
         "pure": source is not None and all(x.pure for x in tensors),
+        "plain": source is not None and all(x.plain for x in tensors),
         "parameter": all(x.parameter for x in tensors),
     }
     if isinstance(whole, Tensor):
@@ -92,11 +94,21 @@ def _sizes(args: tuple[Any, ...]) -> Sequence[int]:
 def combined(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A function of the elements of two tensors that meet: they stay or go together."""
     a, b = (labelled(record, x) for x in args[:2])
+    out = _combined(record, func, a, b)
+    if func.__name__ in _SUMS and all(isinstance(x, Labels) and not x.parameter for x in (a, b)):
+        for x in (a, b, out):
+            record.mark(x)
+        record.sums.append(Sum(record.module, (a, b), out))
+    return out
+
+
+def _combined(record: Record, func: Any, a: Any, b: Any) -> Labels:
     if not isinstance(a, Labels) or (isinstance(b, Labels) and a.parameter and not b.parameter):
         a, b = b, a
     if not isinstance(b, Tensor):
         scaled = func.__name__ in _SCALES
-        return labels(a.shape, a.planes, source=a.source, pure=a.pure and scaled, parameter=a.parameter)
+        pure, plain = a.pure and scaled, a.plain and scaled
+        return labels(a.shape, a.planes, source=a.source, pure=pure, plain=plain, parameter=a.parameter)
     shape = torch.broadcast_shapes(a.shape, b.shape)
     ours = [_lifted(plane, shape) for plane in a.planes]
     theirs = [_lifted(plane, shape) for plane in b.planes] if isinstance(b, Labels) else []
@@ -109,13 +121,15 @@ def combined(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str,
         return labels(shape, ours or ([] if parameter else theirs), parameter=a.parameter and not theirs)
     planes = _joined(record, ours, theirs, a.shape, b.shape, parameter)
     source = a.source if parameter else None
-    if source is not None and func.__name__ in _SCALES:
+    plain = source is not None and a.plain and func.__name__ in ("mul", "mul_", "__mul__", "__rmul__", "__imul__")
+    if source is not None and plain:
         name = record.ids.name_of(int(compact(theirs[0]).max()))
         record.scales.append((name, source))
-    return labels(shape, planes, source=source, parameter=a.parameter and parameter)
+    return labels(shape, planes, source=source, plain=plain, parameter=a.parameter and parameter)
 
 
 _SCALES = ("mul", "mul_", "div", "div_", "true_divide", "neg")
+_SUMS = ("add", "add_", "__add__", "__radd__", "__iadd__")
 
 
 def _lifted(plane: Tensor, shape: Sequence[int]) -> Tensor:
@@ -125,8 +139,9 @@ def _lifted(plane: Tensor, shape: Sequence[int]) -> Tensor:
 def _meets(record: Record, plane: Tensor, other: Sequence[int], reason: str) -> None:
     """Freeze labels that vary along a dimension in which the other side has several numbers."""
     sizes = [1] * (plane.ndim - len(other)) + list(other)
-    if any(sizes[dim] > 1 for dim in varying(plane)):
-        record.freeze(plane, reason)
+    along = [sizes[dim] > 1 for dim in varying(plane)]
+    if any(along):
+        record.freeze(plane, reason, heads_may_go=not all(along))
 
 
 def _joined(
@@ -148,11 +163,18 @@ def _joined(
         record.tie(plane, match)
         planes.append(torch.where(plane != 0, plane, match) if (plane == 0).any() else plane)
     for plane in left:
-        if parameter:
+        above = next((p for p in ours if varying(plane) and set(varying(plane)) < set(varying(p))), None)
+        if parameter and above is not None:  # a number for each head, or for each channel of several layers
+            record.tie(record.grouped(above, varying(plane)), collapsed(plane, _but(plane.ndim, varying(plane))))
+        elif parameter:
             record.freeze(plane, "a parameter is spread over channels")
         else:
             planes.append(plane)
     return planes
+
+
+def _but(ndim: int, dims: Sequence[int]) -> list[int]:
+    return [dim for dim in range(ndim) if dim not in dims]
 
 
 def _alike(a: Tensor, b: Tensor, a_shape: Sequence[int], b_shape: Sequence[int]) -> bool:
@@ -211,7 +233,7 @@ def normalised(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[st
     for plane in x.planes:
         if varies(plane, dim % x.ndim):
             if power:
-                record.normalised.append(np.unique(compact(plane).numpy()))
+                record.lengths.append(np.unique(compact(plane).numpy()))
             else:
                 record.freeze(plane, f"{func.__name__} over channels")
     return labels(x.shape, x.planes)
@@ -224,7 +246,7 @@ def length(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     dims = list(range(x.ndim)) if dim is None else [dim] if isinstance(dim, int) else list(dim)
     for plane in x.planes:
         if any(varies(plane, d % x.ndim) for d in dims):
-            record.normalised.append(np.unique(compact(plane).numpy()))
+            record.lengths.append(np.unique(compact(plane).numpy()))
     still = [p for p in x.planes if not any(varies(p, d % x.ndim) for d in dims)]
     return reduced(record, func, (labels(x.shape, still), dims, kwargs.get("keepdim", False)), {})
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx
 
-from prune_realloc.tracing.labels import Labels
+from prune_realloc.tracing.labels import Labels, labels, varies
 from prune_realloc.tracing.left import Left, Uneven
 
 
-def piece_(graph: fx.Graph, node: fx.Node, values: Mapping[fx.Node, Any], left: Left) -> None:
-    """Compute `node`, a part of an uneven tensor, from the last even one before it.
+def piece_(graph: fx.Graph, node: fx.Node, values: Mapping[fx.Node, Any], left: Left) -> fx.Node:
+    """Compute `node`, a part of an uneven tensor, from the last even one before it; returns what is used instead of it.
 
     Raises:
         Uneven: its channels do not lie in one run there, or it mixes dimensions in another way.
@@ -22,6 +22,8 @@ def piece_(graph: fx.Graph, node: fx.Node, values: Mapping[fx.Node, Any], left: 
     base, chain = _base(node, values, left)
     whole, part = values[base], values[node]
     places = _places(base, chain, values, node)
+    with graph.inserting_before(node):
+        base, whole = _windowed(graph, base, whole, places)
     coordinates = np.unravel_index(places, tuple(whole.shape))
     channel = _channel_dim(whole, left)
     moves = [_moves_along(coordinates, dim) for dim in range(part.ndim)]
@@ -40,8 +42,9 @@ def piece_(graph: fx.Graph, node: fx.Node, values: Mapping[fx.Node, Any], left: 
         made = graph.call_method("narrow", (base, channel, start, now.size))
         made = graph.call_method("unflatten", (made, channel, now.shape)) if now.ndim != 1 else made
         made, places_of = _flattened(graph, made, whole, channel, now.ndim, moves)
-        made = graph.call_method("permute", (made, *_order(part, moves, inside, order, channel, places_of)))
+        made = _ordered(graph, made, _order(part, moves, inside, order, channel, places_of), places_of)
     node.replace_all_uses_with(made)
+    return made
 
 
 def _base(node: fx.Node, values: Mapping[fx.Node, Any], left: Left) -> tuple[fx.Node, list[fx.Node]]:
@@ -77,6 +80,24 @@ def _places(base: fx.Node, chain: list[fx.Node], values: Mapping[fx.Node, Any], 
             raise Uneven(f"{each.target} of unlike parts")
     places: Tensor = found[node]
     return places.numpy()
+
+
+def _windowed(graph: fx.Graph, base: fx.Node, whole: Labels, places: np.ndarray) -> tuple[fx.Node, Labels]:
+    """The base with a dimension for each into which the part has split one of places, such as that of windows."""
+    for dim in reversed(range(whole.ndim)):
+        coordinates = np.unravel_index(places, tuple(whole.shape))
+        moves = [_moves_along(coordinates, at) for at in range(places.ndim)]
+        split = [at for at, dims in enumerate(moves) if dims == [dim]]
+        if len(split) > 1 and not any(varies(plane, dim) for plane in whole.planes):
+            rows = _corner(coordinates[dim], split)
+            order = sorted(range(len(split)), key=lambda at: -_step(rows, at))
+            if (rows.transpose(order).ravel() != np.arange(whole.shape[dim])).any():
+                raise Uneven("places in another order")
+            sizes = [places.shape[split[at]] for at in order]
+            base = graph.call_method("unflatten", (base, dim, (-1, *sizes[1:])))
+            shape = (*whole.shape[:dim], *sizes, *whole.shape[dim + 1 :])
+            whole = labels(shape, [plane.unflatten(dim, sizes) for plane in whole.planes])
+    return base, whole
 
 
 def _channel_dim(whole: Labels, left: Left) -> int:
@@ -127,14 +148,25 @@ def _flattened(
 
 def _order(
     part: Labels, moves: list[list[int]], inside: list[int], order: list[int], channel: int, places: Mapping[int, int]
-) -> list[int]:
-    """For each dimension of the part, where it lies now."""
-    found: dict[int, int] = {inside[at]: channel + place for place, at in enumerate(order)}
+) -> list[int | None]:
+    """For each dimension of the part, where it lies now; None for one of size 1 that lies nowhere."""
+    found: dict[int, int | None] = {inside[at]: channel + place for place, at in enumerate(order)}
     for dim, dims in enumerate(moves):
         if dim not in found and dims:
             found[dim] = places[dims[0]]
     free = [place for place in sorted(set(places.values())) if place not in found.values()]
     rest = [dim for dim in range(part.ndim) if dim not in found]
-    if len(free) != len(rest):
-        raise Uneven("a dimension that is new or gone")
-    return [(found | dict(zip(rest, free, strict=True)))[dim] for dim in range(part.ndim)]
+    pairs = dict(zip(rest, free, strict=True)) if len(free) == len(rest) else dict.fromkeys(rest)
+    return [(found | pairs)[dim] for dim in range(part.ndim)]
+
+
+def _ordered(graph: fx.Graph, made: fx.Node, order: Sequence[int | None], places: Mapping[int, int]) -> fx.Node:
+    """In this order; dimensions of size 1 that are in none go, those that lie nowhere come."""
+    lie = [at for at in order if at is not None]
+    for place in sorted(set(places.values()) - set(lie), reverse=True):
+        made = graph.call_method("squeeze", (made, place))
+        lie = [at - (at > place) for at in lie]
+    made = graph.call_method("permute", (made, *lie))
+    for dim in (dim for dim, place in enumerate(order) if place is None):
+        made = graph.call_method("unsqueeze", (made, dim))
+    return made

@@ -138,26 +138,12 @@ def _passed_on(
         if any(dim not in shared for dim in outside):
             kept.append(collapsed(plane, summed))
         if any(dim in shared for dim in outside):
-            heads.append(_grouped(record, plane, [dim for dim in outside if dim in shared]))
+            heads.append(record.grouped(plane, [dim for dim in outside if dim in shared]))
     for plane in heads[1:]:
         record.tie(heads[0], plane)
     if heads and not any(set(varying(plane)) & set(shared) for plane in kept):
         kept.append(collapsed(heads[0].expand((ours + theirs)[0].shape), summed))
     return kept
-
-
-def _grouped(record: Record, plane: Tensor, dims: list[int]) -> Tensor:
-    """For each place along `dims` one label, which stands for all that lie there."""
-    if not any(varies(plane, dim) for dim in range(plane.ndim) if dim not in dims):
-        return collapsed(plane, [dim for dim in range(plane.ndim) if dim not in dims])
-    small = compact(plane)
-    order = [*dims, *(dim for dim in range(plane.ndim) if dim not in dims)]
-    rows = small.permute(order)
-    sizes = rows.shape[: len(dims)]
-    rows = rows.reshape(int(np.prod(sizes)), -1)
-    ids = torch.tensor([record.ids.group(row) for row in rows], dtype=torch.float64)
-    shape = [sizes[dims.index(dim)] if dim in dims else 1 for dim in range(plane.ndim)]
-    return ids.reshape(shape)
 
 
 def _note(

@@ -9,18 +9,20 @@ layer's output before it is reshaped.
 from __future__ import annotations
 
 import linecache
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import fx, nn
+from torch.utils._pytree import tree_map
 
 from prune_realloc.core.errors import InputError
 from prune_realloc.tracing.guided import Written, written
-from prune_realloc.tracing.labels import Labels
+from prune_realloc.tracing.labels import Labels, labels, varies
 from prune_realloc.tracing.left import Left, Uneven
 from prune_realloc.tracing.pieces import piece_
+from prune_realloc.tracing.ranges import narrowed_, sliced_
 from prune_realloc.tracing.record import Record
 from prune_realloc.tracing.run import shell
 
@@ -46,7 +48,7 @@ def rewrite_(model: nn.Module, source: nn.Module, record: Record, left: Left) ->
         module = modules.get_submodule(name)
         if not _is_touched(record, name, left):
             continue
-        found = written(module, record, *record.calls[name][:2])
+        found = _written(module, record, *record.calls[name][:2])
         if isinstance(found, str):
             whole.append(f"{name} ({type(module).__name__}): {found}")
             continue
@@ -69,7 +71,23 @@ def _is_touched(record: Record, name: str, left: Left) -> bool:
     )
 
 
-def _resized_(graph: fx.Graph, values: Mapping[fx.Node, Any], left: Left) -> bool:
+def _written(module: nn.Module, record: Record, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Written | str:
+    """The forward pass, of two images where that can be, so that their dimension is none of size 1."""
+    found = written(module, record, *tree_map(_of_two, (args, kwargs), is_leaf=_is_labels))
+    return written(module, record, args, kwargs) if isinstance(found, str) else found
+
+
+def _is_labels(x: Any) -> bool:
+    return isinstance(x, Labels)
+
+
+def _of_two(x: Any) -> Any:
+    if not isinstance(x, Labels) or not x.ndim or x.shape[0] != 1:
+        return x
+    return labels((2, *x.shape[1:]), x.planes, source=x.source, pure=x.pure, parameter=x.parameter)
+
+
+def _resized_(graph: fx.Graph, values: dict[fx.Node, Any], left: Left) -> bool:
     """Sets the sizes in a graph to what is left; was there anything to be done?
 
     Raises:
@@ -87,7 +105,7 @@ def _resized_(graph: fx.Graph, values: Mapping[fx.Node, Any], left: Left) -> boo
             node, values, left
         ):
             if isinstance(value, Labels):
-                piece_(graph, node, values, left)
+                values[piece_(graph, node, values, left)] = value
                 changed = True
             continue
         changed |= _set_sizes_(graph, node, name, values, left)
@@ -123,66 +141,104 @@ def _is_move(node: fx.Node) -> bool:
     return node.op in ("call_method", "call_function") and _name(node) in _MOVES
 
 
-def _set_sizes_(graph: fx.Graph, node: fx.Node, name: str, values: Mapping[fx.Node, Any], left: Left) -> bool:
+def _set_sizes_(graph: fx.Graph, node: fx.Node, name: str, values: dict[fx.Node, Any], left: Left) -> bool:
     value = values.get(node)
     if node.op not in ("call_method", "call_function"):
         return False
     if name in _SHAPING and isinstance(value, Labels):
-        return _reshaped_(node, name, value, values, left)
+        return _reshaped_(graph, node, name, value, values, left)
     if name in ("chunk", "split") and isinstance(value, tuple | list) and isinstance(value[0], Labels):
-        return _split_(graph, node, name, value, left)
+        return _split_(graph, node, values, left)
     if name == "getitem" and isinstance(value, Labels):
-        return _sliced_(node, values, left)
+        return sliced_(node, values, left)
     if name == "narrow" and isinstance(value, Labels):
-        return _narrowed_(node, values, left)
+        return narrowed_(node, values, left)
     if name == "scaled_dot_product_attention":
         return _scaled_(node, values, left)
     return False
 
 
-def _reshaped_(node: fx.Node, name: str, value: Labels, values: Mapping[fx.Node, Any], left: Left) -> bool:
+def _reshaped_(
+    graph: fx.Graph, node: fx.Node, name: str, value: Labels, values: Mapping[fx.Node, Any], left: Left
+) -> bool:
     new = left.shape(value)
     first = 2 if name == "unflatten" else 1
-    listed = len(node.args) > first and isinstance(node.args[first], list | tuple)
-    sizes: list[Any] = list(node.args[first]) if listed else list(node.args[first:])  # type: ignore[arg-type]
+    given: Any = node.args[first:]
+    together = len(given) == 1 and isinstance(_value(given[0], values), list | tuple)
+    sizes = _parts_of(graph, node, given[0], values) if together else list(given)
     args: tuple[Any, ...] = node.args
     start = args[1] % values[args[0]].ndim if name == "unflatten" else 0
     changed = False
     for place, size in enumerate(sizes):
-        wanted = new[place + start]
-        # what is computed of sizes is computed of those of the source, see `_settle_shapes_`
-        computed = (
-            isinstance(size, fx.Node) and _read_off(size, values) is None and wanted != value.shape[place + start]
-        )
-        if computed or _size_now(size, values, left) not in (wanted, -1):
+        wanted, now = new[place + start], _size_now(size, values, left)
+        # what is computed of a size that changes is not to be: other numbers are computed of the source's
+        derived = isinstance(size, fx.Node) and _read_off(size, values) is None and now != _value(size, values)
+        if now != -1 and (now != wanted or derived):
             sizes[place], changed = wanted, True
     if changed:
-        node.args = (*node.args[:first], tuple(sizes)) if listed else (*node.args[:first], *sizes)
+        node.args = (*node.args[:first], tuple(sizes)) if together else (*node.args[:first], *sizes)
     return changed
 
 
+def _value(x: Any, values: Mapping[fx.Node, Any]) -> Any:
+    """What a node gave in the source; of a step of our own, what it is computed of says it."""
+    if not isinstance(x, fx.Node):
+        return x
+    if x not in values and x.target is operator.getitem:
+        return _value(x.args[0], values)[x.args[1]]
+    return values.get(x)
+
+
+def _parts_of(graph: fx.Graph, node: fx.Node, sizes: Any, values: Mapping[fx.Node, Any]) -> list[Any]:
+    """The numbers in a list of sizes, each by itself."""
+    if isinstance(sizes, list | tuple):
+        return list(sizes)
+    with graph.inserting_before(node):
+        return [graph.call_function(operator.getitem, (sizes, i)) for i in range(len(_value(sizes, values)))]
+
+
 def _size_now(size: Any, values: Mapping[fx.Node, Any], left: Left) -> Any:
-    """What a number in the forward pass will be: sizes that are read off tensors, and what is computed of them."""
+    """What a number in the forward pass, or a list of them, will be; None where nothing tells it.
+
+    Sizes are read off tensors, or computed of such.
+    """
+    if isinstance(size, list | tuple):
+        return type(size)(_size_now(part, values, left) for part in size)
     if not isinstance(size, fx.Node):
         return size
-    found = _read_off(size, values)
+    found, was = _read_off(size, values), _value(size, values)
     if found is not None:
-        return left.shape(values[found[0]])[found[1]] if left.is_box(values[found[0]]) else None
-    if size.op == "call_function" and isinstance(values.get(size), int):
-        parts = [_size_now(part, values, left) for part in size.args]
-        target: Any = size.target
-        return None if None in parts else target(*parts)
-    return values.get(size)
+        return _along(values[found[0]], found[1], left)
+    if size.op not in ("call_function", "call_method") or not isinstance(was, int | list | tuple):
+        return was
+    args: tuple[Any, ...] = size.args
+    tensor = values.get(args[0]) if args and isinstance(args[0], fx.Node) else None
+    if isinstance(tensor, Labels):
+        return tuple(_along(tensor, dim, left) for dim in range(tensor.ndim))
+    parts = [_size_now(part, values, left) for part in args]
+    partly = size.target is not operator.getitem and any(isinstance(x, tuple) and None in x for x in parts)
+    if None in parts or partly:
+        return None if isinstance(was, int) else (None,) * len(was)
+    target: Any = size.target
+    return target(*parts) if size.op == "call_function" else was
+
+
+def _along(x: Labels, dim: int, left: Left) -> int | None:
+    """The size of a tensor along a dimension; None where it is not the same in all rows."""
+    if left.is_box(x):
+        return left.shape(x)[dim]
+    return None if any(varies(plane, dim) for plane in x.planes) else x.shape[dim]
 
 
 def _read_off(node: Any, values: Mapping[fx.Node, Any]) -> tuple[fx.Node, int] | None:
     """The tensor and the dimension whose size a node is."""
     if not isinstance(node, fx.Node):
         return None
-    if _name(node) == "size" and len(node.args) == 2:
+    if _name(node) == "size" and node.op == "call_method" and len(node.args) == 2:
         tensor, dim = node.args
-    elif _name(node) == "getitem" and isinstance(node.args[0], fx.Node) and _name(node.args[0]) in ("getattr", "size"):
-        tensor, dim = node.args[0].args[0], node.args[1]
+    elif _name(node) == "getitem" and _is_shape(node.args[0]):
+        shape: Any = node.args[0]
+        tensor, dim = shape.args[0], node.args[1]
     else:
         return None
     value = values.get(tensor)  # type: ignore[arg-type]
@@ -191,7 +247,16 @@ def _read_off(node: Any, values: Mapping[fx.Node, Any]) -> tuple[fx.Node, int] |
     return tensor, dim % value.ndim  # type: ignore[return-value]
 
 
-def _split_(graph: fx.Graph, node: fx.Node, name: str, value: Sequence[Labels], left: Left) -> bool:
+def _is_shape(node: Any) -> bool:
+    """Is it all sizes of a tensor?"""
+    if not isinstance(node, fx.Node):
+        return False
+    named = node.op == "call_function" and _name(node) == "getattr" and node.args[1:] == ("shape",)
+    return named or (node.op == "call_method" and _name(node) == "size" and len(node.args) == 1)
+
+
+def _split_(graph: fx.Graph, node: fx.Node, values: dict[fx.Node, Any], left: Left) -> bool:
+    value: Sequence[Labels] = values[node]
     dim = node.kwargs.get("dim", node.args[2] if len(node.args) > 2 else 0)
     assert isinstance(dim, int)
     sizes = [left.shape(part)[dim] for part in value]
@@ -200,66 +265,7 @@ def _split_(graph: fx.Graph, node: fx.Node, name: str, value: Sequence[Labels], 
     with graph.inserting_before(node):
         made = graph.call_function(torch.split, (node.args[0], sizes, dim))
     node.replace_all_uses_with(made)
-    return True
-
-
-def _sliced_(node: fx.Node, values: Mapping[fx.Node, Any], left: Left) -> bool:
-    """`x[.., a:b]`."""
-    tensor, index = node.args
-    x = values.get(tensor)  # type: ignore[arg-type]
-    if not isinstance(x, Labels):
-        return False
-    places = list(index) if isinstance(index, tuple) else [index]
-    dims = _indexed_dims(places, x.ndim)
-    changed = False
-    for at, (place, dim) in enumerate(zip(places, dims, strict=True)):
-        alive = None if dim is None else left.along(x, dim)
-        if alive is None or alive.all():
-            continue
-        if isinstance(place, slice) and place.step is None:
-            bounds = [_moved_bound(bound, alive) for bound in (place.start, place.stop)]
-            places[at], changed = slice(*bounds), True
-        elif isinstance(place, int):
-            if not alive[place]:
-                raise Uneven("a channel that is taken by its place went")
-            places[at], changed = int(alive[: place % len(alive)].sum()), True
-    if changed:
-        node.args = (tensor, tuple(places) if isinstance(index, tuple) else places[0])
-    return changed
-
-
-def _indexed_dims(places: Sequence[Any], ndim: int) -> list[int | None]:
-    taken = sum(place is not None and place is not Ellipsis for place in places)
-    dims: list[int | None] = []
-    dim = 0
-    for place in places:
-        if place is None:
-            dims.append(None)
-        elif place is Ellipsis:
-            dims.append(None)
-            dim += ndim - taken
-        else:
-            dims.append(dim)
-            dim += 1
-    return dims
-
-
-def _moved_bound(bound: Any, alive: np.ndarray) -> Any:
-    if bound is None:
-        return None
-    if not isinstance(bound, int):
-        raise Uneven("a slice whose ends are computed")
-    return int(alive[:bound].sum()) if bound >= 0 else -int(alive[bound:].sum())
-
-
-def _narrowed_(node: fx.Node, values: Mapping[fx.Node, Any], left: Left) -> bool:
-    given: Any = node.args
-    tensor, dim, start, length = given
-    alive = left.along(values[tensor], dim)
-    if alive.all():
-        return False
-    begin, end = int(alive[:start].sum()), int(alive[: start + length].sum())
-    node.args = (tensor, dim, begin, end - begin)
+    values[made] = value
     return True
 
 

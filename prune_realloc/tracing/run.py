@@ -34,6 +34,13 @@ _ASKS = [
 """What asks a tensor for its shape and the like."""
 
 
+_TURNED: dict[str, Callable[[int], tuple[int, ...]]] = {
+    "T": lambda ndim: tuple(reversed(range(ndim))),
+    "mT": lambda ndim: (*range(ndim - 2), ndim - 1, ndim - 2),
+}
+"""Property of a tensor -> the order of its dimensions."""
+
+
 @torch.no_grad()
 def traced(model: nn.Module, shape: tuple[int, ...]) -> Record:
     """Everything that a forward pass on one image, a batch of `shape` (1, C, H, W), shows.
@@ -64,18 +71,26 @@ def watched_modules(model: nn.Module, record: Record) -> Iterator[None]:
     with ExitStack() as stack:
         for name, module in model.named_modules():
             enter, leave = partial(_enter, record, name), partial(_leave, record, name)
-            stack.callback(module.register_forward_pre_hook(enter).remove)
+            stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
             stack.callback(module.register_forward_hook(leave, with_kwargs=True).remove)
         yield
 
 
-def _enter(record: Record, name: str, module: nn.Module, args: Any) -> None:
+def _enter(record: Record, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
     record.stack.append(name)
+    _mark(record, (args, kwargs))
 
 
 def _leave(record: Record, name: str, module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
     record.stack.pop()
     record.calls[name] = (args, kwargs, out)
+    _mark(record, out)
+
+
+def _mark(record: Record, value: Any) -> None:
+    for x in tree_leaves(value):
+        if isinstance(x, Labels):
+            record.mark(x)
 
 
 def on_labels(record: Record) -> TorchFunctionMode:
@@ -94,6 +109,9 @@ class _OnLabels(TorchFunctionMode):
         kwargs, name = kwargs or {}, getattr(func, "__name__", "")
         leaves = tree_leaves((args, kwargs))
         known = [x for x in leaves if isinstance(x, Labels | nn.Parameter)]
+        turned = _TURNED.get(getattr(getattr(func, "__self__", None), "__name__", "")) if name == "__get__" else None
+        if known and turned is not None:  # `x.T`
+            return OPERATIONS["permute"](self.record, torch.permute, (args[0], turned(args[0].ndim)), {})
         if not known or name in _ASKS:
             return func(*args, **kwargs)
         if name in OPERATIONS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from prune_realloc.tracing.candidates import Candidate, Traced
 from prune_realloc.tracing.classes import Position, unique
 from prune_realloc.tracing.labels import Labels, compact, varies
 from prune_realloc.tracing.record import Layer
+from prune_realloc.tracing.residual import adding_gates
 
 Places = Mapping[int, tuple[str, int]]
 """Class -> the site that it is a unit of, and which."""
@@ -29,17 +30,22 @@ class Sites:
     """Of the classes of all sites but heads and blocks."""
     heads_of: Mapping[str, str]
     """Site of queries or values -> the heads that it lies in."""
+    inside: Mapping[int, str]
+    """Label -> the heads that it lies in."""
     blocks: Mapping[int, int]
     """Unit of the chain -> the number of its block."""
     whole: Mapping[int, str]
     """Unit of the chain that can go -> the site of the block."""
 
 
-def sites(traced: Traced, model: nn.Module, found: Sequence[Candidate]) -> Sites:
-    """Every candidate as a site, with the heads and the whole blocks."""
+def sites(traced: Traced, model: nn.Module, found: Sequence[Candidate], droppable: Collection[int]) -> Sites:
+    """Every candidate as a site, with the heads and the whole blocks.
+
+    Args:
+        droppable: units of the chain that may go whole.
+    """
     inside = {each.unit for each in found if each.unit is not None}
-    droppable = {unit for unit in range(len(traced.units)) if _is_residual(traced, unit)}
-    blocks = {unit: number for number, unit in enumerate(sorted(inside | droppable))}
+    blocks = {unit: number for number, unit in enumerate(sorted(inside | set(droppable)))}
     names: Counter[tuple[str, int | None]] = Counter()
     streams = [each for each in found if each.unit is None]
     made: dict[str, Site] = {}
@@ -70,14 +76,10 @@ def sites(traced: Traced, model: nn.Module, found: Sequence[Candidate]) -> Sites
     every = sorted(
         made.values(), key=lambda s: (-1, s.stage or 0, 0) if s.block is None else (s.block, order[s.axis], s.nth)
     )
-    return Sites(tuple(every), of, heads_of, blocks, {unit: site.name for unit, site in wholes.items()})
-
-
-def _is_residual(traced: Traced, unit: int) -> bool:
-    """Does it give out what it takes, with something added: may it go whole?"""
-    args, kwargs, out = traced.record.calls[traced.units[unit]]
-    given = traced.row(out)
-    return bool(given) and set(given) <= set(traced.row((args, kwargs)))
+    inner = {
+        int(label): site.name for groups, site in heads.items() for group in groups for label in _members(traced, group)
+    }
+    return Sites(tuple(every), of, heads_of, inner, blocks, {unit: site.name for unit, site in wholes.items()})
 
 
 def _site(traced: Traced, candidate: Candidate, block: int | None, stage: int | None, nth: int) -> Site:
@@ -125,7 +127,8 @@ def _reader_gates(traced: Traced, places: Mapping[int, int]) -> tuple[Gate, ...]
         numbers = traced.classes.of[layer.reads]
         pairs = [(places[int(n)], at) for at, n in enumerate(numbers) if int(n) in places]
         if pairs:
-            found[layer.module] = _gate(layer.module, "input", pairs, layer, len(set(places.values())))
+            index, units = _indexed(pairs, len(set(places.values())))
+            found[layer.place] = Gate(layer.place, "input", index, layer.dim, units)
     return tuple(found.values())
 
 
@@ -133,52 +136,69 @@ def _is_depthwise(traced: Traced, layer: Layer) -> bool:
     return layer.kind == "conv" and layer.groups == len(layer.reads) > 1
 
 
-def _gate(module: str, side: str, pairs: list[tuple[int, int]], layer: Layer, units: int) -> Gate:
-    dim = -1 if layer.kind == "linear" else 1
-    return Gate(module, side, _indexed(pairs, units)[0], dim, _indexed(pairs, units)[1])  # type: ignore[arg-type]
-
-
 def _query_gates(traced: Traced, candidate: Candidate) -> tuple[Gate, ...]:
-    """At the last module that gives the queries: the logits are linear in them."""
+    """At the last modules that give the queries, in which the logits are linear, and where layers read their units.
+
+    Where they are divided by their lengths, at the keys too, which are of another length without these units.
+    """
     places = candidate.places
-    product = next(
-        (p for p in traced.record.products if set(traced.classes.of[p.contracted].tolist()) & set(places)), None
-    )
-    if product is None or not product.factors:
-        return ()
-    raw = product.factors[0]
+    divided = set(traced.classes.of[unique(traced.record.lengths)].tolist()) & set(places)
     units = np.full(traced.record.ids.count, -1)
-    for label in raw:
-        units[label] = places.get(int(traced.classes.of[label]), -1)
-    wanted = np.unique(units[units >= 0])
-    found: Gate | None = None
+    for product in traced.record.products:
+        if product.factors and set(traced.classes.of[product.contracted].tolist()) & set(places):
+            for label in np.concatenate(product.factors[: 2 if divided else 1]):
+                units[label] = places.get(int(traced.classes.of[label]), -1)
+    last: dict[int, tuple[str, int]] = {}
+    columns: dict[tuple[str, int], list[_Column]] = {}
+    unit = traced.units[candidate.unit] if candidate.unit is not None else ""
+    for layer in traced.record.layers:
+        rows = traced.record.ids.runs[layer.weight, 0]
+        labels = [rows.start + at for at in range(rows.size)]
+        if not layer.own and (units[labels] >= 0).any():
+            held = enumerate(labels)
+            columns[layer.place, layer.dim] = [_Column(int(units[x]), at, (x,)) for at, x in held if units[x] >= 0]
+            last |= {x: (layer.place, layer.dim) for x in labels if units[x] >= 0}
     for name, (_, _, out) in traced.record.calls.items():
-        if isinstance(out, Labels) and name:
+        if isinstance(out, Labels) and name.startswith(f"{unit}."):
             for dim in (-1, 1) if out.ndim > 2 else (-1,):
-                pairs = _labelled_places(out, dim, units)
-                if np.array_equal(np.unique([unit for unit, _ in pairs]), wanted):
-                    found = Gate(name, "output", *_gate_index(pairs, len(places), dim))
-                    break
-    return () if found is None else (found,)
+                columns[name, dim] = _columns(out, dim, units)
+                last |= {label: (name, dim) for column in columns[name, dim] for label in column.labels}
+    if set(last) != set(np.flatnonzero(units >= 0).tolist()):
+        return ()  # somewhere they cannot be watched
+    found = []
+    for at in dict.fromkeys(last.values()):
+        pairs = [(each.unit, each.place) for each in columns[at] if any(last[label] == at for label in each.labels)]
+        index, present = _indexed(pairs, len(places))
+        found.append(Gate(at[0], "output", index, at[1], present))
+    return (*found, *_reader_gates(traced, places))
 
 
-def _gate_index(pairs: list[tuple[int, int]], units: int, dim: int) -> tuple[np.ndarray, int, np.ndarray | None]:
-    index, present = _indexed(pairs, units)
-    return index, dim, present
+@dataclass(frozen=True)
+class _Column:
+    """A channel of a tensor that holds queries."""
+
+    unit: int
+    place: int
+    labels: tuple[int, ...]
 
 
-def _labelled_places(out: Labels, dim: int, units: np.ndarray) -> list[tuple[int, int]]:
-    """(unit, channel) of those channels of a tensor along `dim` that hold queries; none where one holds several.
+def _columns(out: Labels, dim: int, units: np.ndarray) -> list[_Column]:
+    """Those channels of a tensor along `dim` that hold queries; none where one holds several.
 
     Args:
         units: label -> the unit that it is a query of, or -1.
     """
     dim %= out.ndim
     for plane in out.planes:
-        if varies(plane, dim):
-            held = units[compact(plane.movedim(dim, -1), but=-1).reshape(-1, out.shape[dim]).long().numpy()]
+        if varies(plane, dim) or out.shape[dim] == 1:
+            rows = compact(plane.movedim(dim, -1), but=-1).reshape(-1, out.shape[dim]).long().numpy()
+            held = units[rows]
             if (held == held[0]).all():
-                return [(int(unit), at) for at, unit in enumerate(held[0]) if unit >= 0]
+                return [
+                    _Column(int(unit), at, tuple(np.unique(rows[:, at]).tolist()))
+                    for at, unit in enumerate(held[0])
+                    if unit >= 0
+                ]
     return []
 
 
@@ -190,7 +210,7 @@ def _heads(traced: Traced, groups: Sequence[int], block: int | None, nth: int) -
         for name, dim, place in _head_positions(traced, group):
             held[name, dim].append((head, place))
             units.add(traced.unit_of(name))
-        if any(int(n) in traced.classes.frozen for n in [group, *_head_classes(traced, group)]):
+        if any(int(n) in traced.classes.whole for n in [group, *_head_classes(traced, group)]):
             return None
     if len(units) > 1:  # such as a table of positions that all blocks share
         return None
@@ -203,21 +223,27 @@ def _heads(traced: Traced, groups: Sequence[int], block: int | None, nth: int) -
     return Site("heads", block, len(groups), slices, gates, nth=nth) if gates else None
 
 
+def _members(traced: Traced, group: int) -> np.ndarray:
+    """The labels in a head."""
+    return unique(traced.classes.groups[group])
+
+
 def _head_classes(traced: Traced, group: int) -> list[int]:
-    return np.unique(traced.classes.of[unique(traced.classes.groups[group])]).tolist()
+    return np.unique(traced.classes.of[_members(traced, group)]).tolist()
 
 
 def _head_positions(traced: Traced, group: int) -> list[Position]:
     """Where a head lies; of a class that lies in several heads only this head's own rows."""
     found: dict[Position, None] = dict.fromkeys(traced.classes.positions.get(group, []))
-    own = set(unique(traced.classes.groups[group]).tolist())
+    own = unique(traced.classes.groups[group])
     for number in _head_classes(traced, group):
         if len(traced.heads_of[number]) == 1:
             found |= dict.fromkeys(traced.classes.positions[number])
     biases = {layer.weight: layer.bias for layer in traced.record.layers}
     for run in traced.record.ids.all_runs():
-        if run.dim is not None and len(own) < run.size + len(own):
-            for place in np.flatnonzero(np.isin(run.start + np.arange(run.size), list(own))):
+        if run.dim is not None:
+            start, end = np.searchsorted(own, (run.start, run.start + run.size))
+            for place in own[start:end] - run.start:
                 found[run.name, run.dim, int(place)] = None
                 bias = biases.get(run.name)
                 if bias is not None and run.dim == 0:
@@ -230,31 +256,4 @@ def _whole(traced: Traced, model: nn.Module, unit: int, block: int) -> Site:
     name = traced.units[unit]
     parameters = model.get_submodule(name).named_parameters()
     slices = tuple(Slice(f"{name}.{n}", 0, np.arange(len(p) if p.ndim else 1)[None]) for n, p in parameters if p.ndim)
-    return Site("block", block, 1, slices, _adding_gates(traced, unit))
-
-
-def _adding_gates(traced: Traced, unit: int) -> tuple[Gate, ...]:
-    """At what is added to the stream: the last module behind each layer that writes it."""
-    name = traced.units[unit]
-    stream = set(traced.row(traced.record.calls[name][2]))
-    found: dict[int, Gate] = {}
-    for layer in writers(traced, unit, stream):
-        dim, width = (-1 if layer.kind == "linear" else 1), traced.record.ids.runs[layer.weight, 0].size
-        for module, (_, _, out) in traced.record.calls.items():
-            if module.startswith(f"{name}.") and isinstance(out, Labels) and out.source == layer.number:
-                dims = [d for d in (dim, -1, 1) if -out.ndim <= d < out.ndim and out.shape[d] == width]
-                if dims:
-                    found[layer.number] = Gate(module, "output", np.arange(width)[None], dims[0])
-    return tuple(found.values())
-
-
-def writers(traced: Traced, unit: int, stream: Iterable[int]) -> list[Layer]:
-    """Layers in a unit that write the stream."""
-    stream, name = set(stream), traced.units[unit]
-    found = []
-    for layer in traced.record.layers:
-        if layer.weight.startswith(f"{name}."):
-            rows = traced.classes.along(traced.record.ids.runs[layer.weight, 0])[1]
-            if set(rows.tolist()) & stream:
-                found.append(layer)
-    return found
+    return Site("block", block, 1, slices, adding_gates(traced, unit))

@@ -50,50 +50,47 @@ def _parameter(
 ) -> Iterator[tuple[tuple[str, ...], int, int]]:
     """(sites, numbers, multiply-adds) of the parts of one parameter."""
     parts: list[list[Part]] = []
-    along = _along(traced, name)
+    along = _along(traced, sites, name)
     for dim, size in enumerate(shape):
-        parts.append(_parts(traced, sites, along[dim]) if dim in along else [((), size)])
+        parts.append(along.get(dim, [((), size)]))
     for chosen in combinations(*parts):
         count = prod(size for _, size in chosen)
         yield tuple(site for names, _ in chosen for site in names), count, count * positions
 
 
-def _along(traced: Traced, name: str) -> dict[int, np.ndarray]:
-    """Dimension of a parameter -> the class of each place along it."""
+def _along(traced: Traced, sites: Sites, name: str) -> dict[int, list[Part]]:
+    """Dimension of a parameter -> its parts along it."""
     found = {}
+    rows = {layer.bias: layer.weight for layer in traced.record.layers}
     for run in traced.record.ids.all_runs():
         if run.name == name:
             dim, numbers = traced.classes.along(run)
             if len(numbers):
-                found[dim] = numbers
+                shown = traced.record.ids.runs.get((rows.get(name, name), dim), run)
+                labels = [None] * len(numbers) if shown.dim is None else range(shown.start, shown.start + len(numbers))
+                pairs = zip(numbers.tolist(), labels, strict=True)
+                found[dim] = list(Counter(_sites_of(traced, sites, *pair) for pair in pairs).items())
     return found
 
 
-def _parts(traced: Traced, sites: Sites, numbers: np.ndarray) -> list[Part]:
-    counts: Counter[tuple[str, ...]] = Counter(_sites_of(traced, sites, int(number)) for number in numbers)
-    return list(counts.items())
-
-
-def _sites_of(traced: Traced, sites: Sites, number: int) -> tuple[str, ...]:
-    """The sites that decide whether something of a class is there."""
+def _sites_of(traced: Traced, sites: Sites, number: int, label: int | None) -> tuple[str, ...]:
+    """The sites that decide whether something of a class, which stands at a label, is there."""
+    heads = sites.inside.get(label) if label is not None else None
     if number in sites.of:
         site = sites.of[number][0]
-        return (sites.heads_of[site], site) if site in sites.heads_of else (site,)
-    if number in traced.classes.groups:
-        heads = {sites.heads_of.get(sites.of[n][0]) for n in _members(traced, number) if n in sites.of}
-        return tuple(name for name in heads if name is not None)[:1]
-    return ()
-
-
-def _members(traced: Traced, group: int) -> list[int]:
-    members = np.concatenate(traced.classes.groups[group])
-    return np.unique(traced.classes.of[members]).tolist()
+        heads = heads or sites.heads_of.get(site)
+        return (heads, site) if heads is not None else (site,)
+    lies = traced.heads_of.get(number, set())
+    group = number if number in traced.classes.groups else next(iter(lies)) if len(lies) == 1 else None
+    if heads is None and group is not None:
+        members = np.concatenate(traced.classes.groups[group])
+        heads = next((sites.inside[int(n)] for n in members if int(n) in sites.inside), None)
+    return () if heads is None else (heads,)
 
 
 def _of_labels(traced: Traced, sites: Sites, labels: np.ndarray) -> tuple[str, ...]:
-    return tuple(
-        dict.fromkeys(site for label in labels for site in _sites_of(traced, sites, int(traced.classes.of[label])))
-    )
+    found = (_sites_of(traced, sites, int(traced.classes.of[label]), int(label)) for label in labels)
+    return tuple(dict.fromkeys(site for names in found for site in names))
 
 
 def _with_block(traced: Traced, sites: Sites, name: str, names: tuple[str, ...]) -> tuple[str, ...]:

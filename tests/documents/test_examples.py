@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = {
@@ -31,14 +32,30 @@ def test_an_example_prunes_to_its_budget_and_keeps_what_it_measures(name, tmp_pa
     assert (tmp_path / "out" / "units.json").exists()
 
 
-@pytest.mark.slow
-def test_the_blocks_of_the_page_on_python_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.DOTALL)
-    assert len(blocks) == 6
+def run_page(page, count):
+    """What its blocks, so many of them, leave behind."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
+    assert len(blocks) == count
     names = {"__name__": "page"}
     for block in blocks:
         exec(block, names)
+    return names
+
+
+def test_the_page_on_your_own_network_says_what_is_cut_and_what_is_not(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = run_page("own-network.md", 4)
+    done, images = names["done"], names["images"]
+    assert "blocks.2.qk 16 x 3" in capsys.readouterr().out
+    assert 0.48 < done.cost.macs / done.source_cost.macs <= 0.5
+    assert done.network(images).shape == (64, 10)
+    assert torch.load("smaller.pth").keys() == done.network.state_dict().keys()
+
+
+@pytest.mark.slow
+def test_the_blocks_of_the_page_on_python_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = run_page("python.md", 6)
     assert len(names["mask"]) == len(names["units"].index) < names["units"].of
     shapes = {name: tensor.shape for name, tensor in names["smaller"].items()}
     assert shapes == {name: p.shape for name, p in names["done"].network.named_parameters()}

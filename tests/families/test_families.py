@@ -34,7 +34,7 @@ def test_supported_architectures_have_sites(name):
     ("name", "args", "axes"),
     [
         ("vit_tiny_r_s16_p8_224", {"depth": 2}, {"embed", "block", "heads", "qk", "v", "ffn"}),
-        ("vit_small_patch16_18x2_224", {"depth": 2}, {"block", "heads", "qk", "v", "ffn"}),
+        ("vit_small_patch16_18x2_224", {"depth": 2}, {"heads", "qk", "v", "ffn"}),
         ("swinv2_tiny_window8_256", {"depths": (1, 1, 1, 1)}, {"embed", "block", "heads", "v", "ffn"}),
         ("vit_small_patch16_dinov3", {"depth": 2}, {"embed", "block", "v", "ffn"}),
         ("vit_relpos_small_patch16_224", {"depth": 2}, {"embed", "block", "heads", "qk", "v", "ffn"}),

@@ -1,0 +1,271 @@
+"""Laws of a cut, on networks by hand that name their channels in all ways: each computes what the masked one does."""
+
+from __future__ import annotations
+
+import math
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from prune_realloc.core.cost import total_cost
+from prune_realloc.families import traced
+from prune_realloc.pruning.cut import cut
+from prune_realloc.pruning.hooks import masked
+
+D, H, K = 12, 2, 4  # stream, heads, width of a head
+
+
+class Net(nn.Module):
+    """A convolution, two residual blocks of the same kind, and a head."""
+
+    input_size = (3, 8, 8)
+
+    def __init__(self, kind: type[nn.Module]) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, D, 2, 2)
+        self.blocks = nn.ModuleList(Block(kind()) for _ in range(2))
+        self.norm, self.head = nn.LayerNorm(D), nn.Linear(D, 5)
+
+    def forward(self, x):
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x).mean(1))
+
+
+class Block(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.norm, self.inner = nn.LayerNorm(D), inner
+
+    def forward(self, x):
+        return x + self.inner(self.norm(x))
+
+
+class Fused(nn.Module):
+    """Queries, keys and values in one layer, that is reshaped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.proj = nn.Linear(D, 3 * H * K), nn.Linear(H * K, D)
+
+    def parts(self, x):
+        B, N, _ = x.shape
+        return self.qkv(x).reshape(B, N, 3, H, K).permute(2, 0, 3, 1, 4).unbind(0)
+
+    def forward(self, x):
+        q, k, v = self.parts(x)
+        return self.proj(self.attend(q, k, v).transpose(1, 2).reshape(x.shape[0], x.shape[1], H * K))
+
+    def attend(self, q, k, v):
+        return F.scaled_dot_product_attention(q, k, v)
+
+
+class Halved(Fused):
+    """Parts by slices and by `split`, the scale from the width that is read off."""
+
+    def parts(self, x):
+        q, kv = self.qkv(x).split([H * K, 2 * H * K], dim=-1)
+        return [t.unflatten(-1, (H, -1)).transpose(1, 2) for t in (q, kv[..., : H * K], kv[..., H * K :])]
+
+    def attend(self, q, k, v):
+        return (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(-1) @ v
+
+
+class Functional(Fused):
+    """The layer's weight is read by the module around it; its bias is put together from parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(D, 3 * H * K, bias=False)
+        self.q_bias, self.v_bias = nn.Parameter(torch.randn(H * K)), nn.Parameter(torch.randn(H * K))
+        self.register_buffer("k_bias", torch.zeros(H * K), persistent=False)
+
+    def parts(self, x):
+        bias = torch.cat((self.q_bias, self.k_bias, self.v_bias))
+        qkv = F.linear(x, weight=self.qkv.weight, bias=bias)
+        return qkv.reshape(x.shape[0], x.shape[1], 3, H, -1).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+class Cosine(Functional):
+    """Queries and keys of length 1; a temperature for each head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(H, 1, 1) + 2)
+
+    def attend(self, q, k, v):
+        return ((F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-2, -1)) * self.scale).softmax(-1) @ v
+
+
+class Rotated(Fused):
+    """Positions turn pairs of channels, by tables that are no parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        angle = torch.outer(torch.arange(16.0), torch.arange(1.0, K // 2 + 1)).repeat_interleave(2, 1)
+        self.register_buffer("sin", angle.sin(), persistent=False)
+        self.register_buffer("cos", angle.cos(), persistent=False)
+
+    def attend(self, q, k, v):
+        return super().attend(self.turned(q), self.turned(k), v)
+
+    def turned(self, x):
+        other = torch.stack([-x[..., 1::2], x[..., ::2]], -1).reshape(x.shape)
+        return x * self.cos + other * self.sin
+
+
+class Windows(Fused):
+    """Tokens are split into windows while their channels are."""
+
+    def parts(self, x):
+        qkv = self.qkv(x).reshape(x.shape[0], 4, 4, 3, H, K)
+        return qkv.permute(3, 0, 4, 2, 1, 5).unbind(0)
+
+    def attend(self, q, k, v):
+        return super().attend(q, k, v).permute(0, 1, 3, 2, 4).flatten(2, 3)
+
+
+class Table(Fused):
+    """A learned number for each head and pair of places, kept from one pass for the next; ways that depend on sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.kept = nn.Parameter(torch.randn(H, 31)), {}
+        self.register_buffer("places", torch.arange(16)[:, None] - torch.arange(16)[None] + 15)
+
+    def attend(self, q, k, v):
+        if q.shape[2] != self.places.shape[0]:
+            raise ValueError("of another size")
+        if "bias" not in self.kept:
+            self.kept["bias"] = self.table[:, self.places]
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=self.kept["bias"])
+
+    def train(self, mode: bool = True):
+        self.kept = {}
+        return super().train(mode)
+
+
+class Channels(Fused):
+    """Attention between channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.temperature = nn.Parameter(torch.rand(H, 1, 1) + 1)
+
+    def attend(self, q, k, v):
+        q, k = (F.normalize(t, dim=2) for t in (q, k))
+        weights = (q.transpose(-2, -1) @ k * self.temperature).sigmoid()
+        return v @ weights.transpose(-2, -1)
+
+
+class Glu(nn.Module):
+    """Half of the hidden units gate the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(D, 16), nn.Linear(8, D)
+
+    def forward(self, x):
+        a, b = self.up(x).chunk(2, dim=-1)
+        return self.down(F.silu(a) * b)
+
+
+class Unknown(nn.Module):
+    """Nothing is known of what happens to the hidden units."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(D, 8), nn.Linear(8, D)
+
+    def forward(self, x):
+        return self.down(torch.cumsum(self.up(x), -1))
+
+
+AXES = {
+    Fused: {"heads", "qk", "v"},
+    Halved: {"heads", "qk", "v"},
+    Functional: {"heads", "qk", "v"},
+    Cosine: {"heads", "qk", "v"},
+    Rotated: {"heads", "v"},
+    Windows: {"heads", "qk", "v"},
+    Table: {"heads", "qk", "v"},
+    Glu: {"ffn"},
+    Unknown: set(),
+}
+
+
+def made(kind: type[nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    net = Net(kind).eval()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(torch.randn(parameter.shape) * 0.5 + (0.5 if parameter.ndim == 1 else 0))
+    return net
+
+
+def some(sites, axes, seed: int = 0):
+    """Half of the units of each site, others in each head; of the second block one less."""
+    rng, keep = np.random.default_rng(seed), {}
+    for site in sites:
+        if site.axis in axes:
+            width = max(1, site.width // 2 - (site.block == 1 and site.width > 3))
+            runs = [g * site.width + np.sort(rng.choice(site.width, width, replace=False)) for g in range(site.groups)]
+            keep[site.name] = np.concatenate(runs)
+    return keep
+
+
+@pytest.mark.parametrize("kind", AXES, ids=lambda kind: kind.__name__)
+def test_what_can_be_cut(kind):
+    sites = traced.describe(made(kind)).sites
+    assert {site.axis for site in sites if site.block is not None} - {"block"} == AXES[kind]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in AXES if AXES[kind]] + [Channels], ids=lambda kind: kind.__name__)
+def test_cut_computes_what_the_masked_network_does(kind):
+    net, x = made(kind), torch.randn(3, 3, 8, 8)
+    sites = traced.describe(net).sites
+    axes = {site.axis for site in sites} - {"embed", "block"}
+    assert axes
+    for axis in axes:
+        keep = some(sites, {axis})
+        with ExitStack() as stack, torch.no_grad():
+            for site in sites:
+                if site.name in keep:
+                    stack.enter_context(masked(net, site, set(range(site.units)) - set(keep[site.name].tolist())))
+            expected = net(x)
+        with torch.no_grad():
+            assert (expected - net(x)).abs().max() > 1e-3, axis
+            torch.testing.assert_close(cut(net, sites, keep)(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [*AXES, Channels], ids=lambda kind: kind.__name__)
+def test_what_is_left_trains_costs_what_was_said_and_can_be_cut_again(kind):
+    net, x = made(kind), torch.randn(2, 3, 8, 8)
+    found = traced.describe(net)
+    keep = some(found.sites, {"embed", "heads", "qk", "v", "ffn", "hidden"})
+    small = cut(net, found.sites, keep)
+    widths = {site.name: len(keep.get(site.name, range(site.units))) // site.groups for site in found.sites}
+    assert total_cost(found.terms, widths).params == sum(p.numel() for p in small.parameters())
+    small.train()(x).sum().backward()
+    assert all(p.grad is not None for p in small.parameters())
+    again = traced.describe(small.eval())
+    assert cut(small, again.sites, some(again.sites, {"embed", "v", "ffn"}))(x).isfinite().all()
+
+
+def test_other_numbers_of_images_or_an_error():
+    net = made(Table)
+    sites = traced.describe(net).sites
+    small = cut(net, sites, some(sites, {"qk"}))
+    assert small(torch.randn(5, 3, 8, 8)).shape == (5, 5)
+    with pytest.raises(AssertionError, match="another size"):
+        small(torch.randn(1, 3, 4, 4))
+
+
+def test_keeping_everything_changes_nothing():
+    net, x = made(Fused), torch.randn(2, 3, 8, 8)
+    assert torch.equal(cut(net, traced.describe(net).sites, {})(x), net(x))
