@@ -19,7 +19,6 @@ from prune_realloc.tracing.branches import joint_branches, unit_branches
 from prune_realloc.tracing.order import order_of
 from prune_realloc.tracing.walk import Walk
 
-DEBUG = os.environ.get("PRDEBUG")
 _ROUNDING = 1e-3
 """What the same computed twice may differ by, as a share of the largest value."""
 

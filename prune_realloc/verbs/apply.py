@@ -35,7 +35,7 @@ from prune_realloc.results.opening import Reading, is_shipped, open_network
 from prune_realloc.runtime.device import out_of_memory_named, pick_device
 from prune_realloc.runtime.networks import evaluation_mode
 from prune_realloc.verbs.applied import Applied, Pair
-from prune_realloc.verbs.carry_out import Result, carry_out, check_fit, no_worse_than_uniform
+from prune_realloc.verbs.carry_out import Result, carry_out, check_fit, check_law, no_worse_than_uniform
 from prune_realloc.verbs.judge import Judge, Judges, judges_for
 from prune_realloc.verbs.own import Own, Score, open_calibration, plain_taken_of
 
@@ -171,7 +171,9 @@ def _pruned(
         judge: a plan that is made here is carried out only where the uniform one is not judged better.
     """
     allocation: str = recipe.allocation
-    result = carry_out(recipe.plan or plan(seen.analysis, recipe), seen, recipe, images)
+    planned = recipe.plan or plan(seen.analysis, recipe)
+    check_law(planned, seen)
+    result = carry_out(planned, seen, recipe, images)
     notes = []
     if recipe.plan is None and recipe.budget is not None and allocation == "damage" and judge is not None:
         assert images is not None

@@ -16,6 +16,7 @@ from prune_realloc.planning.plan import plan
 from prune_realloc.pruning.cut import cut
 from prune_realloc.pruning.damage import kept_units
 from prune_realloc.pruning.examine import Examined
+from prune_realloc.pruning.law import check_cut_equals_mask
 from prune_realloc.pruning.refit import refit_
 from prune_realloc.pruning.sites import find_sites, widths
 from prune_realloc.pruning.units import Units, units_of
@@ -68,6 +69,12 @@ def _check_plan(planned: Plan, net: nn.Module, meant: str) -> None:
             f"plan.source: {planned.source:,} {planned.kind}, this model has {cost:,}, perhaps at "
             f"another input size; {remedy}"
         )
+
+
+def check_law(done: Plan, seen: Examined) -> None:
+    """Raises InputError where a cut to these widths would not be the network without the units that go."""
+    keep = kept_units(seen.curves, {name: site.width for name, site in done.sites.items()}, seen.sites)
+    check_cut_equals_mask(seen.network, seen.sites, keep)
 
 
 def carry_out(done: Plan, seen: Examined, recipe: Recipe, images: Calibration | None) -> Result:
