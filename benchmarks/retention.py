@@ -1,7 +1,7 @@
 """The paper's figure: what pruning keeps of Q/K, V and FFN per block, of a ViT and of a Swin, both trained.
 
-    python examples/train_hierarchical.py --out runs/hierarchical swin
-    python benchmarks/retention.py --swin runs/hierarchical/swin --out docs/retention_swin.png
+python examples/train_hierarchical.py --out runs/hierarchical swin
+python benchmarks/retention.py --swin runs/hierarchical/swin --out docs/retention_swin.png
 """
 
 import argparse

@@ -51,5 +51,5 @@ def test_a_wrong_cut_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     sites = find_sites(net)
     wrong = {name: units + 8 for name, units in keep_half(sites).items()}
     monkeypatch.setattr(law, "cut", lambda model, every, keep: cut(model, every, wrong))
-    with pytest.raises(InputError, match="axes: ffn .* leave ffn out"):
+    with pytest.raises(InputError, match=r"axes: ffn .* leave ffn out"):
         check_cut_equals_mask(net, sites, keep_half(sites))
