@@ -25,6 +25,12 @@ def matmul(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     return contract(record, a, batch[ndim - a.ndim :] + "nk", b, batch[ndim - b.ndim :] + "km", batch + "nm")
 
 
+def matmul_onto(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """x + a b, as torch.baddbmm has it."""
+    onto, *sides = args
+    return combined(record, torch.add, (matmul(record, func, tuple(sides), {}), onto), {})
+
+
 def einsum(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Of two tensors, in letters."""
     equation, *tensors = args
@@ -175,6 +181,8 @@ def _note(
 PRODUCTS = {
     "matmul": matmul,
     "bmm": matmul,
+    "baddbmm": matmul_onto,
+    "addmm": matmul_onto,
     "__matmul__": matmul,
     "einsum": einsum,
     "scaled_dot_product_attention": attention,

@@ -24,7 +24,8 @@ def sliced_(node: fx.Node, values: Mapping[fx.Node, Any], left: Left) -> bool:
         if dim is None or left.among(x, dim, slice(None)) == x.shape[dim]:
             continue
         if isinstance(place, slice) and place.step is None:
-            bounds = [_moved_bound(bound, x, dim, left) for bound in (place.start, place.stop)]
+            ends = (values.get(end) if isinstance(end, fx.Node) else end for end in (place.start, place.stop))
+            bounds = [_moved_bound(end, x, dim, left) for end in ends]
             places[at], changed = slice(*bounds), True
         elif isinstance(place, int):
             alive = left.along(x, dim)
@@ -56,7 +57,7 @@ def _moved_bound(bound: Any, x: Labels, dim: int, left: Left) -> int | None:
     if bound is None:
         return None
     if not isinstance(bound, int):
-        raise Uneven("a slice whose ends are computed")
+        raise Uneven("a slice whose ends depend on the images")
     if bound >= 0:
         return left.among(x, dim, slice(bound))
     if not left.among(x, dim, slice(bound, None)):

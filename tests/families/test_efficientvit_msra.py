@@ -9,14 +9,16 @@ import torch
 import torch.nn.functional as F
 from support.efficientvit import as_original, flex, images, randomise_
 
-from prune_realloc import InputError, load_model
+from prune_realloc import InputError, load_model, load_pruned, save_pruned
 from prune_realloc.core.cost import total_cost
 from prune_realloc.data.batches import Batch
+from prune_realloc.families import as_cut
 from prune_realloc.families import efficientvit_msra as family
 from prune_realloc.models.efficientvit import EfficientVit
 from prune_realloc.models.efficientvit_config import SIZES, EfficientVitConfig
 from prune_realloc.pruning.cut import cut
 from prune_realloc.pruning.gates import gate_moments
+from prune_realloc.pruning.law import check_cut_equals_mask
 from prune_realloc.pruning.objectives import LABELS
 from prune_realloc.pruning.sites import find_sites, widths
 from prune_realloc.runtime.networks import measured_macs
@@ -154,3 +156,21 @@ def test_magnitudes_rank_the_rows_of_a_unit():
     parts += [getattr(attn.dws[1].bn, name)[1] for name in ("weight", "bias")]
     assert found[unit] == pytest.approx(sum(float(p.square().sum()) for p in parts) ** 0.5)
     assert site.width == 4
+
+
+def test_a_cut_network_is_the_one_without_the_units_and_loads_again(tmp_path):
+    net = as_cut(flex())
+    sites = {site.name: site for site in find_sites(net)}
+    keep = {
+        name: np.concatenate([site.width * group + np.arange(site.width // 2) for group in range(site.groups)])
+        for name, site in sites.items()
+        if site.axis in ("ffn", "embed", "hidden")
+    }
+    ffn = {name: units for name, units in keep.items() if sites[name].axis == "ffn"}
+    assert ffn
+    check_cut_equals_mask(net, sites.values(), ffn)
+    smaller = cut(net, sites.values(), keep)
+    save_pruned(smaller, tmp_path)
+    x = images(size=28)
+    with torch.no_grad():
+        torch.testing.assert_close(load_pruned(tmp_path)(x), smaller(x))
