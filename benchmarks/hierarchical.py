@@ -26,17 +26,16 @@ from record import origin
 from torch import Tensor, nn
 from torch_pruning_baseline import CLOSE, SLACK, count_macs, evaluate, load_tensors
 
-from prune_realloc import apply, build_recipe, load_model
+from prune_realloc import InputError, apply, build_recipe, load_model
+from prune_realloc.families import as_cut
 from prune_realloc.pruning.sites import find_sites
 
 SHARES = (0.7, 0.5, 0.3)
 CALIBRATION_IMAGES = 512
-_OFF: dict[str, bool] = {"rotate": False, "refit": False, "mean_shift": False}
 VARIANTS: dict[str, dict[str, Any]] = {
-    "scores, mean shift": {"compensate": _OFF | {"mean_shift": True}},
-    "refit": {"compensate": _OFF | {"refit": True, "mean_shift": True}},
-    "rotation and refit, uniform widths": {"allocation": "uniform"},
     "rotation and refit (the default)": {},
+    "scores, mean shift": {"compensate": {"rotate": False, "refit": False, "mean_shift": True}},
+    "rotation and refit, uniform widths": {"allocation": "uniform"},
     "rotation and refit, every axis": {"axes": "all"},
 }
 MODES = {"uniform": {}, "global": {"global_pruning": True}, "isomorphic": {"global_pruning": True, "isomorphic": True}}
@@ -46,14 +45,16 @@ MAX_STEPS = 60
 
 def ours(folder: Path, data: str, test: tuple[Tensor, Tensor]) -> Iterator[dict[str, Any]]:
     """A row for each variant and share."""
-    axes = sorted({site.axis for site in find_sites(load_model(folder))} - {"block"})
+    axes = sorted({site.axis for site in find_sites(as_cut(load_model(ckpt=folder)))} - {"block"})
     for (name, values), share in product(VARIANTS.items(), SHARES):
         values = values | ({"axes": axes} if values.get("axes") == "all" else {})
-        recipe = build_recipe({"budget": {"keep_macs": share}, "data": {"samples": CALIBRATION_IMAGES}} | values)
+        images = {"name": data, "samples": CALIBRATION_IMAGES}
+        source = {"ckpt": str(folder)}
+        recipe = build_recipe({"budget": {"keep_macs": share}, "source": source, "data": images} | values)
         started = time.perf_counter()
         try:
-            done = apply(recipe, ckpt=folder, data=data, timed=False, eval_samples=1000, batch_size=128)
-        except Exception as error:  # a budget that the floors forbid is a result
+            done = apply(recipe, timed=False, eval_samples=1000, batch_size=128)
+        except InputError as error:  # a budget that the floors forbid is a result
             yield {"variant": name, "requested": share, "error": str(error)}
             continue
         loss, top1 = evaluate(done.network, *test)
@@ -190,7 +191,7 @@ def main() -> None:
     record |= origin(args.threads) | {"command": "python benchmarks/hierarchical.py", "calibration": CALIBRATION_IMAGES}
     for name in args.networks:
         folder = args.runs / name
-        net = load_model(folder)
+        net = load_model(ckpt=folder)
         test = load_tensors(net, args.data, "test")
         train = load_tensors(net, args.data, "train", CALIBRATION_IMAGES)
         rows = {"dense": round(evaluate(net, *test)[1], 2), "ours": [], "torch_pruning": []}

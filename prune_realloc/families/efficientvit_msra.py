@@ -249,7 +249,7 @@ def _inferred(state: Mapping[str, Tensor], img_size: int | tuple[int, int] | Non
         [_block_args(shapes, f"stages.{stage}.blocks.{i}") for i in range(count)] for stage, count in enumerate(depth)
     ]
     args = {
-        "img_size": img_size or 224,
+        "img_size": tuple(img_size) if isinstance(img_size, list | tuple) else img_size or 224,
         "in_chans": stem[0][1],
         "stem_strides": [2] * len(stem),
         "num_classes": shapes["head.linear.weight"][0] if "head.linear.weight" in shapes else 0,

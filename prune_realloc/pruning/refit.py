@@ -212,12 +212,14 @@ def _asked_of_writer(task: Task, branch: Branch, norm: _BatchNorm | None, stream
     name = branch.stream
     run = partial(task.output, task.source, branch, stream.before)
     written = positions(layer_at(task.source, branch.writer), watched(task.source, branch.writer, "output", run))
-    written = task.aligned(task.source, branch, written)[..., task.channels[name]]
+    written = task.rows(branch.writer, task.aligned(task.source, branch, written))
     if branch.post_norm:  # what is behind the writer is in the way of a correction
         return written, torch.zeros_like(written)
     undone = 1.0 if norm is None else scale_undone(norm)
-    lost, error = stream.after - stream.own, task.left(name, stream.before) - task.last(name, stream.mine)
-    error, lost = (x.flatten(1, -2) for x in (error, task.left(name, lost)))
+    before, lost = (
+        task.rows(branch.writer, task.last(name, x)) for x in (stream.before, stream.after - stream.own)
+    )
+    error, lost = (before - task.last(name, stream.mine)).flatten(1, -2), lost.flatten(1, -2)
     return written.reshape(error.shape) + undone * lost, undone * error
 
 

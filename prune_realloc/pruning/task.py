@@ -55,12 +55,11 @@ class Task:
         """What the family has of a stream -> (B, .., D), its channels last."""
         return x.movedim(self.structure.stream_dims.get(stream, -1), -1)
 
-    def left(self, stream: str, x: Tensor) -> Tensor:
-        """The same of the source's stream, and only the channels that are left."""
-        return self.last(stream, x)[..., self.channels[stream]]
-
     def rows(self, layer: str, x: Tensor) -> Tensor:
-        """What a layer of `wide` or of the source puts out, (.., C), and only what is left of it in the model."""
+        """What a layer of `wide` or of the source puts out, or the stream that it writes, (.., C), and only what is left.
+
+        A unit of a stream may be several of its channels, where a convolution made more of each on the way.
+        """
         name = f"{layer}.weight"
         rows = np.arange(self.source.get_parameter(name).shape[0])
         inner, outer = (
