@@ -103,6 +103,26 @@ def cutting_times(record: Record) -> str:
     return "\n".join((head, "| --- | ---: | ---: | ---: | --- |", *rows))
 
 
+def losses_of_networks(record: Record) -> str:
+    """Top-1 and what is lost of each network, ours and torch-pruning's."""
+    rows = []
+    for name, found in record["networks"].items():
+        every = [
+            *found["ours"],
+            *(row | {"variant": f"torch-pruning, {row['mode']}"} for row in found["torch_pruning"]),
+        ]
+        for variant in dict.fromkeys(row["variant"] for row in every):
+            own = [row for row in every if row["variant"] == variant]
+            rows.append([name, variant, *(top1_cell(row, found["dense"]) for row in own)])
+    shares = [f"{share:g}" for share in (0.7, 0.5, 0.3)]
+    return table(["network", "how", *shares], rows, texts=2)
+
+
+def top1_cell(row: Record, dense: float) -> str:
+    """Top-1 in per cent, and in points what is lost."""
+    return "does not run" if "error" in row else f"{row['top1']:.2f} ({row['top1'] - dense:+.2f})"
+
+
 def network_speed(record: Record) -> str:
     """Images per second and ratio to timm of every form, one column for each network."""
     models = record["models"]
@@ -250,9 +270,10 @@ def render(page: str) -> str:
         "percent": lambda share: f"{100 * share:.2f}",
         "power": "{:.0e}".format,
     }
-    shown = (origin, correlations, accuracy, losses, cutting_times, network_speed, settings, read_damages, build, group)
+    shown = (origin, correlations, accuracy, losses, losses_of_networks, cutting_times, network_speed, settings)
+    read = (read_damages, build, group)
     support = (architectures, failures, tally)
-    functions = {function.__name__: function for function in (*shown, *support)}
+    functions = {function.__name__: function for function in (*shown, *read, *support)}
     return env.get_template(f"{page}.jinja").render(records() | functions | {"median": statistics.median_high})
 
 

@@ -216,9 +216,7 @@ def _asked_of_writer(task: Task, branch: Branch, norm: _BatchNorm | None, stream
     if branch.post_norm:  # what is behind the writer is in the way of a correction
         return written, torch.zeros_like(written)
     undone = 1.0 if norm is None else scale_undone(norm)
-    before, lost = (
-        task.rows(branch.writer, task.last(name, x)) for x in (stream.before, stream.after - stream.own)
-    )
+    before, lost = (task.rows(branch.writer, task.last(name, x)) for x in (stream.before, stream.after - stream.own))
     error, lost = (before - task.last(name, stream.mine)).flatten(1, -2), lost.flatten(1, -2)
     return written.reshape(error.shape) + undone * lost, undone * error
 

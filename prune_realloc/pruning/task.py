@@ -56,7 +56,7 @@ class Task:
         return x.movedim(self.structure.stream_dims.get(stream, -1), -1)
 
     def rows(self, layer: str, x: Tensor) -> Tensor:
-        """What a layer of `wide` or of the source puts out, or the stream that it writes, (.., C), and only what is left.
+        """What a layer of `wide` or of the source puts out, or the stream that it writes, (.., C): only what is left.
 
         A unit of a stream may be several of its channels, where a convolution made more of each on the way.
         """
