@@ -13,16 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from prune_realloc.runtime.networks import is_layer
+
 Layer = nn.Linear | nn.Conv2d
 _DEAD = 1e-3
 """A channel whose scale is a smaller share of the largest one is none that a correction can go through."""
-
-
-def is_layer(module: nn.Module) -> bool:
-    """Can `module` be fitted: is it linear in all its input channels, and what it multiplies known?"""
-    if isinstance(module, nn.Conv2d):
-        return module.groups == 1 and type(module).forward is nn.Conv2d.forward  # not one that pads as it likes
-    return isinstance(module, nn.Linear)
 
 
 def layer_at(model: nn.Module, name: str) -> Layer:

@@ -38,8 +38,8 @@ class Task:
     """Of the model: layer -> the batch norm behind it."""
     streams: Mapping[str, Site]
     """Name -> site, in the source, of every stream, in the order in which they are computed."""
-    channels: Mapping[str, Tensor]
-    """Site of a stream -> those of its channels that are left."""
+    narrow: frozenset[str]
+    """Those of them that lost channels."""
     gone_inside: Mapping[str, Mapping[int, np.ndarray]]
     """Parameter of the source -> dimension -> the positions that the cut inside blocks took."""
     gone_streams: Mapping[str, Mapping[int, np.ndarray]]
@@ -49,7 +49,7 @@ class Task:
     """Share of the inputs' mean variance, as `fit_` takes it."""
 
     def narrower(self, stream: str) -> bool:
-        return len(self.channels[stream]) < self.streams[stream].units
+        return stream in self.narrow
 
     def last(self, stream: str, x: Tensor) -> Tensor:
         """What the family has of a stream -> (B, .., D), its channels last."""
@@ -110,19 +110,18 @@ def prepared(
 ) -> Task:
     """The arguments are those of `refit_`, `ridge` a share."""
     streams, family, by_name = stream_sites(sites), cuttable_family_of(source), {site.name: site for site in sites}
-    channels = {name: torch.as_tensor(keep.get(name, np.arange(site.units))) for name, site in streams.items()}
+    narrow = frozenset(name for name, site in streams.items() if len(keep.get(name, range(site.units))) < site.units)
     inside = {name: units for name, units in keep.items() if name not in streams}
-    narrower = any(len(channels[name]) < site.units for name, site in streams.items())
     return Task(
         model=model,
         source=source,
-        wide=cut(source, sites, inside) if narrower else model,
+        wide=cut(source, sites, inside) if narrow else model,
         family=family,
         structure=family.describe(source),
         gone=blocks_that_go(sites, keep),
         norms=family.describe(model).norms,
         streams=streams,
-        channels=channels,
+        narrow=narrow,
         gone_inside=removed_positions(
             by_name, {name: units for name, units in inside.items() if by_name[name].axis != "block"}
         ),

@@ -45,6 +45,13 @@ def measured_macs(model: nn.Module, images: Tensor) -> int:
     return counter.get_total_flops() // 2
 
 
+def is_layer(module: nn.Module) -> bool:
+    """Can `module` be fitted: is it linear in all its input channels, and what it multiplies known?"""
+    if isinstance(module, nn.Conv2d):
+        return module.groups == 1 and type(module).forward is nn.Conv2d.forward  # not one that pads as it likes
+    return isinstance(module, nn.Linear)
+
+
 @contextmanager
 def evaluation_mode(*models: nn.Module, device: torch.device | None = None) -> Iterator[None]:
     """Inside the block the models are in evaluation mode, on `device` if given; every module is put back."""

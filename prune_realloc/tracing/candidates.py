@@ -76,7 +76,7 @@ class Traced:
 
     def row(self, value: object) -> list[int]:
         """Classes of all labels in a tensor, or in several."""
-        planes = [p for x in tree_leaves(value, is_leaf=_is_labels) if _is_labels(x) for p in x.planes]
+        planes = [plane for x in tree_leaves(value) if isinstance(x, Labels) for plane in x.planes]
         labels = unique(compact(plane).numpy().ravel().astype(np.int64) for plane in planes)
         return list(dict.fromkeys(self.classes.of[labels].tolist()))
 
@@ -108,10 +108,6 @@ class Traced:
             for number in np.unique(self.classes.of[unique(members)]):
                 found[int(number)].add(group)
         return found
-
-
-def _is_labels(x: object) -> bool:
-    return isinstance(x, Labels)
 
 
 def candidates(traced: Traced) -> list[Candidate]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from prune_realloc.core.structure import Branch, Crossing
+from prune_realloc.runtime.networks import is_layer
 from prune_realloc.tracing.branches import joint_branches, unit_branches
 from prune_realloc.tracing.order import order_of
 from prune_realloc.tracing.walk import Walk
@@ -252,10 +253,7 @@ def _with_layers(model: nn.Module, branch: Branch) -> Branch:
 
 
 def _fits(model: nn.Module, name: str) -> bool:
-    module = model.get_submodule(name)
-    if isinstance(module, nn.Conv2d):
-        return module.groups == 1 and type(module).forward is nn.Conv2d.forward  # not one that pads as it likes
-    return isinstance(module, nn.Linear)
+    return is_layer(model.get_submodule(name))
 
 
 def _close(found: Tensor, wanted: Tensor) -> bool:

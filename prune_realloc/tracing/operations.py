@@ -41,8 +41,8 @@ def each(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any
 
 def moved(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Elements are moved about, repeated, or left out."""
-    args, kwargs = tree_map(lambda x: labelled(record, x), (args, kwargs), is_leaf=_is_tensor)
-    tensors = [x for x in tree_leaves((args, kwargs), is_leaf=_is_tensor) if isinstance(x, Labels)]
+    args, kwargs = tree_map(lambda x: labelled(record, x), (args, kwargs))
+    tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Labels)]
     if func.__name__ in SIZED and any(x.planes for x in tensors):
         record.sized.add(record.module)
     count = max(len(x.planes) for x in tensors)
@@ -65,10 +65,6 @@ def moved(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, An
     return type(whole)(labels(part.shape, planes, **marks) for part, planes in zip(whole, parts, strict=True))
 
 
-def _is_tensor(x: Any) -> bool:
-    return isinstance(x, Tensor)
-
-
 def _applied(func: Any, args: Any, kwargs: Any, plane: int | None) -> Any:
     """`func` on one plane of all labels; where one has fewer, on nothing."""
 
@@ -79,7 +75,7 @@ def _applied(func: Any, args: Any, kwargs: Any, plane: int | None) -> Any:
             return x.planes[plane]
         return torch.zeros((), dtype=torch.float64).expand(x.shape)
 
-    args, kwargs = tree_map(pick, (args, kwargs), is_leaf=_is_tensor)
+    args, kwargs = tree_map(pick, (args, kwargs))
     if func.__name__ == "view":  # labels may be laid out otherwise than numbers
         return args[0] if isinstance(args[1], torch.dtype) else torch.reshape(args[0], _sizes(args[1:]))
     if func.__name__ == "pad":
@@ -298,8 +294,8 @@ def filled(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
 
 def unknown(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Whatever else: all channels that go into it must stay."""
-    args, kwargs = tree_map(lambda x: labelled(record, x), (args, kwargs), is_leaf=_is_tensor)
-    for x in tree_leaves((args, kwargs), is_leaf=_is_tensor):
+    args, kwargs = tree_map(lambda x: labelled(record, x), (args, kwargs))
+    for x in tree_leaves((args, kwargs)):
         if isinstance(x, Labels):
             for plane in x.planes:
                 record.freeze(plane, f"{getattr(func, '__name__', func)} is not known")
@@ -307,9 +303,9 @@ def unknown(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
     def numbers(x: Any) -> Any:
         return torch.ones(x.shape) if isinstance(x, Labels) else x
 
-    args, kwargs = tree_map(numbers, (args, kwargs), is_leaf=_is_tensor)
+    args, kwargs = tree_map(numbers, (args, kwargs))
     out = func(*args, **kwargs)
-    return tree_map(lambda x: labels(x.shape) if isinstance(x, Tensor) else x, out, is_leaf=_is_tensor)
+    return tree_map(lambda x: labels(x.shape) if isinstance(x, Tensor) else x, out)
 
 
 SIZED = (

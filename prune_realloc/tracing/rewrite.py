@@ -73,12 +73,8 @@ def _is_touched(record: Record, name: str, left: Left) -> bool:
 
 def _written(module: nn.Module, record: Record, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Written | str:
     """The forward pass, of two images where that can be, so that their dimension is none of size 1."""
-    found = written(module, record, *tree_map(_of_two, (args, kwargs), is_leaf=_is_labels))
+    found = written(module, record, *tree_map(_of_two, (args, kwargs)))
     return written(module, record, args, kwargs) if isinstance(found, str) else found
-
-
-def _is_labels(x: Any) -> bool:
-    return isinstance(x, Labels)
 
 
 def _of_two(x: Any) -> Any:

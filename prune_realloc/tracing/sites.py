@@ -235,7 +235,7 @@ def _head_classes(traced: Traced, group: int) -> list[int]:
 def _head_positions(traced: Traced, group: int) -> list[Position]:
     """Where a head lies; of a class that lies in several heads only this head's own rows."""
     found: dict[Position, None] = dict.fromkeys(traced.classes.positions.get(group, []))
-    own = unique(traced.classes.groups[group])
+    own = _members(traced, group)
     for number in _head_classes(traced, group):
         if len(traced.heads_of[number]) == 1:
             found |= dict.fromkeys(traced.classes.positions[number])

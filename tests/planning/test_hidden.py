@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from support.analyses import INNER, any_spending, make_analysis, random_curve, widths_of
+from support.analyses import INNER, UNSAID, any_spending, make_analysis, random_curve, widths_of
 
 from prune_realloc.core.analysis import Analysis
 from prune_realloc.core.cost import Term
@@ -50,13 +50,7 @@ def mixed(seed=0, **changes):
         widths=WIDTHS,
         groups=dict.fromkeys(WIDTHS, 1),
         terms=TERMS,
-        scorer="fisher",
-        unit="nats",
-        samples=8,
-        seed=0,
-        model={"architecture": "toy"},
-        data=None,
-        stability={},
+        **UNSAID,
     )
     return Analysis(**(values | changes))
 

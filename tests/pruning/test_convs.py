@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 from support.convs import HIDDEN, NORM, describe
-from support.moments import batches_of, curves_of, images_of, measured
+from support.moments import batches_of, curves_of, gradient_of_unit, images_of, measured
 
 from prune_realloc.checkpoints.save import weights_file
 from prune_realloc.core.cost import total_cost
@@ -166,25 +166,9 @@ def test_gates_of_feature_maps_are_scored_image_by_image(convs, name):
     site = next(site for site in find_sites(convs) if site.name == name)
     found = [gate_moments(convs, [site], batches_of(images, size), objective=LABELS) for size in (6, 4)]
     np.testing.assert_allclose(found[1].second[name], found[0].second[name], rtol=1e-9)
-    factor = torch.ones((), dtype=torch.float64, requires_grad=True)
     unit = site.units // 2
-    handles = []
-    for gate in site.gates:
-
-        def scaled(x, gate=gate):
-            here = torch.zeros(x.shape[gate.dim], dtype=x.dtype)
-            here[torch.as_tensor(gate.index[unit])] = 1
-            return (x.movedim(gate.dim, -1) * (1 + (factor - 1) * here)).movedim(-1, gate.dim)
-
-        module = convs.get_submodule(gate.module)
-        if gate.side == "input":
-            handles.append(module.register_forward_pre_hook(lambda _, x, f=scaled: (f(x[0]),)))
-        else:
-            handles.append(module.register_forward_hook(lambda _, __, out, f=scaled: f(out)))
-    F.cross_entropy(convs(images), labels, reduction="sum").backward()
-    for handle in handles:
-        handle.remove()
-    assert found[0].first[name].sum(0)[unit] == pytest.approx(float(factor.grad), rel=1e-9)
+    wanted = gradient_of_unit(convs, site, unit, images, labels)
+    assert found[0].first[name].sum(0)[unit] == pytest.approx(wanted, rel=1e-9)
 
 
 def test_a_gate_of_pooled_features_has_one_token(convs):

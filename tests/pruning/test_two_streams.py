@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from support.moments import batches_of, curves_of, error, halves, images_of, measured, refitted
+from support.moments import batches_of, curves_of, error, gradient_of_unit, halves, images_of, measured, refitted
 from support.two_streams import STREAMS, branch_output, describe, head_output, stream_input
 
 from prune_realloc.core.cost import total_cost
@@ -48,24 +48,9 @@ def test_gates_in_windows_and_outside_add_up_image_by_image(two_streams, name):
     for found in split[1:]:
         np.testing.assert_allclose(found.second[name], split[0].second[name], rtol=1e-9)
     assert split[0].count.tolist() == [3, 3]
-    factor = torch.ones((), dtype=torch.float64, requires_grad=True)
-    unit, handles = site.units // 2, []
-    for gate in site.gates:
-
-        def scaled(x, gate=gate):
-            here = torch.zeros(x.shape[gate.dim], dtype=x.dtype)
-            here[torch.as_tensor(gate.index[unit])] = 1
-            return (x.movedim(gate.dim, -1) * (1 + (factor - 1) * here)).movedim(-1, gate.dim)
-
-        module = two_streams.get_submodule(gate.module)
-        if gate.side == "input":
-            handles.append(module.register_forward_pre_hook(lambda _, x, f=scaled: (f(x[0]),)))
-        else:
-            handles.append(module.register_forward_hook(lambda _, __, out, f=scaled: f(out)))
-    F.cross_entropy(two_streams(images), labels, reduction="sum").backward()
-    for handle in handles:
-        handle.remove()
-    assert split[0].first[name].sum(0)[unit] == pytest.approx(float(factor.grad), rel=1e-9)
+    unit = site.units // 2
+    wanted = gradient_of_unit(two_streams, site, unit, images, labels)
+    assert split[0].first[name].sum(0)[unit] == pytest.approx(wanted, rel=1e-9)
 
 
 @pytest.mark.parametrize("size", [6, 4, 1])

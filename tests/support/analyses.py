@@ -22,6 +22,11 @@ VIT_L = dict(B=24, D=1024, H=16, K=64, F=4096, N=197)
 INNER = ("qk", "v", "ffn")
 
 
+UNSAID = dict(
+    scorer="fisher", unit="nats", samples=8, seed=0, model={"architecture": "toy"}, data=None, stability={}
+)  # what an analysis made by hand has to have, and does not matter
+
+
 PATCH, CLASSES = 768, 1000
 
 
@@ -80,13 +85,7 @@ def make_analysis(*, B, D, H, K, F, N, seed=0, convex=True, curves=None, **chang
         widths=widths,
         groups={name: H if name.endswith((".qk", ".v")) else 1 for name in widths},
         terms=tuple(terms),
-        scorer="fisher",
-        unit="nats",
-        samples=8,
-        seed=0,
-        model={"architecture": "toy"},
-        data=None,
-        stability={},
+        **UNSAID,
     )
     return Analysis(**(values | changes))
 
@@ -159,12 +158,6 @@ def make_staged(*, embed, heads, depths, head, side, window, seed=0, convex=True
         widths=widths,
         groups={name: groups.get(name, 1) for name in widths},
         terms=tuple(terms),
-        scorer="fisher",
-        unit="nats",
-        samples=8,
-        seed=0,
-        model={"architecture": "toy"},
-        data=None,
-        stability={},
+        **UNSAID,
     )
     return Analysis(**(values | changes))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from timm.layers import Attention
 from torch import Tensor, nn
 
@@ -157,3 +158,25 @@ def refitted(
     batches = batches_of(images_of(images, dtype=dtype), size)
     refit_(pruned, case.model, case.sites, keep, case.token_weights if weights else {}, batches, ridge=ridge)
     return pruned
+
+
+def gradient_of_unit(network, site, unit, images, labels):
+    """That of the summed loss, at a factor of 1 on one unit of a site, at all its gates."""
+    factor = torch.ones((), dtype=torch.float64, requires_grad=True)
+    handles = []
+    for gate in site.gates:
+
+        def scaled(x, gate=gate):
+            here = torch.zeros(x.shape[gate.dim], dtype=x.dtype)
+            here[torch.as_tensor(gate.index[unit])] = 1
+            return (x.movedim(gate.dim, -1) * (1 + (factor - 1) * here)).movedim(-1, gate.dim)
+
+        module = network.get_submodule(gate.module)
+        if gate.side == "input":
+            handles.append(module.register_forward_pre_hook(lambda _, x, f=scaled: (f(x[0]),)))
+        else:
+            handles.append(module.register_forward_hook(lambda _, __, out, f=scaled: f(out)))
+    F.cross_entropy(network(images), labels, reduction="sum").backward()
+    for handle in handles:
+        handle.remove()
+    return float(factor.grad)
