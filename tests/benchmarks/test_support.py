@@ -48,5 +48,5 @@ def test_what_was_measured_holds(scripts, name):
             assert now["cut"][axis]["difference"] < 1e-5
     for key in ("share", "axes", "refitted", "backward"):
         assert now["half"].get(key) == row["half"].get(key)
-    assert now["half"]["loaded"] == 0.0
+    assert now["half"]["loaded"] < 1e-5  # of the outputs; the tensors are compared bit by bit where they are loaded
     assert now["half"]["onnx"] < 1e-4
