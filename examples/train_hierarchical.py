@@ -24,15 +24,23 @@ from train_demo_vit import MEAN, STD, accuracy, augment, load_split
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "swin": (
         "swin_tiny_patch4_window7_224",
-        {"img_size": 28, "patch_size": 2, "window_size": 7, "embed_dim": 32, "depths": (2, 2), "num_heads": (2, 4)},
+        {
+            "img_size": 32,
+            "patch_size": 4,
+            "window_size": 4,
+            "embed_dim": 64,
+            "depths": (2, 2),
+            "num_heads": (2, 4),
+            "drop_path_rate": 0.0,
+        },
     ),
     "efficientvit_msra": ("efficientvit_m0", {"img_size": 64}),
     "efficientvit_mit": ("efficientvit_b0", {}),
 }
 """Name -> timm's name and arguments."""
-SIZES = {"swin": 28, "efficientvit_msra": 64, "efficientvit_mit": 64}
+SIZES = {"swin": 32, "efficientvit_msra": 64, "efficientvit_mit": 64}
 """Name -> side of the images, in pixels."""
-EPOCHS = {"swin": 4, "efficientvit_msra": 6, "efficientvit_mit": 6}
+EPOCHS = {"swin": 14, "efficientvit_msra": 6, "efficientvit_mit": 6}
 
 
 def main() -> None:
