@@ -22,10 +22,9 @@ D, H, K = 12, 2, 4  # stream, heads, width of a head
 class Net(nn.Module):
     """A convolution, two residual blocks of the same kind, and a head."""
 
-    input_size = (3, 8, 8)
-
     def __init__(self, kind: type[nn.Module]) -> None:
         super().__init__()
+        self.input_size = getattr(kind, "input_size", (3, 8, 8))
         self.stem = nn.Conv2d(3, D, 2, 2)
         self.blocks = nn.ModuleList(Block(kind()) for _ in range(2))
         self.norm, self.head = nn.LayerNorm(D), nn.Linear(D, 5)
@@ -130,6 +129,21 @@ class Windows(Fused):
         return super().attend(q, k, v).permute(0, 1, 3, 2, 4).flatten(2, 3)
 
 
+class Maps(nn.Module):
+    """A convolution of many channels and places; the places are laid into one dimension while channels are split."""
+
+    input_size = (3, 28, 28)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.proj = nn.Conv2d(D, 3 * 3 * 16, 1), nn.Linear(3 * 16, D)
+
+    def forward(self, x):
+        qkv = self.qkv(x.transpose(1, 2).unflatten(2, (14, 14)))
+        q, k, v = qkv.reshape(x.shape[0], 3, 3, 16, -1).permute(1, 0, 2, 4, 3).unbind(0)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
 class Table(Fused):
     """A learned number for each head and pair of places, kept from one pass for the next; ways that depend on sizes."""
 
@@ -193,6 +207,7 @@ AXES = {
     Cosine: {"heads", "qk", "v"},
     Rotated: {"heads", "v"},
     Windows: {"heads", "qk", "v"},
+    Maps: {"heads", "qk", "v"},
     Table: {"heads", "qk", "v"},
     Glu: {"ffn"},
     Unknown: set(),
@@ -227,7 +242,8 @@ def test_what_can_be_cut(kind):
 
 @pytest.mark.parametrize("kind", [kind for kind in AXES if AXES[kind]] + [Channels], ids=lambda kind: kind.__name__)
 def test_cut_computes_what_the_masked_network_does(kind):
-    net, x = made(kind), torch.randn(3, 3, 8, 8)
+    net = made(kind)
+    x = torch.randn(3, *net.input_size)
     sites = traced.describe(net).sites
     axes = {site.axis for site in sites} - {"embed", "block"}
     assert axes
@@ -245,7 +261,8 @@ def test_cut_computes_what_the_masked_network_does(kind):
 
 @pytest.mark.parametrize("kind", [*AXES, Channels], ids=lambda kind: kind.__name__)
 def test_what_is_left_trains_costs_what_was_said_and_can_be_cut_again(kind):
-    net, x = made(kind), torch.randn(2, 3, 8, 8)
+    net = made(kind)
+    x = torch.randn(2, *net.input_size)
     found = traced.describe(net)
     keep = some(found.sites, {"embed", "heads", "qk", "v", "ffn", "hidden"})
     small = cut(net, found.sites, keep)
