@@ -177,6 +177,33 @@ class Channels(Fused):
         return v @ weights.transpose(-2, -1)
 
 
+class Batched(Fused):
+    """Heads are images, of which there are so many times as heads."""
+
+    def attend(self, q, k, v):
+        q, k, v = (t.reshape(-1, t.shape[2], t.shape[3]) for t in (q, k, v))
+        out = (q @ k.transpose(1, 2) / 2).softmax(-1) @ v
+        return out.reshape(out.shape[0] // H, H, *out.shape[1:])
+
+
+class Folded(nn.Module):
+    """Places of each channel are folded by numbers that are computed of those of images and channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.norm, self.down = nn.Conv2d(D, 8, 1), nn.Linear(8, 8), nn.Conv2d(8, D, 1)
+
+    def forward(self, x):
+        x = self.up(x.transpose(1, 2).unflatten(2, (4, 4)))
+        B, C, h, w = x.shape
+        x = x.reshape(B * C * (h // 2), 2, w // 2, 2).transpose(1, 2)
+        x = x.reshape(B, C, 4, 4).transpose(1, 3).reshape(B * 4, 4, -1)
+        x = self.norm(F.gelu(x)).view(B, 4, 4, -1)
+        x = x.transpose(1, 3).reshape(B * C * (h // 2), w // 2, 2, 2)
+        x = x.transpose(1, 2).reshape(B, C, h, w)
+        return self.down(x).flatten(2).transpose(1, 2)
+
+
 class Glu(nn.Module):
     """Half of the hidden units gate the others."""
 
@@ -209,6 +236,8 @@ AXES = {
     Windows: {"heads", "qk", "v"},
     Maps: {"heads", "qk", "v"},
     Table: {"heads", "qk", "v"},
+    Batched: {"heads", "qk", "v"},
+    Folded: {"ffn"},
     Glu: {"ffn"},
     Unknown: set(),
 }
