@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_map
 
 from prune_realloc.core.errors import InputError
 from prune_realloc.tracing.guided import Written, written
+from prune_realloc.tracing.interleaved import interleaved, reorder_columns_
 from prune_realloc.tracing.labels import Labels, labels
 from prune_realloc.tracing.left import Left, Uneven
 from prune_realloc.tracing.pieces import piece_
@@ -51,13 +52,14 @@ def rewrite_(model: nn.Module, source: nn.Module, record: Record, left: Left) ->
             whole.append(f"{name} ({type(module).__name__}): {found}")
             continue
         try:
-            changed = _resized_(found.graph, found.values, left)
+            for order in interleaved(found.values, left):
+                reorder_columns_(model, record, left, order)
+            if _resized_(found.graph, found.values, left):
+                _set_forward_(model.get_submodule(name), found)
         except Uneven as error:
             raise InputError(
                 f"{name} ({type(module).__name__}): {error}; keep its channels whole, or the same number in each part"
             ) from error
-        if changed:
-            _set_forward_(model.get_submodule(name), found)
     return whole
 
 

@@ -177,6 +177,13 @@ class Channels(Fused):
         return v @ weights.transpose(-2, -1)
 
 
+class Interleaved(Fused):
+    """The first channel of each head, then the second one of each."""
+
+    def forward(self, x):
+        return self.proj(self.attend(*self.parts(x)).permute(0, 2, 3, 1).reshape(*x.shape[:2], H * K))
+
+
 class Batched(Fused):
     """Heads are images, of which there are so many times as heads."""
 
@@ -236,6 +243,7 @@ AXES = {
     Windows: {"heads", "qk", "v"},
     Maps: {"heads", "qk", "v"},
     Table: {"heads", "qk", "v"},
+    Interleaved: {"heads", "qk", "v"},
     Batched: {"heads", "qk", "v"},
     Folded: {"ffn"},
     Glu: {"ffn"},
