@@ -7,7 +7,7 @@ of all heads. Where heads lose other channels than each other, the columns are p
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,12 +20,20 @@ from prune_realloc.tracing.sizes import name_of
 
 _MERGING = ("reshape", "view", "flatten")
 
-Order = tuple[np.ndarray, np.ndarray]
-"""The labels along a dimension in the source, and those that are left in the order in which they come."""
+
+class Turned(NamedTuple):
+    """Channels that come in another order than the one in which positions are left."""
+
+    step: fx.Node
+    """That lays their dimensions together."""
+    before: np.ndarray
+    """All labels of the source, in their order."""
+    now: np.ndarray
+    """Those that are left, in the order in which they come."""
 
 
-def interleaved(values: Mapping[fx.Node, Any], left: Left) -> Iterator[Order]:
-    """Of dimensions that are laid together: where what is left comes in another order than before.
+def interleaved(values: Mapping[fx.Node, Any], left: Left) -> Iterator[Turned]:
+    """Where dimensions are laid together and what is left comes in another order than before.
 
     Args:
         values: what every step of a forward pass gives in the source.
@@ -44,7 +52,7 @@ def interleaved(values: Mapping[fx.Node, Any], left: Left) -> Iterator[Order]:
                 stay = left.taken(laid)
                 come = left.taken(plane).reshape(stay.shape)
                 if (come != stay).any():
-                    yield _line(laid), _line(torch.from_numpy(come))
+                    yield Turned(node, _line(laid), _line(torch.from_numpy(come)))
 
 
 def _line(plane: Tensor) -> np.ndarray:
@@ -55,18 +63,33 @@ def _line(plane: Tensor) -> np.ndarray:
     return plane.movedim(dims[0], 0).flatten(1)[:, 0].long().numpy()
 
 
-def reorder_columns_(model: nn.Module, record: Record, left: Left, order: Order) -> None:
+def reorder_columns_(model: nn.Module, name: str, record: Record, left: Left, turned: Turned) -> None:
     """Put the columns of the layers that read these channels in their order.
 
+    Args:
+        name: of the module in whose forward pass they are turned.
+
     Raises:
-        Uneven: no layer reads them as they are.
+        Uneven: something else reads them, which may have a number for each channel too.
     """
-    before, come = order
-    weights = {layer.weight for layer in record.layers if layer.groups == 1 and np.array_equal(layer.reads, before)}
-    if not weights:
-        raise Uneven("channels of several heads in turn, which no layer reads")
-    stay = before[left.alive[before]]
-    places = np.argsort(stay)[np.searchsorted(np.sort(stay), come)]
-    for weight in weights:
-        columns = model.get_parameter(weight)
+    stay = turned.before[left.alive[turned.before]]
+    places = np.argsort(stay)[np.searchsorted(np.sort(stay), turned.now)]
+    for reader in _readers(model.get_submodule(name), turned.step):
+        full = f"{name}.{reader}" if name else reader
+        layers = [layer for layer in record.layers if layer.module == full and layer.own and layer.groups == 1]
+        if not layers or any(not np.array_equal(layer.reads, turned.before) for layer in layers):
+            raise Uneven(f"channels of several heads in turn, read by {full}")
+        columns = model.get_parameter(layers[0].weight)
         columns.data = columns.data.index_select(1, torch.as_tensor(places, device=columns.device))
+
+
+def _readers(module: nn.Module, step: fx.Node) -> set[str]:
+    """The modules with parameters that read what a step gives, behind those without any, such as dropout."""
+    found = set()
+    for user in step.users:
+        if user.op != "call_module":
+            raise Uneven("channels of several heads in turn, read by no layer")
+        name = str(user.target)
+        bare = next(module.get_submodule(name).parameters(), None) is None
+        found |= _readers(module, user) if bare else {name}
+    return found

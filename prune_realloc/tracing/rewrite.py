@@ -52,8 +52,8 @@ def rewrite_(model: nn.Module, source: nn.Module, record: Record, left: Left) ->
             whole.append(f"{name} ({type(module).__name__}): {found}")
             continue
         try:
-            for order in interleaved(found.values, left):
-                reorder_columns_(model, record, left, order)
+            for turned in interleaved(found.values, left):
+                reorder_columns_(model, name, record, left, turned)
             if _resized_(found.graph, found.values, left):
                 _set_forward_(model.get_submodule(name), found)
         except Uneven as error:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from prune_realloc.core.cost import total_cost
+from prune_realloc.core.errors import InputError
 from prune_realloc.families import traced
 from prune_realloc.pruning.cut import cut
 from prune_realloc.pruning.hooks import masked
@@ -309,6 +310,23 @@ def test_what_is_left_trains_costs_what_was_said_and_can_be_cut_again(kind):
     assert all(p.grad is not None for p in small.parameters())
     again = traced.describe(small.eval())
     assert cut(small, again.sites, some(again.sites, {"embed", "v", "ffn"}))(x).isfinite().all()
+
+
+class Scaled(Interleaved):
+    """A number for each of those channels, which is no layer's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.proj = nn.Sequential(nn.LayerNorm(H * K), nn.Linear(H * K, D))
+
+
+def test_heads_between_each_other_that_a_norm_reads_lose_the_same_channels_or_nothing():
+    net = made(Scaled)
+    sites = traced.describe(net).sites
+    same = {site.name: np.array([0, 2, 4, 6]) for site in sites if site.axis == "v"}
+    assert cut(net, sites, same)(torch.randn(2, 3, 8, 8)).isfinite().all()
+    with pytest.raises(InputError, match=r"blocks.0.inner \(Scaled\): channels of several heads in turn, read by"):
+        cut(net, sites, same | {"blocks.0.v": np.array([0, 3, 5, 6])})
 
 
 def test_other_numbers_of_images_or_an_error():
