@@ -29,7 +29,7 @@ from prune_realloc.tracing.sizes import SHAPING, name_of, reshaped_, settle_shap
 
 
 def rewrite_(model: nn.Module, source: nn.Module, record: Record, left: Left) -> list[str]:
-    """Let `model`, whose parameters were cut from those of `source`, run.
+    """Let `model`, whose parameters were cut from those of `source`, run: columns of a layer may change places.
 
     Args:
         source: the whole network; `record` is of it.
