@@ -76,6 +76,8 @@ def _rows(found: Exported) -> list[tuple[str, str]]:
         ("size", f"{found.size / 1e6:.2f} MB"),
         ("difference to PyTorch", f"{found.difference:.1e} of the largest output"),
     ]
+    if found.attention_in_products:
+        rows.append(("attention", "as products, since PyTorch could not write the fused one"))
     if found.pixel_difference is not None:
         rows.append(("difference to timm's pixels", f"{found.pixel_difference:g} of 255"))
     return rows

@@ -39,6 +39,9 @@ class Exported:
     """Largest absolute difference to PyTorch over the largest absolute output; None: not checked."""
     pixel_difference: float | None = None
     """Largest difference of the pixels prepared inside from timm's, in steps of 1/255; None: none are, or unchecked."""
+    attention_in_products: bool = False
+    """PyTorch could not write its fused attention; the file has its products, that of queries and keys and that with
+    values."""
     metadata: dict[str, Any] = field(default_factory=dict)
     """What the file says of itself, by name: mean, std, input_size, class_names, ..."""
 
@@ -88,7 +91,7 @@ def export_onnx(
     make_folder(path.parent)
     with _scratch_folder(path) as folder, evaluation_mode(whole, device=torch.device("cpu")):
         written, found = folder / path.name, None
-        opset = write_onnx(whole, written, input_shape, batch=fixed, opset=opset, metadata=metadata)
+        made = write_onnx(whole, written, input_shape, batch=fixed, opset=opset, metadata=metadata)
         if check:
             found = _checked(whole, written, input_shape, prepare, (1, 3) if fixed is None else (fixed,))
         size = sum(file.stat().st_size for file in folder.iterdir())
@@ -98,10 +101,11 @@ def export_onnx(
     return Exported(
         path=str(path),
         size=size,
-        opset=opset,
+        opset=made.opset,
         input_shape=("batch" if fixed is None else fixed, *one),
         difference=found.outputs if found else None,
         pixel_difference=found.levels if found else None,
+        attention_in_products=made.in_products,
         metadata=metadata,
     )
 

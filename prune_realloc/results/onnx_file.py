@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
@@ -17,6 +17,7 @@ from torch import nn
 from prune_realloc.core.errors import InputError, first_line
 from prune_realloc.core.names import PREPROCESSING
 from prune_realloc.data.preprocessing import Preprocessing
+from prune_realloc.results.attention import InProducts
 from prune_realloc.results.parity import ExportError
 from prune_realloc.results.prepared import Prepared
 from prune_realloc.runtime.networks import count_classes
@@ -59,6 +60,14 @@ def need_packages() -> None:
             )
 
 
+class Written(NamedTuple):
+    """What a file was written with."""
+
+    opset: int
+    in_products: bool
+    """Attention as products, since PyTorch could not write its fused one."""
+
+
 def write_onnx(
     model: nn.Module,
     path: Path,
@@ -67,8 +76,8 @@ def write_onnx(
     batch: int | None,
     opset: int | None,
     metadata: Mapping[str, Any],
-) -> int:
-    """Write the file for one batch size, or for any where `batch` is None; returns its operator set.
+) -> Written:
+    """Write the file for one batch size, or for any where `batch` is None.
 
     Args:
         model: takes images of `input_shape`, or, if it is `Prepared`, pictures of any size.
@@ -78,7 +87,7 @@ def write_onnx(
         InputError: PyTorch cannot write that operator set.
         ExportError: PyTorch cannot export the network.
     """
-    program = _program(model, input_shape, batch, opset)
+    program, in_products = _program(model, input_shape, batch, opset)
     found = int(program.model.opset_imports[""])
     if opset is not None and found != opset:
         raise InputError(f"opset {opset} is not possible for this model, PyTorch wrote {found}; leave --opset out")
@@ -86,10 +95,24 @@ def write_onnx(
         node.metadata_props.clear()  # stack traces: paths of this machine, a quarter of a small file
     program.model.metadata_props.update({name: json.dumps(value) for name, value in metadata.items()})
     program.save(path, external_data=False)
-    return found
+    return Written(found, in_products)
 
 
-def _program(model: nn.Module, input_shape: tuple[int, int, int], batch: int | None, opset: int | None) -> ONNXProgram:
+def _program(
+    model: nn.Module, input_shape: tuple[int, int, int], batch: int | None, opset: int | None
+) -> tuple[ONNXProgram, bool]:
+    """The network, and whether its attention had to be written as products."""
+    try:
+        return _translated(model, input_shape, batch, opset), False
+    except ExportError:
+        with suppress(ExportError), InProducts():  # where it fails again, it was not for its attention
+            return _translated(model, input_shape, batch, opset), True
+        raise
+
+
+def _translated(
+    model: nn.Module, input_shape: tuple[int, int, int], batch: int | None, opset: int | None
+) -> ONNXProgram:
     count = 2 if batch is None else batch  # 1 would count as fixed
     free = {0: torch.export.Dim("batch")} if batch is None else {}
     if isinstance(model, Prepared):

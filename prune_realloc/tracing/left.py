@@ -82,18 +82,38 @@ class Left:
     def _alive(self, plane: Tensor) -> np.ndarray:
         return self.alive[compact(plane).long().numpy()]
 
+    def dims(self, plane: Tensor) -> list[int]:
+        """Along which something goes; those along which neighbours lie further apart come first.
+
+        Raises:
+            Uneven: all of it goes.
+        """
+        alive, small = self._alive(plane), compact(plane)
+        if alive.all():
+            return []
+        dims = [dim for dim in range(alive.ndim) if (alive != np.take(alive, [0], axis=dim)).any()]
+        if not dims:
+            raise Uneven("nothing is left")
+        return sorted(dims, key=lambda dim: -_step(small, dim))
+
+    def taken(self, plane: Tensor) -> np.ndarray:
+        """The labels of a plane that are left, in each row in their order.
+
+        Raises:
+            Uneven: they are no box.
+        """
+        dims, sizes = self.dims(plane), self._sizes(plane)
+        last = range(-len(dims), 0)
+        rows = np.moveaxis(plane.long().numpy(), dims, last)
+        kept = rows[self.alive[rows]].reshape(*rows.shape[: plane.ndim - len(dims)], *(sizes[dim] for dim in dims))
+        return np.moveaxis(kept, last, dims)
+
     def _sizes(self, plane: Tensor) -> dict[int, int]:
         """Dimension -> what is left along it, where something goes.
 
         Rows may lose other channels if they lose as many, and if the channels of a row lie side by side.
         """
-        alive, small = self._alive(plane), compact(plane)
-        if alive.all():
-            return {}
-        dims = [dim for dim in range(alive.ndim) if (alive != np.take(alive, [0], axis=dim)).any()]
-        if not dims:
-            raise Uneven("nothing is left")
-        dims.sort(key=lambda dim: -_step(small, dim))
+        dims, alive = self.dims(plane), self._alive(plane)
         rest = np.moveaxis(alive, dims, range(len(dims))).reshape(*(alive.shape[dim] for dim in dims), -1)[..., 0]
         sizes = {}
         for dim in reversed(dims):

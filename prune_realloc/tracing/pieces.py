@@ -79,7 +79,7 @@ def _places(base: fx.Node, chain: list[fx.Node], values: Mapping[fx.Node, Any], 
         else:
             raise Uneven(f"{each.target} of unlike parts")
     places: Tensor = found[node]
-    return places.numpy()
+    return places.contiguous().numpy()  # of one laid out otherwise, numpy's unravel_index mixes up the rows
 
 
 def _windowed(graph: fx.Graph, base: fx.Node, whole: Labels, places: np.ndarray) -> tuple[fx.Node, Labels]:

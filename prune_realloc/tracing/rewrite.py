@@ -9,7 +9,6 @@ layer's output before it is reshaped.
 from __future__ import annotations
 
 import linecache
-import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,18 +18,18 @@ from torch.utils._pytree import tree_map
 
 from prune_realloc.core.errors import InputError
 from prune_realloc.tracing.guided import Written, written
-from prune_realloc.tracing.labels import Labels, labels, varies
+from prune_realloc.tracing.interleaved import interleaved, reorder_columns_
+from prune_realloc.tracing.labels import Labels, labels
 from prune_realloc.tracing.left import Left, Uneven
 from prune_realloc.tracing.pieces import piece_
 from prune_realloc.tracing.ranges import narrowed_, sliced_
 from prune_realloc.tracing.record import Record
 from prune_realloc.tracing.run import shell
-
-_SHAPING = ("reshape", "view", "expand", "unflatten")
+from prune_realloc.tracing.sizes import SHAPING, name_of, reshaped_, settle_shapes_
 
 
 def rewrite_(model: nn.Module, source: nn.Module, record: Record, left: Left) -> list[str]:
-    """Let `model`, whose parameters were cut from those of `source`, run.
+    """Let `model`, whose parameters were cut from those of `source`, run: columns of a layer may change places.
 
     Args:
         source: the whole network; `record` is of it.
@@ -53,13 +52,14 @@ def rewrite_(model: nn.Module, source: nn.Module, record: Record, left: Left) ->
             whole.append(f"{name} ({type(module).__name__}): {found}")
             continue
         try:
-            changed = _resized_(found.graph, found.values, left)
+            for turned in interleaved(found.values, left):
+                reorder_columns_(model, name, record, left, turned)
+            if _resized_(found.graph, found.values, left):
+                _set_forward_(model.get_submodule(name), found)
         except Uneven as error:
             raise InputError(
                 f"{name} ({type(module).__name__}): {error}; keep its channels whole, or the same number in each part"
             ) from error
-        if changed:
-            _set_forward_(model.get_submodule(name), found)
     return whole
 
 
@@ -91,7 +91,7 @@ def _resized_(graph: fx.Graph, values: dict[fx.Node, Any], left: Left) -> bool:
     """
     changed = False
     for node in list(graph.nodes):
-        name, value = _name(node), values.get(node)
+        name, value = name_of(node), values.get(node)
         if isinstance(value, Labels) and not left.is_box(value):
             if all(_is_move(user) for user in node.users):
                 continue  # its parts are looked at one by one
@@ -105,7 +105,7 @@ def _resized_(graph: fx.Graph, values: dict[fx.Node, Any], left: Left) -> bool:
                 changed = True
             continue
         changed |= _set_sizes_(graph, node, name, values, left)
-    _settle_shapes_(graph, values, left)
+    settle_shapes_(graph, values, left)
     graph.eliminate_dead_code()
     graph.lint()
     return changed
@@ -122,11 +122,6 @@ def _from_uneven(node: fx.Node, values: Mapping[fx.Node, Any], left: Left) -> bo
     return False
 
 
-def _name(node: fx.Node) -> str:
-    target = node.target
-    return target if isinstance(target, str) else getattr(target, "__name__", "")
-
-
 _MOVES = (
     *("reshape", "view", "permute", "transpose", "flatten", "unflatten", "unbind", "getitem", "chunk", "split"),
     *("squeeze", "unsqueeze", "contiguous", "movedim"),
@@ -134,15 +129,15 @@ _MOVES = (
 
 
 def _is_move(node: fx.Node) -> bool:
-    return node.op in ("call_method", "call_function") and _name(node) in _MOVES
+    return node.op in ("call_method", "call_function") and name_of(node) in _MOVES
 
 
 def _set_sizes_(graph: fx.Graph, node: fx.Node, name: str, values: dict[fx.Node, Any], left: Left) -> bool:
     value = values.get(node)
     if node.op not in ("call_method", "call_function"):
         return False
-    if name in _SHAPING and isinstance(value, Labels):
-        return _reshaped_(graph, node, name, value, values, left)
+    if name in SHAPING and isinstance(value, Labels):
+        return reshaped_(graph, node, name, value, values, left)
     if name in ("chunk", "split") and isinstance(value, tuple | list) and isinstance(value[0], Labels):
         return _split_(graph, node, values, left)
     if name == "getitem" and isinstance(value, Labels):
@@ -152,103 +147,6 @@ def _set_sizes_(graph: fx.Graph, node: fx.Node, name: str, values: dict[fx.Node,
     if name == "scaled_dot_product_attention":
         return _scaled_(node, values, left)
     return False
-
-
-def _reshaped_(
-    graph: fx.Graph, node: fx.Node, name: str, value: Labels, values: Mapping[fx.Node, Any], left: Left
-) -> bool:
-    new = left.shape(value)
-    first = 2 if name == "unflatten" else 1
-    given: Any = node.args[first:]
-    together = len(given) == 1 and isinstance(_value(given[0], values), list | tuple)
-    sizes = _parts_of(graph, node, given[0], values) if together else list(given)
-    args: tuple[Any, ...] = node.args
-    start = args[1] % values[args[0]].ndim if name == "unflatten" else 0
-    changed = False
-    for place, size in enumerate(sizes):
-        wanted, now = new[place + start], _size_now(size, values, left)
-        # what is computed of a size that changes is not to be: other numbers are computed of the source's
-        derived = isinstance(size, fx.Node) and _read_off(size, values) is None and now != _value(size, values)
-        if now != -1 and (now != wanted or derived):
-            sizes[place], changed = wanted, True
-    if changed:
-        node.args = (*node.args[:first], tuple(sizes)) if together else (*node.args[:first], *sizes)
-    return changed
-
-
-def _value(x: Any, values: Mapping[fx.Node, Any]) -> Any:
-    """What a node gave in the source; of a step of our own, what it is computed of says it."""
-    if not isinstance(x, fx.Node):
-        return x
-    if x not in values and x.target is operator.getitem:
-        return _value(x.args[0], values)[x.args[1]]
-    return values.get(x)
-
-
-def _parts_of(graph: fx.Graph, node: fx.Node, sizes: Any, values: Mapping[fx.Node, Any]) -> list[Any]:
-    """The numbers in a list of sizes, each by itself."""
-    if isinstance(sizes, list | tuple):
-        return list(sizes)
-    with graph.inserting_before(node):
-        return [graph.call_function(operator.getitem, (sizes, i)) for i in range(len(_value(sizes, values)))]
-
-
-def _size_now(size: Any, values: Mapping[fx.Node, Any], left: Left) -> Any:
-    """What a number in the forward pass, or a list of them, will be; None where nothing tells it.
-
-    Sizes are read off tensors, or computed of such.
-    """
-    if isinstance(size, list | tuple):
-        return type(size)(_size_now(part, values, left) for part in size)
-    if not isinstance(size, fx.Node):
-        return size
-    found, was = _read_off(size, values), _value(size, values)
-    if found is not None:
-        return _along(values[found[0]], found[1], left)
-    if size.op not in ("call_function", "call_method") or not isinstance(was, int | list | tuple):
-        return was
-    args: tuple[Any, ...] = size.args
-    tensor = values.get(args[0]) if args and isinstance(args[0], fx.Node) else None
-    if isinstance(tensor, Labels):
-        return tuple(_along(tensor, dim, left) for dim in range(tensor.ndim))
-    parts = [_size_now(part, values, left) for part in args]
-    partly = size.target is not operator.getitem and any(isinstance(x, tuple) and None in x for x in parts)
-    if None in parts or partly:
-        return None if isinstance(was, int) else (None,) * len(was)
-    target: Any = size.target
-    return target(*parts) if size.op == "call_function" else was
-
-
-def _along(x: Labels, dim: int, left: Left) -> int | None:
-    """The size of a tensor along a dimension; None where it is not the same in all rows."""
-    if left.is_box(x):
-        return left.shape(x)[dim]
-    return None if any(varies(plane, dim) for plane in x.planes) else x.shape[dim]
-
-
-def _read_off(node: Any, values: Mapping[fx.Node, Any]) -> tuple[fx.Node, int] | None:
-    """The tensor and the dimension whose size a node is."""
-    if not isinstance(node, fx.Node):
-        return None
-    if _name(node) == "size" and node.op == "call_method" and len(node.args) == 2:
-        tensor, dim = node.args
-    elif _name(node) == "getitem" and _is_shape(node.args[0]):
-        shape: Any = node.args[0]
-        tensor, dim = shape.args[0], node.args[1]
-    else:
-        return None
-    value = values.get(tensor)  # type: ignore[arg-type]
-    if not isinstance(value, Labels) or not isinstance(dim, int):
-        return None
-    return tensor, dim % value.ndim  # type: ignore[return-value]
-
-
-def _is_shape(node: Any) -> bool:
-    """Is it all sizes of a tensor?"""
-    if not isinstance(node, fx.Node):
-        return False
-    named = node.op == "call_function" and _name(node) == "getattr" and node.args[1:] == ("shape",)
-    return named or (node.op == "call_method" and _name(node) == "size" and len(node.args) == 1)
 
 
 def _split_(graph: fx.Graph, node: fx.Node, values: dict[fx.Node, Any], left: Left) -> bool:
@@ -274,22 +172,6 @@ def _scaled_(node: fx.Node, values: Mapping[fx.Node, Any], left: Left) -> bool:
         return False
     node.kwargs = {**node.kwargs, "scale": query.shape[-1] ** -0.5}
     return True
-
-
-def _settle_shapes_(graph: fx.Graph, values: Mapping[fx.Node, Any], left: Left) -> None:
-    """Numbers of channels that are still read off, for scales and the like, are those of the source."""
-    graph.eliminate_dead_code()
-    for node in list(graph.nodes):
-        found = _read_off(node, values)
-        if found is None:
-            continue
-        tensor, dim = found
-        value = values[tensor]
-        if not left.is_box(value) or left.shape(value)[dim] == value.shape[dim]:
-            continue
-        for user in list(node.users):
-            if _name(user) not in _SHAPING:
-                user.replace_input_with(node, value.shape[dim])
 
 
 def _set_forward_(module: nn.Module, found: Written) -> None:

@@ -3,8 +3,10 @@ import sys
 import onnx
 import pytest
 import torch
+import torch.nn.functional as F
 from support.exporter import fake_exporter, fake_session
 from support.interruption import killed_after
+from torch import nn
 
 from prune_realloc import find_sites, load_model
 from prune_realloc.core.errors import InputError
@@ -101,6 +103,30 @@ def test_what_the_exporter_cannot_do_is_one_line(tiny_vit, tmp_path, monkeypatch
     monkeypatch.setattr(torch.onnx, "export", refuse)
     with pytest.raises(ExportError, match=r"cannot export the model to ONNX: unsupported$"):
         export_onnx(tiny_vit, tmp_path / "m.onnx", input_shape=SHAPE)
+
+
+class Windows(nn.Module):
+    """Attention of two windows, a dimension of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.head = nn.Linear(3, 24), nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.qkv(x.unflatten(2, (2, -1)).flatten(3).permute(0, 2, 3, 1))  # B, windows, N, C
+        q, k, v = x.unflatten(3, (3, 2, 4)).permute(3, 0, 4, 1, 2, 5)
+        return self.head(F.scaled_dot_product_attention(q, k, v).permute(0, 2, 3, 1, 4).flatten(3).mean((1, 2)))
+
+
+def test_attention_that_the_exporter_cannot_write_is_written_as_its_products(tmp_path):
+    torch.manual_seed(0)
+    found = export_onnx(Windows().eval(), tmp_path / "m.onnx", input_shape=(3, 4, 4))
+    assert found.attention_in_products
+    assert found.difference < 1e-5
+
+
+def test_attention_that_the_exporter_can_write_is_left_to_it(tiny_vit, tmp_path):
+    assert not export_onnx(tiny_vit, tmp_path / "m.onnx", input_shape=SHAPE).attention_in_products
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript"])

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from prune_realloc.core.cost import total_cost
+from prune_realloc.core.errors import InputError
 from prune_realloc.families import traced
 from prune_realloc.pruning.cut import cut
 from prune_realloc.pruning.hooks import masked
@@ -22,10 +23,9 @@ D, H, K = 12, 2, 4  # stream, heads, width of a head
 class Net(nn.Module):
     """A convolution, two residual blocks of the same kind, and a head."""
 
-    input_size = (3, 8, 8)
-
     def __init__(self, kind: type[nn.Module]) -> None:
         super().__init__()
+        self.input_size = getattr(kind, "input_size", (3, 8, 8))
         self.stem = nn.Conv2d(3, D, 2, 2)
         self.blocks = nn.ModuleList(Block(kind()) for _ in range(2))
         self.norm, self.head = nn.LayerNorm(D), nn.Linear(D, 5)
@@ -130,6 +130,21 @@ class Windows(Fused):
         return super().attend(q, k, v).permute(0, 1, 3, 2, 4).flatten(2, 3)
 
 
+class Maps(nn.Module):
+    """A convolution of many channels and places; the places are laid into one dimension while channels are split."""
+
+    input_size = (3, 28, 28)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.proj = nn.Conv2d(D, 3 * 3 * 16, 1), nn.Linear(3 * 16, D)
+
+    def forward(self, x):
+        qkv = self.qkv(x.transpose(1, 2).unflatten(2, (14, 14)))
+        q, k, v = qkv.reshape(x.shape[0], 3, 3, 16, -1).permute(1, 0, 2, 4, 3).unbind(0)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
 class Table(Fused):
     """A learned number for each head and pair of places, kept from one pass for the next; ways that depend on sizes."""
 
@@ -163,6 +178,40 @@ class Channels(Fused):
         return v @ weights.transpose(-2, -1)
 
 
+class Interleaved(Fused):
+    """The first channel of each head, then the second one of each."""
+
+    def forward(self, x):
+        return self.proj(self.attend(*self.parts(x)).permute(0, 2, 3, 1).reshape(*x.shape[:2], H * K))
+
+
+class Batched(Fused):
+    """Heads are images, of which there are so many times as heads."""
+
+    def attend(self, q, k, v):
+        q, k, v = (t.reshape(-1, t.shape[2], t.shape[3]) for t in (q, k, v))
+        out = (q @ k.transpose(1, 2) / 2).softmax(-1) @ v
+        return out.reshape(out.shape[0] // H, H, *out.shape[1:])
+
+
+class Folded(nn.Module):
+    """Places of each channel are folded by numbers that are computed of those of images and channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.norm, self.down = nn.Conv2d(D, 8, 1), nn.Linear(8, 8), nn.Conv2d(8, D, 1)
+
+    def forward(self, x):
+        x = self.up(x.transpose(1, 2).unflatten(2, (4, 4)))
+        B, C, h, w = x.shape
+        x = x.reshape(B * C * (h // 2), 2, w // 2, 2).transpose(1, 2)
+        x = x.reshape(B, C, 4, 4).transpose(1, 3).reshape(B * 4, 4, -1)
+        x = self.norm(F.gelu(x)).view(B, 4, 4, -1)
+        x = x.transpose(1, 3).reshape(B * C * (h // 2), w // 2, 2, 2)
+        x = x.transpose(1, 2).reshape(B, C, h, w)
+        return self.down(x).flatten(2).transpose(1, 2)
+
+
 class Glu(nn.Module):
     """Half of the hidden units gate the others."""
 
@@ -193,7 +242,11 @@ AXES = {
     Cosine: {"heads", "qk", "v"},
     Rotated: {"heads", "v"},
     Windows: {"heads", "qk", "v"},
+    Maps: {"heads", "qk", "v"},
     Table: {"heads", "qk", "v"},
+    Interleaved: {"heads", "qk", "v"},
+    Batched: {"heads", "qk", "v"},
+    Folded: {"ffn"},
     Glu: {"ffn"},
     Unknown: set(),
 }
@@ -227,7 +280,8 @@ def test_what_can_be_cut(kind):
 
 @pytest.mark.parametrize("kind", [kind for kind in AXES if AXES[kind]] + [Channels], ids=lambda kind: kind.__name__)
 def test_cut_computes_what_the_masked_network_does(kind):
-    net, x = made(kind), torch.randn(3, 3, 8, 8)
+    net = made(kind)
+    x = torch.randn(3, *net.input_size)
     sites = traced.describe(net).sites
     axes = {site.axis for site in sites} - {"embed", "block"}
     assert axes
@@ -245,7 +299,8 @@ def test_cut_computes_what_the_masked_network_does(kind):
 
 @pytest.mark.parametrize("kind", [*AXES, Channels], ids=lambda kind: kind.__name__)
 def test_what_is_left_trains_costs_what_was_said_and_can_be_cut_again(kind):
-    net, x = made(kind), torch.randn(2, 3, 8, 8)
+    net = made(kind)
+    x = torch.randn(2, *net.input_size)
     found = traced.describe(net)
     keep = some(found.sites, {"embed", "heads", "qk", "v", "ffn", "hidden"})
     small = cut(net, found.sites, keep)
@@ -255,6 +310,23 @@ def test_what_is_left_trains_costs_what_was_said_and_can_be_cut_again(kind):
     assert all(p.grad is not None for p in small.parameters())
     again = traced.describe(small.eval())
     assert cut(small, again.sites, some(again.sites, {"embed", "v", "ffn"}))(x).isfinite().all()
+
+
+class Scaled(Interleaved):
+    """A number for each of those channels, which is no layer's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.proj = nn.Sequential(nn.LayerNorm(H * K), nn.Linear(H * K, D))
+
+
+def test_heads_between_each_other_that_a_norm_reads_lose_the_same_channels_or_nothing():
+    net = made(Scaled)
+    sites = traced.describe(net).sites
+    same = {site.name: np.array([0, 2, 4, 6]) for site in sites if site.axis == "v"}
+    assert cut(net, sites, same)(torch.randn(2, 3, 8, 8)).isfinite().all()
+    with pytest.raises(InputError, match=r"blocks.0.inner \(Scaled\): channels of several heads in turn, read by"):
+        cut(net, sites, same | {"blocks.0.v": np.array([0, 3, 5, 6])})
 
 
 def test_other_numbers_of_images_or_an_error():
