@@ -26,9 +26,8 @@ _NOTES = (
 
 def recognise(state: State, config: Config) -> bool:
     # those for segmentation have another head, those of SAM none
-    return "head.op_list.0.conv.weight" in state and any(
-        name.startswith("backbone.stages.0.op_list.") for name in state
-    )
+    stages = any(name.startswith("backbone.stages.0.op_list.") for name in state)
+    return stages and "head.op_list.0.conv.weight" in state
 
 
 def translate(state: State, config: Config, preprocessor: Config) -> Translated:
