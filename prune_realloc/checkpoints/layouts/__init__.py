@@ -8,14 +8,17 @@ from typing import Any
 from torch import Tensor
 
 from prune_realloc.checkpoints.layouts import (
+    efficientvit_mit_original,
     hf_beit,
     hf_clip,
     hf_swin,
     hf_vit,
+    levit_original,
     open_clip,
     self_supervised,
     swin_original,
     timm_wrapper,
+    tiny_vit_original,
     torchvision,
 )
 from prune_realloc.checkpoints.layouts.translated import Layout, Translated
@@ -30,6 +33,9 @@ LAYOUTS: dict[str, Layout] = {
     "torchvision Swin": Layout(torchvision.recognise_swin, torchvision.translate_swin),
     "open_clip": Layout(open_clip.recognise, open_clip.translate),
     "Swin": Layout(swin_original.recognise, swin_original.translate),
+    "LeViT": Layout(levit_original.recognise, levit_original.translate),
+    "TinyViT": Layout(tiny_vit_original.recognise, tiny_vit_original.translate),
+    "EfficientViT (MIT)": Layout(efficientvit_mit_original.recognise, efficientvit_mit_original.translate),
     "self-supervised": Layout(self_supervised.recognise, self_supervised.translate),
 }
 """The first that recognises the tensors counts; BEiT and Swin have all that tells ViT, and more."""

@@ -76,11 +76,17 @@ def split_off(state: State, unwanted: str) -> tuple[dict[str, Tensor], tuple[str
 
 
 def renamed(state: State, rules: Rules) -> dict[str, Tensor]:
-    """The tensors under the names that the rules make."""
+    """The tensors under the names that the rules make.
+
+    Raises:
+        InputError: they make one name of two, of which one would be lost.
+    """
     out: dict[str, Tensor] = {}
     for name, tensor in state.items():
         for pattern, by in rules:
             name = re.sub(pattern, by, name)
+        if name in out:
+            raise InputError(f"weights: two tensors are {name} in timm's network; the file is damaged")
         out[name] = tensor
     return out
 
