@@ -44,8 +44,10 @@ def only(*parts: str) -> dict[str, Any]:
     return {"compensate": {part: part in parts for part in PARTS}}
 
 
+STREAMS = "rotation and refit, the streams too"
 VARIANTS: dict[str, dict[str, Any]] = {
     "rotation and refit (the default)": {},
+    STREAMS: {},  # with all axes that the network has but blocks
     "refit": only("refit"),
     "rotation, mean shift": only("rotate", "mean_shift"),
     "mean shift": only("mean_shift"),
@@ -58,9 +60,10 @@ SECONDS = 60
 """For one setting of torch-pruning."""
 
 
-def ours(folder: Path, data: str, test: tuple[Tensor, Tensor]) -> Iterator[dict[str, Any]]:
+def ours(net: nn.Module, folder: Path, data: str, test: tuple[Tensor, Tensor]) -> Iterator[dict[str, Any]]:
     """A row for each variant and share."""
-    for (name, values), share in product(VARIANTS.items(), SHARES):
+    every = sorted({site.axis for site in find_sites(net)} - {"block"})
+    for (name, values), share in product((VARIANTS | {STREAMS: {"axes": every}}).items(), SHARES):
         images = {"name": data, "samples": CALIBRATION_IMAGES}
         source = {"ckpt": str(folder)}
         recipe = build_recipe({"budget": {"keep_macs": share}, "source": source, "data": images} | values)
@@ -233,7 +236,7 @@ def main() -> None:
         test = load_tensors(net, args.data, "test")
         train = load_tensors(net, args.data, "train", CALIBRATION_IMAGES)
         rows = {"dense": round(evaluate(net, *test)[1], 2), "ours": [], "torch_pruning": []}
-        for kind, found in (("ours", ours(folder, args.data, test)), ("torch_pruning", theirs(net, train, test))):
+        for kind, found in (("ours", ours(net, folder, args.data, test)), ("torch_pruning", theirs(net, train, test))):
             for row in found:
                 print(name, *(f"{key}={value}" for key, value in row.items()), flush=True)
                 rows[kind].append(row)
