@@ -154,8 +154,10 @@ def difference(net: nn.Module, own: list[Site], keep: dict[str, np.ndarray], ima
     with torch.no_grad(), ExitStack() as stack:
         for site in own:
             stack.enter_context(masked(net, site, np.setdiff1d(np.arange(site.units), keep[site.name])))
-        expected = net(images)
-        return float(f"{float((smaller(images) - expected).abs().max() / expected.abs().max()):.1e}")
+        expected, found = net(images), smaller(images)
+        if found.shape != expected.shape:  # no classifier: the channels of the last stream come out
+            expected = expected[:, torch.as_tensor(keep[own[-1].name])]
+        return float(f"{float((found - expected).abs().max() / expected.abs().max()):.1e}")
 
 
 def halved(net: Any, row: Row, images: Tensor) -> Row:
