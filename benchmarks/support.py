@@ -57,7 +57,7 @@ def listed() -> dict[str, dict[str, Any]]:
 
 
 def network(name: str, args: dict[str, Any]) -> Any:
-    """timm's network with random weights, in which no norm is the identity and no scale is zero."""
+    """timm's network with random weights, in which no norm is the identity and nothing is zero."""
     torch.manual_seed(0)
     net: Any = timm.create_model(name, **args).eval()
     net.origin = {"source": name, "source_args": args}
@@ -67,6 +67,8 @@ def network(name: str, args: dict[str, Any]) -> Any:
             if p.ndim == 1:
                 scales = key.endswith("weight") or "gamma" in key
                 p.copy_(torch.rand(p.shape, generator=generator) + 0.5 if scales else 0.1 * noise(p, generator))
+            elif p.abs().max() < 1e-6:  # a head or a table that begins with nothing
+                p.copy_(0.02 * noise(p, generator))
         for key, buffer in net.named_buffers():
             if key.endswith("running_mean"):
                 buffer.copy_(0.1 * noise(buffer, generator))

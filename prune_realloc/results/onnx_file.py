@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from prune_realloc.core.errors import InputError, first_line
 from prune_realloc.core.names import PREPROCESSING
@@ -98,7 +101,8 @@ def _program(model: nn.Module, input_shape: tuple[int, int, int], batch: int | N
     else:
         images = torch.zeros(count, *input_shape)
     try:
-        with _silent():
+        # other kernels lay their outputs out in ways that torch's export cannot view
+        with _silent(), sdpa_kernel(SDPBackend.MATH), _FourDimensions():
             program = torch.onnx.export(
                 model,
                 (images,),
@@ -113,6 +117,20 @@ def _program(model: nn.Module, input_shape: tuple[int, int, int], batch: int | N
         raise ExportError(f"PyTorch cannot export the model to ONNX: {first_line(error.__cause__ or error)}") from error
     assert program is not None  # as it always is with dynamo
     return program
+
+
+class _FourDimensions(TorchFunctionMode):
+    """Fused attention over more dimensions, such as windows, which ONNX does not have, as one over four."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not F.scaled_dot_product_attention or len(args) != 3 or kwargs.get("attn_mask") is not None:
+            return func(*args, **kwargs)
+        *before, _, _, _ = args[0].shape
+        if len(before) < 2:
+            return func(*args, **kwargs)
+        out = func(*(x.flatten(0, -4) for x in args), **kwargs)
+        return out.reshape(*before, *out.shape[1:])
 
 
 @contextmanager
