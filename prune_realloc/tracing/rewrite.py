@@ -170,7 +170,9 @@ def _reshaped_(
         # what is computed of a size that changes is not to be: other numbers are computed of the source's
         derived = isinstance(size, fx.Node) and _read_off(size, values) is None and now != _value(size, values)
         if now != -1 and (now != wanted or derived):
-            sizes[place], changed = wanted, True
+            # it may hold the number of images too, which only a call tells
+            inferred = derived and name != "expand" and -1 not in sizes
+            sizes[place], changed = -1 if inferred else wanted, True
     if changed:
         node.args = (*node.args[:first], tuple(sizes)) if together else (*node.args[:first], *sizes)
     return changed

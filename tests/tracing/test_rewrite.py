@@ -183,6 +183,20 @@ class Glu(nn.Module):
         return self.down(F.silu(a) * b)
 
 
+class Merged(nn.Module):
+    """Images and hidden units in one dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(D, 8), nn.Linear(8, D)
+
+    def forward(self, x):
+        x = self.up(x)
+        B, N, C = x.shape
+        x = F.relu(x.transpose(1, 2).reshape(B * C, N // 4, 4))
+        return self.down(x.reshape(B, C, N).transpose(1, 2))
+
+
 class Unknown(nn.Module):
     """Nothing is known of what happens to the hidden units."""
 
@@ -204,6 +218,7 @@ AXES = {
     Windows: {"heads", "qk", "v"},
     Table: {"heads", "qk", "v"},
     Glu: {"ffn"},
+    Merged: {"ffn"},
     Unknown: set(),
 }
 
