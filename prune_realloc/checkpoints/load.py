@@ -160,7 +160,9 @@ def _stored(
     stated = {
         name: value for name, value in found.model_args.items() if name not in found.supposed or name not in hints
     }
-    args = shapes | hints | stated | extra
+    cut = name == PRUNED and "input_size" in found.pretrained_cfg  # timm would give our name three channels
+    channels = {"in_chans": found.pretrained_cfg["input_size"][0]} if cut else {}
+    args = channels | shapes | hints | stated | extra
     architecture = None
     if name is not None and not (known and name.split(".")[0] in known.ALIASES):
         architecture = Recognised(name, "--model" if model else found.origins["name"], guessed=False)

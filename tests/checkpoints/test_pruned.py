@@ -180,3 +180,12 @@ def test_what_was_traced_and_cut_twice_comes_back(name, args, tmp_path):
     save_pruned(net, tmp_path)
     images = torch.randn(2, 3, 224, 224)
     assert torch.equal(load_pruned(tmp_path)(images), net(images))
+
+
+def test_channels_of_the_images_and_no_classes_come_back(tmp_path):
+    args = {"depth": 1, "num_classes": 0, "in_chans": 1}
+    net = timm.create_model("eva02_tiny_patch14_224", **args).eval()
+    net.origin = {"source": "eva02_tiny_patch14_224", "source_args": args}
+    save_pruned(net, tmp_path)
+    images = torch.randn(1, 1, 224, 224)
+    assert torch.equal(load_pruned(tmp_path)(images), net(images))
