@@ -67,7 +67,7 @@ def network(name: str, args: dict[str, Any]) -> Any:
             if p.ndim == 1:
                 scales = key.endswith("weight") or "gamma" in key
                 p.copy_(torch.rand(p.shape, generator=generator) + 0.5 if scales else 0.1 * noise(p, generator))
-            elif not p.any():  # as in the classifier of Hiera
+            elif p.abs().max() < 1e-6:  # as in the classifier of Hiera
                 p.copy_(0.02 * noise(p, generator))
         for key, buffer in net.named_buffers():
             if key.endswith("running_mean"):
@@ -156,8 +156,10 @@ def difference(net: nn.Module, own: list[Site], keep: dict[str, np.ndarray], ima
     with torch.no_grad(), ExitStack() as stack:
         for site in own:
             stack.enter_context(masked(net, site, np.setdiff1d(np.arange(site.units), keep[site.name])))
-        expected = net(images)
-        return float(f"{float((smaller(images) - expected).abs().max() / expected.abs().max()):.1e}")
+        expected, found = net(images), smaller(images)
+        if found.shape != expected.shape:  # no classifier: the channels of the last stream come out
+            expected = expected[:, torch.as_tensor(keep[own[-1].name])]
+        return float(f"{float((found - expected).abs().max() / expected.abs().max()):.1e}")
 
 
 def halved(net: Any, row: Row, images: Tensor) -> Row:

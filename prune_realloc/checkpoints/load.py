@@ -22,7 +22,7 @@ from prune_realloc.checkpoints.read import read_checkpoint
 from prune_realloc.checkpoints.recognise import Recognised, recognise, recognise_unlisted
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.names import PRUNED
-from prune_realloc.families import FAMILIES
+from prune_realloc.families import FAMILIES, cuttable_family_of_architecture, may_be_of, traced
 from prune_realloc.families.base import Family
 from prune_realloc.families.inputs import input_shape
 from prune_realloc.runtime.networks import count_classes
@@ -151,16 +151,18 @@ def _stored(
     extra: dict[str, Any],
     img_size: int | tuple[int, int] | None,
 ) -> nn.Module:
-    known = next((family for family in FAMILIES.values() if family.recognises(found.state)), None)
     name = model or found.architecture
     if name is not None and not is_model(name.split(".")[0]):
         raise InputError(f"model {name!r} is unknown to timm; see timm.list_models()")
+    known = _declaring(found, name)
     shapes = {} if known is None else _inferred(known, found, extra, img_size)
     hints = _hints(found, shapes)
     stated = {
         name: value for name, value in found.model_args.items() if name not in found.supposed or name not in hints
     }
-    args = shapes | hints | stated | extra
+    cut = name == PRUNED and "input_size" in found.pretrained_cfg  # timm would give our name three channels
+    channels = {"in_chans": found.pretrained_cfg["input_size"][0]} if cut else {}
+    args = channels | shapes | hints | stated | extra
     architecture = None
     if name is not None and not (known and name.split(".")[0] in known.ALIASES):
         architecture = Recognised(name, "--model" if model else found.origins["name"], guessed=False)
@@ -184,6 +186,18 @@ def _stored(
     if img_size is not None and shapes.get("img_size") == img_size:
         found.origins.setdefault("img_size", "--img-size")
     return with_facts(net, found, architecture, given={*extra}, shapes={*shapes})
+
+
+def _declaring(found: Checkpoint, name: str | None) -> Family | None:
+    """The family whose networks have such tensors, unless the network's name says that they only look like those.
+
+    In a network that is traced, a tensor of the same name may be of another stride or another table.
+    """
+    source = found.model_args.get("source") if name == PRUNED else None
+    if isinstance(source, str) and is_model(source) and cuttable_family_of_architecture(source) is traced:
+        return None
+    known = next((family for family in FAMILIES.values() if family.recognises(found.state)), None)
+    return None if known is not None and name is not None and not may_be_of(known, name.split(".")[0]) else known
 
 
 def _inferred(

@@ -20,9 +20,10 @@ from prune_realloc.checkpoints.pruned import build_pruned
 from prune_realloc.core.errors import InputError, first_line
 from prune_realloc.core.files import CHECKSUMS, checksums, make_folder, write_files
 from prune_realloc.core.names import PREPROCESSING, PRUNED, RECIPE_FILE, RESULT_FILE, UNITS_FILE, WEIGHTS_FILE
-from prune_realloc.families import family_of, traced
+from prune_realloc.families import as_cut, family_of, traced
 from prune_realloc.families.base import Family, UnlikeBlocks
 from prune_realloc.families.inputs import input_shape
+from prune_realloc.pruning.cut import widths_left
 from prune_realloc.pruning.sites import find_sites, widths
 
 _SHAPE_CONFIG = (*PREPROCESSING, "fixed_input_size", "pool_size", "first_conv", "classifier")
@@ -171,18 +172,21 @@ def check_rebuild(net: Any) -> dict[str, Any]:
         "source_args": dict(getattr(net, "_model_args", {})),
     }
     size = family.example_input(net)[2:]
-    args = {
-        "source": origin["source"],
-        "source_args": origin["source_args"] | family.inferred_args(state, size) | _size_args(net, family, size),
-        "widths": widths(find_sites(net)),
-    }
+    source: str = origin["source"]
+    given = origin["source_args"] | family.inferred_args(state, size) | _size_args(net, family, size)
+    args: dict[str, Any] = {"source": source, "source_args": given}
     if isinstance(family, UnlikeBlocks):
-        whole, args["blocks"] = family.places(net)
-        args["source_args"] |= whole
-    require_architecture_args(args["source_args"], "model_args")
+        more, args["blocks"] = family.places(net)
+        given |= more
+    require_architecture_args(given, "model_args")
     # what follows from a run needs the numbers that a network is built with, such as tables of positions
     device = "cpu" if family is traced else "meta"
-    again = _check_builds(net, args["source"], args["source_args"], lambda: build_pruned(**args), device)
+    if family is traced:  # what was cut may have sites of other names than its source, whose names are in the file
+        whole = _built(source, given, lambda: as_cut(timm.create_model(source, pretrained=False, **given)), device)
+        args["widths"] = widths_left(net, whole)
+    else:
+        args["widths"] = widths(find_sites(net))
+    again = _check_builds(net, source, given, lambda: build_pruned(**args), device)
     epsilon = norm_eps_of(net)
     return args if epsilon in (None, norm_eps_of(again)) else args | {"norm_eps": epsilon}
 
@@ -210,17 +214,22 @@ def builder(net: Any) -> tuple[str, dict[str, Any]]:
 def _check_builds(
     net: nn.Module, name: str, args: Mapping[str, Any], build: Callable[[], nn.Module], device: str = "meta"
 ) -> nn.Module:
-    """The network that `build` builds, without memory; raises InputError where it is not of the shapes of `net`."""
-    try:
-        with torch.device(device):
-            again = build()
-    except Exception as error:  # timm's constructors raise many kinds
-        raise InputError(
-            f"model {name!r} cannot be rebuilt with {args} ({first_line(error)}); load it with prune_realloc.load_model"
-        ) from error
+    """The network that `build` builds; raises InputError where it is not of the shapes of `net`."""
+    again = _built(name, args, build, device)
     shapes = [{key: tuple(tensor.shape) for key, tensor in one.state_dict().items()} for one in (net, again)]
     if shapes[0] != shapes[1]:
         raise InputError(
             f"model {name!r} with {args} has other shapes than this network; load it with prune_realloc.load_model"
         )
     return again
+
+
+def _built(name: str, args: Mapping[str, Any], build: Callable[[], nn.Module], device: str) -> nn.Module:
+    """What `build` builds, on "meta" without memory; raises InputError where it cannot."""
+    try:
+        with torch.device(device):
+            return build()
+    except Exception as error:  # timm's constructors raise many kinds
+        raise InputError(
+            f"model {name!r} cannot be rebuilt with {args} ({first_line(error)}); load it with prune_realloc.load_model"
+        ) from error

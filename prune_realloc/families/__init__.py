@@ -56,11 +56,22 @@ def cuttable_family_of_architecture(name: str) -> CuttableFamily:
     Raises:
         InputError: it is one of our own names in timm, which none cuts.
     """
-    where = getattr(timm.models.model_entrypoint(name), "__module__", "")
+    where = _module_of(name)
     if where.startswith("prune_realloc.") and name != EFFICIENTVIT:
         raise InputError(f"architecture {name!r} is of no family whose networks can be cut; see docs/support.md")
     module = where.rpartition(".")[2]
     return next((family for family in CUTTABLE.values() if module in family.TIMM_MODULES), traced)
+
+
+def may_be_of(family: Family, name: str) -> bool:
+    """Is timm's network `name` of `family`, or one of our own names, which may be of any?"""
+    where = _module_of(name)
+    return where.startswith("prune_realloc.") or where.rpartition(".")[2] in family.TIMM_MODULES
+
+
+def _module_of(name: str) -> str:
+    """Where timm's network `name` is built."""
+    return getattr(timm.models.model_entrypoint(name), "__module__", "")
 
 
 def as_cut(model: nn.Module) -> nn.Module:

@@ -39,11 +39,6 @@ ALIASES: tuple[str, ...] = ()
 class Gone(nn.Module):
     """Where a whole block was: it hands on what it gets."""
 
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.number = number
-        """Of the block, in the network that was cut."""
-
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return x
 
@@ -67,6 +62,8 @@ class _Found:
 
 _KEPT = "_traced"
 """Where a network keeps what was found of it."""
+_LEFT = "_left"
+"""Where a network that was cut keeps which places of its source it has."""
 
 
 def owns(model: nn.Module) -> bool:
@@ -177,25 +174,39 @@ def _scales(record: Record) -> dict[str, list[int]]:
 
 
 def depth_args(blocks: int) -> dict[str, Any]:
-    """`places` says which blocks there are."""
+    """A block that is gone has no width in the file."""
     return {}
 
 
-def places(model: nn.Module) -> tuple[dict[str, Any], list[int]]:
-    gone = {module.number for module in model.modules() if isinstance(module, Gone)}
-    have = len(_found(model).walk.sites.blocks)
-    return {}, [number for number in range(have + len(gone)) if number not in gone]
+def left(model: nn.Module) -> Mapping[str, Mapping[int, np.ndarray]]:
+    """Parameter or buffer -> dimension -> which places along it are left of the source, however often it was cut.
+
+    The sites of what was cut may have other names than those of its source: units of one site part, or go with
+    another's, once some are gone. So what the file holds is counted in the source.
+    """
+    found: Mapping[str, Mapping[int, np.ndarray]] = vars(model).get(_LEFT, {})
+    return found
+
+
+def _note_left_(model: nn.Module, source: nn.Module, gone: Mapping[str, Mapping[int, np.ndarray]]) -> None:
+    found = {name: dict(by_dim) for name, by_dim in left(source).items()}
+    tensors = dict(source.named_parameters()) | dict(source.named_buffers())
+    for name, by_dim in gone.items():
+        for dim, positions in by_dim.items():
+            had = found.setdefault(name, {}).get(dim, np.arange(tensors[name].shape[dim]))
+            found[name][dim] = np.delete(had, positions)
+    vars(model)[_LEFT] = found
 
 
 def drop_blocks_(model: nn.Module, gone: Collection[int]) -> None:
     found = _found(model)
-    numbers = places(model)[1]
     for block in gone:
         parent, _, child = found.walk.chain.units[found.walk.units_of[block]].rpartition(".")
-        setattr(model.get_submodule(parent), child, Gone(numbers[block]))
+        setattr(model.get_submodule(parent), child, Gone())
 
 
 def sync_(model: nn.Module, keep: Mapping[str, np.ndarray], source: nn.Module, gone: Any) -> None:
+    _note_left_(model, source, gone)
     record = _found(source).walk.traced.record.of(source)
     whole = rewrite_(model, source, record, left_of(record.ids, gone))
     modes = {module: module.training for module in model.modules()}

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import torch
 from torch import nn
 
 from prune_realloc.core.errors import InputError
-from prune_realloc.core.structure import OUTER_AXES, Site, site_beside
-from prune_realloc.families import cuttable_family_of
+from prune_realloc.core.structure import OUTER_AXES, Site, Slice, site_beside
+from prune_realloc.families import cuttable_family_of, traced
 from prune_realloc.families.host import copied, find_host, inner_of
 from prune_realloc.pruning.layers import sync_layers_
 from prune_realloc.pruning.sites import find_sites
@@ -91,15 +91,43 @@ def units_left(sites: Iterable[Site], keep: Keep) -> dict[str, np.ndarray]:
     by_name = {site.name: site for site in sites}
     blocks_gone = blocks_that_go(by_name.values(), keep)
     gone = removed_positions(by_name, {name: units for name, units in keep.items() if by_name[name].axis != "block"})
-    left = {}
-    for name, site in by_name.items():
-        stays = np.zeros(site.units, dtype=bool)
-        for part in site.slices if site.block is None or site.block not in blocks_gone else ():
-            positions = gone.get(part.parameter, {}).get(part.dim, np.arange(0))
-            here = ~np.isin(part.index, positions).all(axis=1)
-            stays[slice(None) if part.units is None else part.units] |= here
-        left[name] = np.flatnonzero(stays)
-    return left
+
+    def here(part: Slice) -> np.ndarray:
+        positions = gone.get(part.parameter, {}).get(part.dim, np.arange(0))
+        return np.asarray(np.isin(part.index, positions, invert=True).any(axis=1))
+
+    return {
+        name: np.flatnonzero(_left_in(site, here)) if site.block not in blocks_gone else np.arange(0)
+        for name, site in by_name.items()
+    }
+
+
+def widths_left(model: nn.Module, source: nn.Module) -> dict[str, int]:
+    """The widths to which `cut_to_widths` cuts `source` for the shapes of `model`; networks that are traced.
+
+    Args:
+        model: what was cut, once or several times, from a network like `source`.
+    """
+    left = traced.left(model)
+    names = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+
+    def here(part: Slice) -> np.ndarray:
+        if part.parameter not in names:  # its block is gone
+            return np.zeros(len(part.index), dtype=bool)
+        places = left.get(part.parameter, {}).get(part.dim, part.index)
+        return np.asarray(np.isin(part.index, places).any(axis=1))
+
+    return {
+        site.name: int(_left_in(site, here).reshape(site.groups, -1).sum(axis=1).max()) for site in find_sites(source)
+    }
+
+
+def _left_in(site: Site, here: Callable[[Slice], np.ndarray]) -> np.ndarray:
+    """Which units of a site have something left, by what is left of each slice."""
+    stays = np.zeros(site.units, dtype=bool)
+    for part in site.slices:
+        stays[slice(None) if part.units is None else part.units] |= here(part)
+    return stays
 
 
 def _check_inside(host: str, by_name: Mapping[str, Site], keep: Keep) -> None:

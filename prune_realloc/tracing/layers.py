@@ -47,9 +47,11 @@ def _read(record: Record, x: Any, dim: int) -> tuple[Tensor, list[Tensor]]:
 
 def linear(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """y = x W' + b: channels are the last dimension."""
-    x, weight, bias = _given(args, kwargs, "input", "weight", "bias")
-    if ("weight" not in kwargs and len(args) < 2) or not _is_known(record, weight):
+    if "weight" not in kwargs and len(args) < 2:
         return unknown(record, func, args, kwargs)
+    x, weight, bias = _given(args, kwargs, "input", "weight", "bias")
+    if not _is_known(record, weight):
+        return _with_computed(record, func, args, kwargs, weight, -1)
     row, others = _read(record, x, -1)
     out = record.ids.along(weight, 0)
     _ties_to_weight(record, row, weight, "its input belongs to no channel")
@@ -68,7 +70,7 @@ def conv(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any
         args, kwargs, "input", "weight", "bias", "stride", "padding", "dilation", "groups"
     )
     if not _is_known(record, weight):
-        return unknown(record, func, args, kwargs)
+        return _with_computed(record, func, args, kwargs, weight, 1)
     groups = groups or 1
     row, others = _read(record, x, 1)
     out = record.ids.along(weight, 0)
@@ -97,6 +99,13 @@ def conv(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any
     number = _note(record, "conv", weight, bias, row, x, int(np.prod([shape[0], *shape[2:]])), groups)
     kept = [collapsed(plane, range(1, x.ndim)) for plane in others]
     return labels(shape, [out.reshape(spread).expand(shape), *kept], source=number, pure=True)
+
+
+def _with_computed(record: Record, func: Any, args: Any, kwargs: Any, weight: Tensor, channels: int) -> Any:
+    """A layer whose weight is no parameter but computed, such as a standardised one: it stays, and costs."""
+    out = unknown(record, func, args, kwargs)
+    record.computed += out.numel() // out.shape[channels] * weight.numel()
+    return out
 
 
 def _is_known(record: Record, weight: Any) -> bool:

@@ -21,7 +21,7 @@ def sliced_(node: fx.Node, values: Mapping[fx.Node, Any], left: Left) -> bool:
     dims = _indexed_dims(places, x.ndim)
     changed = False
     for at, (place, dim) in enumerate(zip(places, dims, strict=True)):
-        if dim is None or left.among(x, dim, slice(None)) == x.shape[dim]:
+        if dim is None or left.shape(x)[dim] == x.shape[dim]:
             continue
         if isinstance(place, slice) and place.step is None:
             ends = (values.get(end) if isinstance(end, fx.Node) else end for end in (place.start, place.stop))
@@ -68,9 +68,10 @@ def _moved_bound(bound: Any, x: Labels, dim: int, left: Left) -> int | None:
 def narrowed_(node: fx.Node, values: Mapping[fx.Node, Any], left: Left) -> bool:
     given: Any = node.args
     tensor, dim, start, length = given
-    alive = left.along(values[tensor], dim)
-    if alive.all():
+    x = values[tensor]
+    if left.shape(x)[dim] == x.shape[dim]:
         return False
+    alive = left.along(x, dim)
     begin, end = int(alive[:start].sum()), int(alive[: start + length].sum())
     node.args = (tensor, dim, begin, end - begin)
     return True

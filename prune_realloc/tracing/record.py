@@ -114,6 +114,8 @@ class Record:
     scales: list[tuple[str, int]] = field(default_factory=list)
     """Parameter with a factor for each channel -> the layer whose output it acts on."""
     sums: list[Sum] = field(default_factory=list)
+    computed: int = 0
+    """Multiply-adds of layers whose weights are computed."""
     origins: int = 0
     calls: dict[str, tuple[tuple[Any, ...], dict[str, Any], Any]] = field(default_factory=dict)
     """Module -> what it was called with, and what it returned, the last time."""

@@ -34,6 +34,8 @@ def terms(traced: Traced, model: nn.Module, sites: Sites) -> tuple[Term, ...]:
         names = tuple(dict.fromkeys(site for factor in each.factors for site in _of_labels(traced, sites, factor)))
         key = (_of_axes(names) or "attention", names)
         found[key] += Counter(macs=each.macs // prod(widths[site] for site in names))
+    if traced.record.computed:
+        found["other", ()] += Counter(macs=traced.record.computed)
     return tuple(Term(component=key[0], sites=key[1], **costs) for key, costs in found.items())
 
 

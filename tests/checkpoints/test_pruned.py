@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -15,7 +16,7 @@ from prune_realloc import find_sites, load_model, load_pruned, save_pruned
 from prune_realloc.checkpoints import folders
 from prune_realloc.checkpoints.shards import content_of
 from prune_realloc.core.errors import InputError
-from prune_realloc.pruning.cut import cut_to_widths
+from prune_realloc.pruning.cut import cut, cut_to_widths
 from prune_realloc.pruning.sites import widths
 
 
@@ -160,3 +161,31 @@ def test_a_full_disk_leaves_the_old_network_whole(saved, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="No space left on device"):
         save_pruned(network, tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("pit_ti_224", {"depth": (1, 1, 1)}),  # a site of what was cut has another name than in the source
+        ("hiera_tiny_224", {"stages": (1, 1, 1, 1)}),  # its tensors have the names of a ViT's
+        ("efficientvit_m0", {"depth": (1, 1, 1)}),  # of timm's class, not of ours
+    ],
+)
+def test_what_was_traced_and_cut_twice_comes_back(name, args, tmp_path):
+    net = timm.create_model(name, num_classes=5, **args).eval()
+    net.origin = {"source": name, "source_args": {"num_classes": 5, **args}}
+    for axes in (("ffn", "hidden"), ("heads", "embed")):
+        sites = find_sites(net)
+        net = cut(net, sites, {s.name: np.arange(0, s.units, 2) for s in sites if s.axis in axes and s.units > 1})
+    save_pruned(net, tmp_path)
+    images = torch.randn(2, 3, 224, 224)
+    assert torch.equal(load_pruned(tmp_path)(images), net(images))
+
+
+def test_channels_of_the_images_and_no_classes_come_back(tmp_path):
+    args = {"depth": 1, "num_classes": 0, "in_chans": 1}
+    net = timm.create_model("eva02_tiny_patch14_224", **args).eval()
+    net.origin = {"source": "eva02_tiny_patch14_224", "source_args": args}
+    save_pruned(net, tmp_path)
+    images = torch.randn(1, 1, 224, 224)
+    assert torch.equal(load_pruned(tmp_path)(images), net(images))

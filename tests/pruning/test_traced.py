@@ -12,7 +12,7 @@ from support.moments import Case, batches_of, curves_of, error, folded, measured
 from torch import Tensor, nn
 
 from prune_realloc.families import traced
-from prune_realloc.pruning.cut import cut
+from prune_realloc.pruning.cut import cut, cut_to_widths, widths_left
 from prune_realloc.pruning.damage import kept_units
 from prune_realloc.pruning.refit import refit_
 from prune_realloc.pruning.sites import find_sites, stream_sites
@@ -179,3 +179,22 @@ def test_where_the_way_cannot_be_followed_nothing_is_refitted():
     refit_(same, model, find_sites(model), {}, {}, batches_of(images_of(model, 4)), ridge=True)
     images = images_of(model, 2)
     torch.testing.assert_close(same(images), model(images))
+
+
+def test_what_was_cut_twice_has_the_shapes_that_the_source_is_cut_to():
+    """Blocks move up and sites may have other names once some units are gone; the source's names stay."""
+    model = network("conv blocks")
+    first = find_sites(model)
+    gone = next(site for site in first if site.axis == "block")
+    half = {site.name: np.arange(site.units // 2) for site in first if site.axis == "ffn"}
+    smaller = cut(model, first, half | {gone.name: np.arange(0)})
+    again = find_sites(smaller)
+    smaller = cut(smaller, again, {site.name: np.arange(1, site.units) for site in again if site.axis != "block"})
+    left = widths_left(smaller, model)
+    assert left.keys() == {site.name for site in first}
+    assert left[gone.name] == left[f"{gone.name}.ffn"] == 0
+    assert left["blocks.1.ffn"] == 5
+    rebuilt = cut_to_widths(model, left)
+    assert {n: p.shape for n, p in rebuilt.state_dict().items()} == {
+        n: p.shape for n, p in smaller.state_dict().items()
+    }

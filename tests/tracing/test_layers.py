@@ -142,3 +142,15 @@ def test_images_and_outputs_stay():
     net = found(lambda m, x: m.b(m.a(x)), a=conv(3, 4), b=conv(4, 2))
     assert not is_free(net, "a.weight", 1, 0)
     assert not is_free(net, "b.weight", 0, 0)
+
+
+def test_layers_of_computed_weights_cost_what_they_cost():
+    """Nine numbers of three channels, standardised, for each of 4 channels at 16 places; and a linear layer on 4."""
+
+    def way(m: Net, x: Tensor) -> Tensor:
+        weight = m.a.weight / m.a.weight.std()
+        x = nn.functional.conv2d(x, weight, padding=1).mean((2, 3))
+        return nn.functional.linear(x, m.b.weight.tanh())
+
+    record = traced(Net(way, a=conv(3, 4, 3), b=nn.Linear(4, 5)).eval(), IMAGE)
+    assert record.computed == 9 * 3 * 4 * 16 + 4 * 5

@@ -76,6 +76,14 @@ class Halved(Fused):
         return (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(-1) @ v
 
 
+class Indexed(Fused):
+    """Parts by their number."""
+
+    def parts(self, x):
+        qkv = self.qkv(x).reshape(x.shape[0], x.shape[1], 3, H, K).permute(2, 0, 3, 1, 4)
+        return qkv[0], qkv[1], qkv[2]
+
+
 class Functional(Fused):
     """The layer's weight is read by the module around it; its bias is put together from parts."""
 
@@ -224,6 +232,20 @@ class Glu(nn.Module):
         return self.down(F.silu(a) * b)
 
 
+class Merged(nn.Module):
+    """Images and hidden units in one dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(D, 8), nn.Linear(8, D)
+
+    def forward(self, x):
+        x = self.up(x)
+        B, N, C = x.shape
+        x = F.relu(x.transpose(1, 2).reshape(B * C, N // 4, 4))
+        return self.down(x.reshape(B, C, N).transpose(1, 2))
+
+
 class Unknown(nn.Module):
     """Nothing is known of what happens to the hidden units."""
 
@@ -238,6 +260,7 @@ class Unknown(nn.Module):
 AXES = {
     Fused: {"heads", "qk", "v"},
     Halved: {"heads", "qk", "v"},
+    Indexed: {"heads", "qk", "v"},
     Functional: {"heads", "qk", "v"},
     Cosine: {"heads", "qk", "v"},
     Rotated: {"heads", "v"},
@@ -248,6 +271,7 @@ AXES = {
     Batched: {"heads", "qk", "v"},
     Folded: {"ffn"},
     Glu: {"ffn"},
+    Merged: {"ffn"},
     Unknown: set(),
 }
 
@@ -336,6 +360,19 @@ def test_other_numbers_of_images_or_an_error():
     assert small(torch.randn(5, 3, 8, 8)).shape == (5, 5)
     with pytest.raises(AssertionError, match="another size"):
         small(torch.randn(1, 3, 4, 4))
+
+
+def test_queries_and_values_of_one_width_may_be_other_ones_of_each_part():
+    """What is left of q, k and v is a box again, in which each place of a head is another unit."""
+    net, x = made(Indexed), torch.randn(2, 3, 8, 8)
+    sites = traced.describe(net).sites
+    keep = some(sites, {"qk"}) | some(sites, {"v"}, seed=1)
+    with ExitStack() as stack, torch.no_grad():
+        for site in sites:
+            if site.name in keep:
+                stack.enter_context(masked(net, site, set(range(site.units)) - set(keep[site.name].tolist())))
+        expected = net(x)
+    torch.testing.assert_close(cut(net, sites, keep)(x), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_keeping_everything_changes_nothing():
