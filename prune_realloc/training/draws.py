@@ -59,6 +59,12 @@ class Rectangles:
     found: NDArray[np.bool_]
     """Whether one was drawn that fits; where not, the numbers mean nothing."""
 
+    @property
+    def sides(self) -> list[tuple[int, int, int, int]]:
+        """Of each: top, bottom, left, right."""
+        found = self.top, self.top + self.height, self.left, self.left + self.width
+        return [*zip(*(side.tolist() for side in found), strict=True)]
+
 
 def draw_rectangles(
     draws: Draws,

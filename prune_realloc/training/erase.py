@@ -14,11 +14,12 @@ _AREAS, _ASPECTS = (0.02, 1 / 3), (0.3, 1 / 0.3)
 
 def erase_(images: Tensor, draws: Draws, probability: float) -> None:
     """Fill a rectangle in each of normalised `images` (B, C, h, w) with normal noise, with such a probability."""
-    count, _, height, width = images.shape
+    count, channels, height, width = images.shape
     sizes = np.full(count, width), np.full(count, height)
     erased = draws.uniform() < probability
     boxes = draw_rectangles(draws, *sizes, areas=_AREAS, aspects=_ASPECTS, room=1)
+    sides = boxes.sides
     for i in np.flatnonzero(erased & boxes.found):
-        part = images[i, :, boxes.top[i] :, boxes.left[i] :][:, : boxes.height[i], : boxes.width[i]]
+        top, bottom, left, right = sides[i]
         noise = torch.Generator().manual_seed(int(draws.keys[i]))
-        part.copy_(torch.randn(part.shape, generator=noise))
+        images[i, :, top:bottom, left:right] = torch.randn((channels, bottom - top, right - left), generator=noise)
