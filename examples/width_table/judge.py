@@ -5,8 +5,8 @@
 A rule is a function of an `Allocation` (allocations.py) that gives a number, larger where it expects a better network.
 It is chosen on the random allocations of one half of the table (`--half choose`) and reported on the other, the
 default. Beside it: parameters, every single width, and linear fits that have seen the accuracies of the choosing half,
-which show how much is there to be had. Accuracies are on held-back training images, means over seeds where there are
-several; `--test` judges by those on test images, at the end.
+which show how much is there to be had (on that half itself they judge what they have seen). Accuracies are on held-back
+training images, means over seeds where there are several; `--test` judges by those on test images, at the end.
 """
 
 from __future__ import annotations
