@@ -95,13 +95,18 @@ def judge(found: list[Trained], half: str, rule: Rule | None) -> dict[str, Judge
     """Predictor -> its judgement on one half; the rule first, then parameters, single widths and fits.
 
     Raises:
-        InputError: too few allocations are trained.
+        InputError: too few allocations are trained, or accuracies or the rule's numbers do not differ.
     """
     known = [one for one in found if one.half == CHOOSE]
     judged = [one for one in found if one.half == half]
     if min(len(known), len(judged)) < 3:
         raise InputError(f"the table has {len(known)} and {len(judged)} random allocations in its halves; train more")
     predictions = {} if rule is None else {"the rule": [rule(one.allocation) for one in judged]}
+    equal = {"accuracies": [one.top1 for one in judged], **predictions}
+    if same := [what for what, values in equal.items() if len({*values}) == 1]:
+        raise InputError(
+            f"{same[0]}: one number for all allocations of the half {half!r}; train longer, or give another rule"
+        )
     predictions["parameters"] = [one.params for one in judged]
     singles = [single_widths(one.allocation) for one in judged]
     predictions |= {name: [widths[name] for widths in singles] for name in singles[0]}

@@ -173,5 +173,10 @@ def test_what_is_no_table_or_no_rule_is_refused(tmp_path):
     for spec, said in ((f"{tmp_path / 'rule.py'}:worth", "has no function 'worth'"), ("rule", "names no file")):
         with pytest.raises(InputError, match=said):
             judge.load_rule(spec)
+    rows = rows_of(12, lambda allocation: allocation.embed[0] / 100)
+    with pytest.raises(InputError, match="the rule: one number for all allocations of the half 'report'"):
+        judge.judge(judge.trained(rows), "report", lambda allocation: 1.0)
+    with pytest.raises(InputError, match="accuracies: one number for all"):
+        judge.judge(judge.trained(rows_of(12, lambda allocation: 0.1)), "report", None)
     with pytest.raises(InputError, match="has 1 and 1 random allocations in its halves"):
         judge.judge(judge.trained(rows_of(2, lambda allocation: 0.5)), "report", None)
