@@ -37,6 +37,7 @@ bench: setup
 	$(BIN)/python benchmarks/analyze_speed.py --out docs/analyze_speed.json
 	$(BIN)/python benchmarks/against_torch_pruning.py --accuracy docs/pruning.json --speed docs/pruning_speed.json
 	$(BIN)/python benchmarks/efficientvit_speed.py --out docs/efficientvit_speed.json
+	$(BIN)/python benchmarks/train_speed.py --out docs/train_speed.json
 	$(BIN)/python benchmarks/tables.py
 
 # seventy networks of timm, each analysed, cut, refitted, saved and exported; those that the file has are not run again

@@ -134,6 +134,17 @@ def network_speed(record: Record) -> str:
     return table(("", *models), rows)
 
 
+def training_speed(record: Record) -> str:
+    """Images per second of `train` for each recipe, and their share of the bare steps' beside it, with quartiles."""
+    found = dict(record["images_per_second"])
+    rows = [("bare steps", f"{found.pop('bare')['median']:.0f}", "")]
+    for name, values in found.items():
+        share = values["over_bare"]
+        low, high = share["quartiles"]
+        rows.append((name, f"{values['train']['median']:.0f}", f"{share['median']:.2f} ({low:.2f} to {high:.2f})"))
+    return table(("", "images/s", "of bare steps"), rows)
+
+
 def settings(record: Record) -> str:
     """Images, epochs and batch size of each data set."""
 
@@ -270,7 +281,17 @@ def render(page: str) -> str:
         "percent": lambda share: f"{100 * share:.2f}",
         "power": "{:.0e}".format,
     }
-    shown = (origin, correlations, accuracy, losses, losses_of_networks, cutting_times, network_speed, settings)
+    shown = (
+        origin,
+        correlations,
+        accuracy,
+        losses,
+        losses_of_networks,
+        cutting_times,
+        network_speed,
+        training_speed,
+        settings,
+    )
     read = (read_damages, build, group)
     support = (architectures, failures, tally)
     functions = {function.__name__: function for function in (*shown, *read, *support)}

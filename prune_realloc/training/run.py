@@ -18,7 +18,6 @@ from prune_realloc.data.stream import check_labels
 from prune_realloc.results.page import write_curves
 from prune_realloc.runtime.distributed import gathered, summed
 from prune_realloc.runtime.networks import model_identity
-from prune_realloc.training.augment import check_unreadable
 from prune_realloc.training.evaluation import validate
 from prune_realloc.training.images import epoch_order
 from prune_realloc.training.outputs import (
@@ -33,6 +32,7 @@ from prune_realloc.training.outputs import (
     write_result,
     write_tensorboard,
 )
+from prune_realloc.training.reading import check_unreadable
 from prune_realloc.training.setup import Setup
 from prune_realloc.training.state import Identity, RunState
 from prune_realloc.training.state_file import read_state, write_state
@@ -102,6 +102,7 @@ class Run:
         return torch.utils.data.DataLoader(
             setup.dataset,
             batch_sampler=[batch[accelerator.process_index :: accelerator.num_processes] for batch in batches],
+            collate_fn=torch.utils.data.default_convert,
             num_workers=setup.config.workers,
             pin_memory=torch.cuda.is_available(),
         )
