@@ -32,6 +32,8 @@ class Sites:
     """Site of queries or values -> the heads that it lies in."""
     inside: Mapping[int, str]
     """Label -> the heads that it lies in."""
+    of_group: Mapping[int, str]
+    """Group of labels -> the heads that its first label lies in which lies in any."""
     blocks: Mapping[int, int]
     """Unit of the chain -> the number of its block."""
     whole: Mapping[int, str]
@@ -79,7 +81,15 @@ def sites(traced: Traced, model: nn.Module, found: Sequence[Candidate], droppabl
     inner = {
         int(label): site.name for groups, site in heads.items() for group in groups for label in _members(traced, group)
     }
-    return Sites(tuple(every), of, heads_of, inner, blocks, {unit: site.name for unit, site in wholes.items()})
+    return Sites(
+        every=tuple(every),
+        of=of,
+        heads_of=heads_of,
+        inside=inner,
+        of_group=_heads_of_groups(traced, inner),
+        blocks=blocks,
+        whole={unit: site.name for unit, site in wholes.items()},
+    )
 
 
 def _site(traced: Traced, candidate: Candidate, block: int | None, stage: int | None, nth: int) -> Site:
@@ -249,6 +259,18 @@ def _head_positions(traced: Traced, group: int) -> list[Position]:
                 if bias is not None and run.dim == 0:
                     found[bias, 0, int(place)] = None
     return list(found)
+
+
+def _heads_of_groups(traced: Traced, inside: Mapping[int, str]) -> dict[int, str]:
+    known = np.zeros(traced.record.ids.count, dtype=bool)
+    known[list(inside)] = True
+    found = {}
+    for group, members in traced.classes.groups.items():
+        labels = np.concatenate(members)
+        known_ones = labels[known[labels]]
+        if len(known_ones):
+            found[group] = inside[int(known_ones[0])]
+    return found
 
 
 def _whole(traced: Traced, model: nn.Module, unit: int, block: int) -> Site:

@@ -85,8 +85,7 @@ def _sites_of(traced: Traced, sites: Sites, number: int, label: int | None) -> t
     lies = traced.heads_of.get(number, set())
     group = number if number in traced.classes.groups else next(iter(lies)) if len(lies) == 1 else None
     if heads is None and group is not None:
-        members = np.concatenate(traced.classes.groups[group])
-        heads = next((sites.inside[int(n)] for n in members if int(n) in sites.inside), None)
+        heads = sites.of_group.get(group)
     return () if heads is None else (heads,)
 
 
