@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from prune_realloc.core.errors import InputError, first_line
 from prune_realloc.core.structure import Branch, Pair, Site, Structure
 from prune_realloc.tracing import candidates as grouping
+from prune_realloc.tracing.apart import modules_apart, most_layers_within
 from prune_realloc.tracing.branches import crossings, exits, norms, pairs
 from prune_realloc.tracing.candidates import Traced
 from prune_realloc.tracing.chain import evaluating
@@ -201,7 +202,7 @@ def _note_left_(model: nn.Module, source: nn.Module, gone: Mapping[str, Mapping[
 def drop_blocks_(model: nn.Module, gone: Collection[int]) -> None:
     found = _found(model)
     for block in gone:
-        parent, _, child = found.walk.chain.units[found.walk.units_of[block]].rpartition(".")
+        parent, _, child = found.walk.traced.units[found.walk.units_of[block]].rpartition(".")
         setattr(model.get_submodule(parent), child, Gone())
 
 
@@ -266,7 +267,9 @@ def _trace(model: nn.Module, key: object) -> _Found:
             f"model {type(model).__name__} does not run on one image of {shape[1:]}: {first_line(error)}"
         ) from error
     whole = Traced(record, classes(record), chain.units)
-    if parents := joined(whole, residual_units(whole)):
+    if not most_layers_within(record, chain.units):
+        whole = Traced(record, whole.classes, modules_apart(record, whole.classes))
+    elif parents := joined(whole, residual_units(whole)):
         chain = join_units(model, chain, parents, images)
         whole = Traced(record, whole.classes, chain.units)
     walk = Walk(whole, chain, sites(whole, model, grouping.candidates(whole), residual_units(whole)), ())

@@ -63,7 +63,7 @@ def _of_writers(
         read = [x for x in read if x is not writer]
         site = _reads(traced, sites, writer)
         fitted = site is not None and writer.own and writer.groups == 1
-        path = _common([x.weight for x in inside])
+        path = common_module([x.weight for x in inside])
         found.append(
             Branch(
                 name=path if path.startswith(f"{name}.") else writer.module,
@@ -80,7 +80,7 @@ def _of_writers(
     return found
 
 
-def _common(weights: list[str]) -> str:
+def common_module(weights: list[str]) -> str:
     """The innermost module that has all of these parameters."""
     parts = zip(*(name.split(".")[:-1] for name in weights), strict=False)
     return ".".join(part[0] for part in takewhile(lambda part: len(set(part)) == 1, parts))

@@ -48,7 +48,7 @@ def checked(
         walk: without branches.
     """
     nothing = Checked(walk, (), {}, ("the way through this network could not be followed: no layer is refitted",))
-    if not walk.chain.units or not walk.streams:
+    if not walk.chain.units or walk.chain.units != walk.traced.units or not walk.streams:
         return nothing
     try:
         found = _Checking(model, walk, norms).all_of(images, crossings, exits)
