@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from prune_realloc.core.errors import InputError
+from prune_realloc.core.errors import InputError, first_line
 from prune_realloc.core.structure import INNER_AXES, Site
 from prune_realloc.families import CUTTABLE
-from prune_realloc.families.host import find_host
+from prune_realloc.families.host import Host, find_host
 from prune_realloc.families.inputs import input_shape
 from prune_realloc.pruning.cut import Keep, cut
 from prune_realloc.pruning.hooks import masked
@@ -23,9 +24,13 @@ _SHARE = 0.02
 """The same, as a share of what the units that go change."""
 
 
+_IMAGES = 3
+"""Not as many as a network is traced with: what holds for that number of images alone must show."""
+
+
 @torch.no_grad()
 def check_cut_equals_mask(model: nn.Module, sites: Iterable[Site], keep: Keep) -> None:
-    """Axis by axis: does the network without the units compute what it computes while they are switched off?
+    """Axis by axis, then all at once: does the network without the units compute what it does while they are off?
 
     On random images. Sites whose note says that the statistics of a norm change are left out, and so are streams.
 
@@ -36,16 +41,16 @@ def check_cut_equals_mask(model: nn.Module, sites: Iterable[Site], keep: Keep) -
     if any(family.owns(host.inner) for family in CUTTABLE.values()):
         return  # the tests hold it for whatever they declare
     first = next(host.inner.parameters())
-    shape = (2, *input_shape(host.inner))
+    shape = (_IMAGES, *input_shape(host.inner))
     images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(first)
     by_name = {site.name: site for site in sites}
     whole = _flat(host.inner(images))
-    for axis in ("heads", *INNER_AXES):
-        part = {name: units for name, units in keep.items() if by_name[name].axis == axis}
-        part = {n: u for n, u in part.items() if 0 < len(u) < by_name[n].units and not by_name[n].note}
-        if not part:
-            continue
-        found = _flat(cut(host.inner, by_name.values(), part)(images))
+    parts: dict[str, dict[str, np.ndarray]] = {axis: _inner(keep, by_name, axis) for axis in ("heads", *INNER_AXES)}
+    parts = {axis: part for axis, part in parts.items() if part}
+    if len(parts) > 1:
+        parts[" with ".join(parts)] = {name: units for part in parts.values() for name, units in part.items()}
+    for axis, part in parts.items():
+        found = _of_the_cut(host, by_name, axis, part, images)
         with ExitStack() as stack:
             for name, units in part.items():
                 gone = sorted(set(range(by_name[name].units)) - set(units.tolist()))
@@ -57,6 +62,23 @@ def check_cut_equals_mask(model: nn.Module, sites: Iterable[Site], keep: Keep) -
                 f"axes: {axis} of {host} cannot be cut: the result would not be the network without these units "
                 f"(outputs differ by {error:.2g}); leave {axis} out of the recipe's axes"
             )
+
+
+def _inner(keep: Keep, sites: Mapping[str, Site], axis: str) -> dict[str, np.ndarray]:
+    """Those of which some go and some stay."""
+    own = {name: units for name, units in keep.items() if sites[name].axis == axis and not sites[name].note}
+    return {name: units for name, units in own.items() if 0 < len(units) < sites[name].units}
+
+
+def _of_the_cut(host: Host, sites: Mapping[str, Site], axis: str, keep: Keep, images: Tensor) -> Tensor:
+    small = cut(host.inner, sites.values(), keep)
+    try:
+        return _flat(small(images))
+    except Exception as error:  # it is the network's own code that runs
+        raise InputError(
+            f"axes: {axis} of {host} cannot be cut: the result does not run on {len(images)} images "
+            f"({first_line(error)}); leave {axis} out of the recipe's axes"
+        ) from error
 
 
 def _flat(out: object) -> Tensor:

@@ -46,7 +46,8 @@ def attention(
         scale: of the logits; None: 1 / sqrt(K).
     """
     logits = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(-2, -1)
-    if attn_mask is not None:
-        hidden = attn_mask.dtype == torch.bool
-        logits = logits.masked_fill(~attn_mask, float("-inf")) if hidden else logits + attn_mask
-    return logits.softmax(-1) @ value
+    if attn_mask is None or attn_mask.dtype != torch.bool:
+        return (logits if attn_mask is None else logits + attn_mask).softmax(-1) @ value
+    shares = logits.masked_fill(~attn_mask, float("-inf")).softmax(-1)
+    # a query to which nothing counts gets zeros, as from PyTorch's function
+    return shares.masked_fill(~attn_mask.any(-1, keepdim=True), 0.0) @ value

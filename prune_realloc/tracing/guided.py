@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import eq
 from typing import Any
@@ -50,7 +51,8 @@ def written(module: nn.Module, record: Record, args: tuple[Any, ...], kwargs: Ma
         bound.apply_defaults()
         fixed = {key: x for key, x in bound.arguments.items() if x is None or isinstance(x, bool | str)}
         tracer = _Guided(record, list(bound.arguments.values()))
-        graph = _plain(tracer.trace(module, concrete_args=fixed or None), parameters)
+        with _length_as_step(module):
+            graph = _plain(tracer.trace(module, concrete_args=fixed or None), parameters)
     except Exception as error:  # tracing runs the network's own code
         return first_line(error)
     reads = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
@@ -58,6 +60,25 @@ def written(module: nn.Module, record: Record, args: tuple[Any, ...], kwargs: Ma
     constants = {name: getattr(module, name) for name in reads if name not in own and "." not in name}
     whole = fx.GraphModule(module, graph)
     return Written(graph, whole, {node: tracer.value(node) for node in graph.nodes if node.op != "output"}, constants)
+
+
+@contextmanager
+def _length_as_step(module: nn.Module) -> Iterator[None]:
+    """Inside, `len` of a tensor in the forward pass is a step as `x.shape[0]` is; Python's own has to be a number."""
+    scope: dict[str, Any] = getattr(module.forward, "__globals__", {})
+    own = {"len": scope["len"]} if "len" in scope else {}
+    scope["len"] = _length
+    try:
+        yield
+    finally:
+        del scope["len"]
+        scope.update(own)
+
+
+def _length(x: Any) -> Any:
+    if isinstance(x, _Known) and isinstance(x.tracer.value(x.node), Labels):  # type: ignore[attr-defined]
+        return x.tracer.create_proxy("call_function", len, (x,), {})
+    return len(x)
 
 
 class _Known(fx.Proxy):
@@ -69,7 +90,7 @@ class _Known(fx.Proxy):
         return _KnownAttribute(self, name)
 
     def __len__(self) -> int:
-        return len(self.tracer.value(self.node))  # type: ignore[attr-defined]
+        return int(self.tracer.length(self))  # type: ignore[attr-defined]
 
     def __index__(self) -> int:
         return int(self.tracer.settled(self, int))  # type: ignore[attr-defined]
@@ -122,7 +143,14 @@ class _Guided(fx.Tracer):
         value = self.value(obj.node)
         if not isinstance(value, tuple | list | Labels):
             raise TraceError("it runs over what is in a tensor")
-        return iter([obj[i] for i in range(len(value))])  # type: ignore[index]
+        return iter([obj[i] for i in range(self.length(obj))])  # type: ignore[index]
+
+    def length(self, obj: fx.Proxy) -> int:
+        """What `len` says of a step; of a tensor it may be how many images there are."""
+        value = self.value(obj.node)
+        if isinstance(value, Labels):
+            return int(self.settled(self.create_proxy("call_function", len, (obj,), {}), int))
+        return len(value)
 
     def settled(self, obj: fx.Proxy, kind: Any) -> Any:
         """The value of a step that the way depends on, or that has to be a number at once."""

@@ -42,7 +42,8 @@ def interleaved(values: Mapping[fx.Node, Any], left: Left) -> Iterator[Turned]:
         Uneven: it does so in several dimensions.
     """
     for node, after in values.items():
-        before = values.get(node.args[0]) if node.args and isinstance(node.args[0], fx.Node) else None
+        source = node.args[0] if node.args else node.kwargs.get("input")
+        before = values.get(source) if isinstance(source, fx.Node) else None
         if name_of(node) not in _MERGING or not isinstance(after, Labels) or not isinstance(before, Labels):
             continue
         if not left.is_box(before) or not left.is_box(after):

@@ -32,6 +32,8 @@ def sliced_(node: fx.Node, values: Mapping[fx.Node, Any], left: Left) -> bool:
             if not alive[place]:
                 raise Uneven("a channel that is taken by its place went")
             places[at], changed = int(alive[: place % len(alive)].sum()), True
+        else:
+            raise Uneven("channels that are taken by a step or by their numbers")
     if changed:
         node.args = (tensor, tuple(places) if isinstance(index, tuple) else places[0])
     return changed

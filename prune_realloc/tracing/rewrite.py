@@ -58,7 +58,7 @@ def rewrite_(model: nn.Module, source: nn.Module, record: Record, left: Left) ->
                 _set_forward_(model.get_submodule(name), found)
         except Uneven as error:
             raise InputError(
-                f"{name} ({type(module).__name__}): {error}; keep its channels whole, or the same number in each part"
+                f"{name} ({type(module).__name__}): {error}; keep its channels whole, or the same ones in each part"
             ) from error
     return whole
 

@@ -107,7 +107,10 @@ def _size_now(size: Any, values: Mapping[fx.Node, Any], left: Left) -> Any:
     args: tuple[Any, ...] = size.args
     tensor = values.get(args[0]) if args and isinstance(args[0], fx.Node) else None
     if isinstance(tensor, Labels):
-        return tuple(_along(tensor, dim, left) for dim in range(tensor.ndim))
+        sizes = tuple(_along(tensor, dim, left) for dim in range(tensor.ndim))
+        if name_of(size) == "numel":
+            return None if None in sizes else math.prod(sizes)
+        return sizes if _is_shape(size) else was
     parts = [_size_now(part, values, left) for part in args]
     partly = size.target is not operator.getitem and any(isinstance(x, tuple) and None in x for x in parts)
     if None in parts or partly:
@@ -129,6 +132,8 @@ def _read_off(node: Any, values: Mapping[fx.Node, Any]) -> tuple[fx.Node, int] |
         return None
     if name_of(node) == "size" and node.op == "call_method" and len(node.args) == 2:
         tensor, dim = node.args
+    elif name_of(node) == "len":
+        tensor, dim = node.args[0], 0
     elif name_of(node) == "getitem" and _is_shape(node.args[0]):
         shape: Any = node.args[0]
         tensor, dim = shape.args[0], node.args[1]

@@ -10,6 +10,7 @@ MASKS = {
     "none": None,
     "numbers": torch.randn(2, 1, 5, 6, generator=torch.Generator().manual_seed(0)),
     "booleans": torch.arange(30).reshape(5, 6) % 4 > 0,
+    "a query without keys": torch.arange(5)[:, None].expand(5, 6) != 2,
 }
 
 

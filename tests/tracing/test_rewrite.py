@@ -16,6 +16,7 @@ from prune_realloc.core.errors import InputError
 from prune_realloc.families import traced
 from prune_realloc.pruning.cut import cut
 from prune_realloc.pruning.hooks import masked
+from prune_realloc.pruning.law import check_cut_equals_mask
 
 D, H, K = 12, 2, 4  # stream, heads, width of a head
 
@@ -82,6 +83,21 @@ class Indexed(Fused):
     def parts(self, x):
         qkv = self.qkv(x).reshape(x.shape[0], x.shape[1], 3, H, K).permute(2, 0, 3, 1, 4)
         return qkv[0], qkv[1], qkv[2]
+
+
+class Counted(Fused):
+    """The number of images by `len`."""
+
+    def parts(self, x):
+        return self.qkv(x).reshape(len(x), -1, 3, H, K).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+class Iterated(Fused):
+    """Image by image: the way through it depends on how many there are."""
+
+    def parts(self, x):
+        images = [image.reshape(-1, 3, H, K).permute(1, 2, 0, 3) for image in self.qkv(x)]
+        return torch.stack(images, dim=1).unbind(0)
 
 
 class Functional(Fused):
@@ -246,6 +262,18 @@ class Merged(nn.Module):
         return self.down(x.reshape(B, C, N).transpose(1, 2))
 
 
+class Strided(nn.Module):
+    """Every second hidden unit gates the one before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(D, 16), nn.Linear(8, D)
+
+    def forward(self, x):
+        x = self.up(x)
+        return self.down(x[..., ::2] * x[..., 1::2].sigmoid())
+
+
 class Unknown(nn.Module):
     """Nothing is known of what happens to the hidden units."""
 
@@ -261,6 +289,7 @@ AXES = {
     Fused: {"heads", "qk", "v"},
     Halved: {"heads", "qk", "v"},
     Indexed: {"heads", "qk", "v"},
+    Counted: {"heads", "qk", "v"},
     Functional: {"heads", "qk", "v"},
     Cosine: {"heads", "qk", "v"},
     Rotated: {"heads", "v"},
@@ -360,6 +389,22 @@ def test_other_numbers_of_images_or_an_error():
     assert small(torch.randn(5, 3, 8, 8)).shape == (5, 5)
     with pytest.raises(AssertionError, match="another size"):
         small(torch.randn(1, 3, 4, 4))
+
+
+def test_a_pass_for_one_number_of_images_is_refused_by_the_law():
+    net = made(Iterated)
+    sites = traced.describe(net).sites
+    keep = some(sites, {"heads"})
+    assert cut(net, sites, keep)(torch.randn(2, 3, 8, 8)).shape == (2, 5)  # as many as it is traced with
+    with pytest.raises(InputError, match=r"heads of Net cannot be cut: .* does not run on 3 images"):
+        check_cut_equals_mask(net, sites, keep)
+
+
+def test_channels_that_are_taken_by_a_step_stay():
+    net = made(Strided)
+    sites = traced.describe(net).sites
+    with pytest.raises(InputError, match=r"Strided.: channels that are taken by a step"):
+        cut(net, sites, some(sites, {"ffn"}))
 
 
 def test_queries_and_values_of_one_width_may_be_other_ones_of_each_part():
