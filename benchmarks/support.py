@@ -33,6 +33,7 @@ from prune_realloc.core.structure import Site
 from prune_realloc.families import family_of
 from prune_realloc.pruning.cut import cut
 from prune_realloc.pruning.hooks import masked
+from prune_realloc.pruning.law import AxisRefused
 from prune_realloc.pruning.sites import find_sites
 from prune_realloc.results.export import export_onnx
 from prune_realloc.runtime.networks import measured_macs
@@ -183,21 +184,41 @@ def planned(net: Any, every: list[str], images: Tensor) -> tuple[Any, Row]:
             done: Row = {}
             tried(done, "smaller", lambda: reached(net, images, axes, fit))  # noqa: B023  # called at once
             if not isinstance(done["smaller"], dict):
-                return done["smaller"], {"axes": "default" if axes is None else "all", "refitted": fit} | result
+                smaller, left = done["smaller"]
+                how = {"axes": "default" if axes is None else "all", "without": left, "refitted": fit}
+                return smaller, how | result
             if done["smaller"]["error"].startswith("macs: "):  # the plan itself cannot be
                 break
             result["refit"] = done["smaller"]
     return None, done["smaller"] | result
 
 
-def reached(net: Any, images: Tensor, axes: list[str] | None, fit: bool) -> nn.Module:
+def reached(net: Any, images: Tensor, axes: list[str] | None, fit: bool) -> tuple[nn.Module, list[str]]:
+    """The network, and the axes without which it was reached, as the message says that refuses them."""
+    if axes is not None:
+        return reached_by(net, images, axes, fit)
+    done = planned_by({}, net, images, fit)
+    return done.network, [note.split()[1] for note in done.notes if " is left whole: " in note]
+
+
+def reached_by(net: Any, images: Tensor, axes: list[str], fit: bool) -> tuple[nn.Module, list[str]]:
+    try:
+        return planned_by({"axes": axes}, net, images, fit).network, []
+    except AxisRefused as error:
+        rest = [axis for axis in axes if axis != error.axis]
+        if rest in ([], axes):
+            raise
+        smaller, left = reached_by(net, images, rest, fit)
+        return smaller, [error.axis, *left]
+
+
+def planned_by(named: dict[str, Any], net: Any, images: Tensor, fit: bool) -> Any:
     asked: dict[str, Any] = {
         "budget": {"keep_macs": 0.5},
         "scorer": "magnitude",
         "compensate": {"rotate": False} if fit else dict.fromkeys(("rotate", "refit", "mean_shift"), False),
     }
-    recipe = build_recipe(asked if axes is None else asked | {"axes": axes})
-    return apply(recipe, model=net, batches=[images] if fit else None, timed=False).network
+    return apply(build_recipe(asked | named), model=net, batches=[images] if fit else None, timed=False)
 
 
 def backward(net: nn.Module, images: Tensor) -> bool:

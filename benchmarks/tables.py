@@ -209,7 +209,7 @@ def architecture(name: str, row: Record) -> Sequence[str]:
         row["class"],
         ", ".join(f"{count} {axis}" for axis, count in sites["axes"].items()) or "none",
         largest(row["cut"]),
-        f"{half['share']:.3f}" + (" (all axes)" if half["axes"] == "all" else "") if "share" in half else "no",
+        reached(half) if "share" in half else "no",
         outcome(half.get("loaded")),
         outcome(half.get("onnx")),
         f"{sites['fitted']} of {sites['branches']}" + ("" if half.get("refitted") else ", not tried"),
@@ -217,6 +217,13 @@ def architecture(name: str, row: Record) -> Sequence[str]:
         str(row["memory"]),
         f"{100 * sites['whole'] / row['params']:.1f} %",
     )
+
+
+def reached(half: Record) -> str:
+    """The share, and of which axes where it is not of the default ones alone."""
+    named = ["all axes"] if half["axes"] == "all" else []
+    named += [f"without {axis}" for axis in half.get("without", [])]
+    return f"{half['share']:.3f}" + (f" ({', '.join(named)})" if named else "")
 
 
 def largest(cuts: Record) -> str:

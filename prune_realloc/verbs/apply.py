@@ -21,7 +21,7 @@ from prune_realloc.data.unseen import Unseen, open_unseen
 from prune_realloc.families import as_cut, cuttable_family_of, family_of
 from prune_realloc.families.host import find_host
 from prune_realloc.families.inputs import input_shape
-from prune_realloc.planning.plan import axes_named, plan
+from prune_realloc.planning.plan import axes_named
 from prune_realloc.pruning.examine import Examined, examine
 from prune_realloc.pruning.objectives import Loss, is_classifier
 from prune_realloc.pruning.scorers import GRADIENT_SCORERS, WEIGHT_SCORERS
@@ -35,7 +35,7 @@ from prune_realloc.results.opening import Reading, is_shipped, open_network
 from prune_realloc.runtime.device import out_of_memory_named, pick_device
 from prune_realloc.runtime.networks import evaluation_mode
 from prune_realloc.verbs.applied import Applied, Pair
-from prune_realloc.verbs.carry_out import Result, carry_out, check_fit, check_law, no_worse_than_uniform
+from prune_realloc.verbs.carry_out import Result, carry_out, check_fit, lawful_plan, no_worse_than_uniform
 from prune_realloc.verbs.judge import Judge, Judges, judges_for
 from prune_realloc.verbs.own import Own, Score, open_calibration, plain_taken_of
 
@@ -171,10 +171,8 @@ def _pruned(
         judge: a plan that is made here is carried out only where the uniform one is not judged better.
     """
     allocation: str = recipe.allocation
-    planned = recipe.plan or plan(seen.analysis, recipe)
-    check_law(planned, seen)
+    recipe, planned, notes = lawful_plan(recipe, seen)
     result = carry_out(planned, seen, recipe, images)
-    notes = []
     if recipe.plan is None and recipe.budget is not None and allocation == "damage" and judge is not None:
         assert images is not None
         allocation, result, note = no_worse_than_uniform(result, seen, recipe, images, judge)

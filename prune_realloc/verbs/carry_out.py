@@ -12,11 +12,12 @@ from prune_realloc.core.errors import InputError
 from prune_realloc.data.calibration import Calibration
 from prune_realloc.families import family_of
 from prune_realloc.families.host import find_host
+from prune_realloc.planning.choices import movable_axes
 from prune_realloc.planning.plan import plan
-from prune_realloc.pruning.cut import cut
+from prune_realloc.pruning.cut import Keep, cut
 from prune_realloc.pruning.damage import kept_units
 from prune_realloc.pruning.examine import Examined
-from prune_realloc.pruning.law import check_cut_equals_mask
+from prune_realloc.pruning.law import AxisRefused, check_cut_equals_mask
 from prune_realloc.pruning.refit import refit_
 from prune_realloc.pruning.sites import find_sites, widths
 from prune_realloc.pruning.units import Units, units_of
@@ -71,15 +72,36 @@ def _check_plan(planned: Plan, net: nn.Module, meant: str) -> None:
         )
 
 
-def check_law(done: Plan, seen: Examined) -> None:
-    """Raises InputError where a cut to these widths would not be the network without the units that go."""
-    keep = kept_units(seen.curves, {name: site.width for name, site in done.sites.items()}, seen.sites)
-    check_cut_equals_mask(seen.network, seen.sites, keep)
+def lawful_plan(recipe: Recipe, seen: Examined) -> tuple[Recipe, Plan, list[str]]:
+    """The recipe, its plan, and notes; of axes that it does not name, those that cannot be cut here are left out.
+
+    Raises:
+        InputError: there is no plan, or an axis that the recipe names cannot be cut.
+    """
+    given = recipe.plan is not None or "axes" in recipe.model_fields_set
+    notes: list[str] = []
+    while True:
+        done = recipe.plan or plan(seen.analysis, recipe)
+        try:
+            check_cut_equals_mask(seen.network, seen.sites, _kept(done, seen))
+        except AxisRefused as error:
+            axes = movable_axes(seen.analysis, recipe)
+            left = tuple(axis for axis in axes if axis != error.axis)
+            if given or left in ((), axes):
+                raise
+            notes.append(f"axis {error.axis} is left whole: {error.why}")
+            recipe = recipe.model_copy(update={"axes": left})
+        else:
+            return recipe, done, notes
+
+
+def _kept(done: Plan, seen: Examined) -> Keep:
+    return kept_units(seen.curves, {name: site.width for name, site in done.sites.items()}, seen.sites)
 
 
 def carry_out(done: Plan, seen: Examined, recipe: Recipe, images: Calibration | None) -> Result:
     """Cut, and make up for it as the recipe says."""
-    keep = kept_units(seen.curves, {name: site.width for name, site in done.sites.items()}, seen.sites)
+    keep = _kept(done, seen)
     pruned = cut(seen.network, seen.sites, keep)
     if images is not None and (recipe.compensate.refit or recipe.compensate.mean_shift):
         refit_(pruned, seen.network, seen.sites, keep, seen.weights, images, ridge=recipe.compensate.refit)
