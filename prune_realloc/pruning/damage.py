@@ -58,7 +58,8 @@ def damage_curves(
     layers = _layers(model, by_name, structure, moments)
     curves = {name: _logit_curve(by_name[name], read) for name, read in moments.logits.items()}
     for name, own in layers.items():
-        curves[name] = _curve(by_name[name], own, refit) or score_curve(by_name[name], scores[name])
+        curve = None if _is_query_too(by_name[name]) else _curve(by_name[name], own, refit)
+        curves[name] = curve or score_curve(by_name[name], scores[name])
         heads = by_name.get(site_beside(name, "heads"))
         if by_name[name].axis == "v" and heads is not None and len(own) == 1:
             order = np.argsort(-scores[heads.name], kind="stable")
@@ -69,6 +70,11 @@ def damage_curves(
     curves = {site.name: curves.get(site.name) or score_curve(site, scores[site.name]) for site in sites}
     lost = _of_units(sites, curves) | lost
     return curves | {name: Curve(np.array([[0]]), np.array([damage, 0.0])) for name, damage in lost.items()}
+
+
+def _is_query_too(site: Site) -> bool:
+    """Do values go with queries, as behind a grouped convolution of linear attention? No refit makes up for that."""
+    return site.axis == "v" and any(gate.side == "output" for gate in site.gates)
 
 
 def _of_units(sites: Sequence[Site], curves: Mapping[str, Curve]) -> dict[str, float]:

@@ -163,7 +163,7 @@ def _inner(traced: Traced, unit: int | None, numbers: list[int]) -> Candidate | 
     if all(number in traced.classes.groups for number in numbers) and first not in traced.contracted:
         return None  # labels that stand for heads, see `heads`
     if first in traced.contracted or first in traced.carried:
-        axis: Axis = "qk" if first in traced.contracted else "v"
+        axis: Axis = "v" if first in traced.carried else "qk"  # what is both is a value with a query of its own
         heads = [traced.heads_of.get(number, set()) for number in numbers]
         if all(len(each) == 1 for each in heads):
             order = list(dict.fromkeys(next(iter(each)) for each in heads))

@@ -94,7 +94,8 @@ def sites(traced: Traced, model: nn.Module, found: Sequence[Candidate], droppabl
 
 def _site(traced: Traced, candidate: Candidate, block: int | None, stage: int | None, nth: int) -> Site:
     slices = _slices(traced, candidate)
-    gates = _query_gates(traced, candidate) if candidate.axis == "qk" else _reader_gates(traced, candidate.places)
+    queries = not traced.contracted.isdisjoint(candidate.numbers)
+    gates = _query_gates(traced, candidate) if queries else _reader_gates(traced, candidate.places)
     normed = set(traced.classes.of[unique(traced.record.normalised)].tolist()) & set(candidate.numbers)
     inner = normed and block is not None
     return Site(
