@@ -61,9 +61,9 @@ class _Found:
         return (object, ())  # another process finds out again
 
 
-_KEPT = "_traced"
+_KEPT = "_prune_realloc_traced"
 """Where a network keeps what was found of it."""
-_LEFT = "_left"
+_LEFT = "_prune_realloc_left"
 """Where a network that was cut keeps which places of its source it has."""
 
 
@@ -175,7 +175,7 @@ def _scales(record: Record) -> dict[str, list[int]]:
 
 
 def depth_args(blocks: int) -> dict[str, Any]:
-    """A block that is gone has no width in the file."""
+    """None: the file has the width 0 for each block that is gone, so the source is built whole."""
     return {}
 
 
