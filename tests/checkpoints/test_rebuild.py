@@ -128,3 +128,9 @@ def test_the_callers_generator_stays_where_it_is(tmp_path):
     net, state = toy("toy_of_halves"), torch.random.get_rng_state()
     save_pruned(net, tmp_path)
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("second", [[0, 1, 3, 4], [1, 2, 3, 5], [0, 2, 4, 5], [0, 3]])
+def test_columns_that_changed_places_are_followed_by_the_next_cut(second, tmp_path):
+    net = only(only(toy("toy_of_interleaved_heads"), "v", [0, 1, 2, 5, 6, 7]), "v", second)
+    assert_comes_back(net, tmp_path)
