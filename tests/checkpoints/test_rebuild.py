@@ -124,6 +124,14 @@ def test_a_pass_that_was_changed_otherwise_is_refused(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+def test_attributes_of_the_user_are_left_alone(tmp_path):
+    net = toy("toy_of_halves")
+    net._left, net._traced = 3, "mine"
+    net = only(net, "ffn", UNEVEN)
+    assert (net._left, net._traced) == (3, "mine")
+    assert_comes_back(net, tmp_path)
+
+
 def test_the_callers_generator_stays_where_it_is(tmp_path):
     net, state = toy("toy_of_halves"), torch.random.get_rng_state()
     save_pruned(net, tmp_path)
