@@ -32,6 +32,8 @@ class Checkpoint:
     """The arguments for `timm.create_model` that the file states."""
     hints: dict[str, Any] = field(default_factory=dict)
     """What it says of such arguments in other words, where the shapes do not say more."""
+    squares: dict[str, int] = field(default_factory=dict)
+    """Key -> the side of a square input size that it states."""
     pretrained_cfg: dict[str, Any] = field(default_factory=dict)
     """The fields of timm's `pretrained_cfg` that the file states, as far as they describe the network."""
     files_sha256: dict[str, str] = field(default_factory=dict)

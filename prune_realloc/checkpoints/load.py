@@ -14,12 +14,12 @@ from prune_realloc.checkpoints.allowed import require_architecture_args
 from prune_realloc.checkpoints.create import create_described, create_published, create_skeleton, resize_, with_origin
 from prune_realloc.checkpoints.facts import note_size, with_facts
 from prune_realloc.checkpoints.fill import fill_, forget_published_, require_finite
-from prune_realloc.checkpoints.fitting import classes_of
 from prune_realloc.checkpoints.folders import read_config
 from prune_realloc.checkpoints.found import Checkpoint
 from prune_realloc.checkpoints.layouts.translated import set_norm_eps_
 from prune_realloc.checkpoints.read import read_checkpoint
 from prune_realloc.checkpoints.recognise import Recognised, recognise, recognise_unlisted
+from prune_realloc.checkpoints.unread import fitting_hints, sizes_of
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.names import PRUNED
 from prune_realloc.families import FAMILIES, cuttable_family_of_architecture, may_be_of, traced
@@ -171,9 +171,12 @@ def _stored(
     if architecture is None:  # of no family, or of another than its names suggest
         shapes, hints, args = {}, {}, found.model_args | extra
         architecture = recognise_unlisted(found.state, args, path)
+    if not shapes:  # no family reads them
+        hints = fitting_hints(architecture.name, args, found)
+        args |= hints
     net = create_skeleton(architecture.name, args, path)
-    if not shapes and (classes := classes_of(net, found.state)) is not None and "num_classes" not in args:
-        shapes = {"num_classes": classes}
+    if not shapes and (told := {name: size for name, size in sizes_of(net, found.state).items() if name not in args}):
+        shapes = told
         net = create_skeleton(architecture.name, args | shapes, path)
     if found.norm_eps is not None:
         set_norm_eps_(net, found.norm_eps)

@@ -38,6 +38,8 @@ class Stated:
     """Arguments for `timm.create_model`, which timm's script notes as such."""
     hints: dict[str, Any] = field(default_factory=dict)
     """Options of other scripts that say what such an argument is: heads, pooling, a rectangular input size."""
+    squares: dict[str, int] = field(default_factory=dict)
+    """Key -> side of a square input size; of most networks the tensors' shapes tell more."""
     preprocessing: dict[str, Any] = field(default_factory=dict)
     """Fields of timm's `pretrained_cfg`."""
     class_names: tuple[str, ...] = ()
@@ -112,6 +114,8 @@ def _take_of_network(found: Stated, place: str, key: str, value: Any, where: str
         require_architecture_args(value, f"{where}: {place}")
         found.model_args = dict(value) | found.model_args
         found.origins |= dict.fromkeys(value, place)
+    elif key in _SIZES and (side := _square(value)) is not None:
+        found.squares[place] = side
     elif key in _ARGUMENTS:
         argument, reading = _ARGUMENTS[key]
         if (read := reading(value)) is None or argument in found.model_args:
@@ -136,6 +140,12 @@ def _rectangle(value: Any) -> tuple[int, int] | None:
     return None
 
 
+def _square(value: Any) -> int | None:
+    """The side of a square, which may stand as a number."""
+    sides = value[-2:] if isinstance(value, list | tuple) and len(value) in (2, 3) else (value, value)
+    return _whole(sides[0]) if sides[0] == sides[1] else None
+
+
 def _pooling(value: Any) -> str | None:
     """timm's word; MAE's fine-tuning says True for the average and False for the class token."""
     if isinstance(value, bool):
@@ -143,11 +153,12 @@ def _pooling(value: Any) -> str | None:
     return value if value in ("token", "avg", "avgmax", "max", "map") else None
 
 
+_SIZES = ("img_size", "image_size", "input_size")
 _ARGUMENTS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     **dict.fromkeys(("num_heads", "heads", "n_heads", "num_attention_heads"), ("num_heads", _whole)),
     "depth": ("depth", _whole),
     "embed_dim": ("embed_dim", _whole),
-    **dict.fromkeys(("img_size", "image_size", "input_size"), ("img_size", _rectangle)),
+    **dict.fromkeys(_SIZES, ("img_size", _rectangle)),
     **dict.fromkeys(("global_pool", "gp"), ("global_pool", _pooling)),
 }
 """Option -> the argument of `timm.create_model` that it states, and how it is read; None: it states nothing."""

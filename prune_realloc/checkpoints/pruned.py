@@ -23,6 +23,7 @@ def build_pruned(
     source: str,
     source_args: Mapping[str, Any],
     widths: Mapping[str, int],
+    kept: Mapping[str, Sequence[int]] | None = None,
     blocks: Sequence[int] | None = None,
     norm_eps: float | None = None,
     **more: Any,
@@ -33,7 +34,9 @@ def build_pruned(
         source: timm name of the network that was cut.
         source_args: its arguments for `timm.create_model`; `more` overrides them.
         widths: of every site, after the cut.
-        blocks: which blocks of that network these are, where blocks differ in more than their widths; None: its first.
+        kept: site -> the units that stayed, where they decide more than widths do; see `cut_to_widths`.
+        blocks: which blocks of that network these are, where a declared family has blocks that differ in more than
+            their widths; None: its first, or of a network that is traced those whose width is not 0.
         norm_eps: of all layer norms, where the source's are others; timm's Swin takes none as an argument.
         more: arguments of `source` that override its own, such as `num_classes`.
 
@@ -47,7 +50,7 @@ def build_pruned(
     args = {**source_args, **more}
     family = cuttable_family_of_architecture(source)
     whole = as_cut(timm.create_model(source, pretrained=False, **args | family.depth_args(count)))
-    net: Any = cut_to_widths(whole, widths if blocks is None else _in_whole(whole, widths, blocks, count))
+    net: Any = cut_to_widths(whole, widths if blocks is None else _in_whole(whole, widths, blocks, count), kept)
     if norm_eps is not None:
         set_norm_eps_(net, float(norm_eps))
     net.origin = {"source": source, "source_args": dict(source_args)}

@@ -30,7 +30,7 @@ def read_checkpoint(path: Path, ema: bool | None = None) -> Checkpoint:
     said = stated(content, f"ckpt {str(path)!r}")
     found.architecture = said.name or found.architecture
     found.model_args |= said.model_args
-    found.hints = said.hints
+    found.hints, found.squares = said.hints, said.squares
     if said.contradictions:
         found.taken["contradictions"] = Fact(said.contradictions, "the file; neither is taken", guessed=True)
     found.pretrained_cfg |= said.preprocessing

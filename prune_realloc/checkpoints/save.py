@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import timm
-import torch
 from torch import nn
 
-from prune_realloc.checkpoints.allowed import require_architecture_args
 from prune_realloc.checkpoints.folders import FORMAT_VERSION
-from prune_realloc.checkpoints.layouts.translated import norm_eps_of
-from prune_realloc.checkpoints.pruned import build_pruned
-from prune_realloc.core.errors import InputError, first_line
+from prune_realloc.checkpoints.rebuild import check_rebuild
 from prune_realloc.core.files import CHECKSUMS, checksums, make_folder, write_files
 from prune_realloc.core.names import PREPROCESSING, PRUNED, RECIPE_FILE, RESULT_FILE, UNITS_FILE, WEIGHTS_FILE
-from prune_realloc.families import as_cut, family_of, traced
-from prune_realloc.families.base import Family, UnlikeBlocks
 from prune_realloc.families.inputs import input_shape
-from prune_realloc.pruning.cut import widths_left
-from prune_realloc.pruning.sites import find_sites, widths
 
 _SHAPE_CONFIG = (*PREPROCESSING, "fixed_input_size", "pool_size", "first_conv", "classifier")
 """What of timm's pretrained_cfg is true of any weights of the network."""
@@ -152,84 +143,3 @@ def weights_file(net: nn.Module) -> bytes:
         for name, tensor in state.items()
     }
     return safetensors.torch.save(state, metadata={"format": "pt"})
-
-
-def check_rebuild(net: Any) -> dict[str, Any]:
-    """The arguments from which `build_pruned` builds a network of these shapes.
-
-    Raises:
-        InputError: it cannot; the network was made by hand, or with arguments that no file may hold.
-    """
-    state, family = net.state_dict(), family_of(net)
-    if family is not traced and not family.describe(net).branches:
-        raise InputError(
-            f"model {type(net).__name__} cannot be cut, so it is no pruned network; write it with "
-            "timm.models.save_for_hf"
-        )
-    config = getattr(net, "pretrained_cfg", None) or {}
-    origin = getattr(net, "origin", None) or {
-        "source": config.get("architecture"),
-        "source_args": dict(getattr(net, "_model_args", {})),
-    }
-    size = family.example_input(net)[2:]
-    source: str = origin["source"]
-    given = origin["source_args"] | family.inferred_args(state, size) | _size_args(net, family, size)
-    args: dict[str, Any] = {"source": source, "source_args": given}
-    if isinstance(family, UnlikeBlocks):
-        more, args["blocks"] = family.places(net)
-        given |= more
-    require_architecture_args(given, "model_args")
-    # what follows from a run needs the numbers that a network is built with, such as tables of positions
-    device = "cpu" if family is traced else "meta"
-    if family is traced:  # what was cut may have sites of other names than its source, whose names are in the file
-        whole = _built(source, given, lambda: as_cut(timm.create_model(source, pretrained=False, **given)), device)
-        args["widths"] = widths_left(net, whole)
-    else:
-        args["widths"] = widths(find_sites(net))
-    again = _check_builds(net, source, given, lambda: build_pruned(**args), device)
-    epsilon = norm_eps_of(net)
-    return args if epsilon in (None, norm_eps_of(again)) else args | {"norm_eps": epsilon}
-
-
-def _size_args(net: Any, family: Family, size: Sequence[int]) -> dict[str, Any]:
-    """The argument for the input size; not every network that is traced takes one."""
-    native = (getattr(net, "pretrained_cfg", None) or {}).get("input_size", ())
-    return {} if family is traced and tuple(native[1:]) == tuple(size) else {"img_size": list(size)}
-
-
-def builder(net: Any) -> tuple[str, dict[str, Any]]:
-    """timm's name and the arguments that build a network of the shapes of `net`, which `load_model` made.
-
-    Raises:
-        InputError: none do, or only arguments that no file may hold.
-    """
-    if net.pretrained_cfg.get("architecture") == PRUNED:
-        return PRUNED, check_rebuild(net)
-    name, args = net.origin["source"], net.origin["source_args"]
-    require_architecture_args(args, "model_args")
-    _check_builds(net, name, args, lambda: timm.create_model(name, pretrained=False, **args))
-    return name, args
-
-
-def _check_builds(
-    net: nn.Module, name: str, args: Mapping[str, Any], build: Callable[[], nn.Module], device: str = "meta"
-) -> nn.Module:
-    """The network that `build` builds; raises InputError where it is not of the shapes of `net`."""
-    again = _built(name, args, build, device)
-    shapes = [{key: tuple(tensor.shape) for key, tensor in one.state_dict().items()} for one in (net, again)]
-    if shapes[0] != shapes[1]:
-        raise InputError(
-            f"model {name!r} with {args} has other shapes than this network; load it with prune_realloc.load_model"
-        )
-    return again
-
-
-def _built(name: str, args: Mapping[str, Any], build: Callable[[], nn.Module], device: str) -> nn.Module:
-    """What `build` builds, on "meta" without memory; raises InputError where it cannot."""
-    try:
-        with torch.device(device):
-            return build()
-    except Exception as error:  # timm's constructors raise many kinds
-        raise InputError(
-            f"model {name!r} cannot be rebuilt with {args} ({first_line(error)}); load it with prune_realloc.load_model"
-        ) from error

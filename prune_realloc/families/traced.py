@@ -61,9 +61,9 @@ class _Found:
         return (object, ())  # another process finds out again
 
 
-_KEPT = "_traced"
+_KEPT = "_prune_realloc_traced"
 """Where a network keeps what was found of it."""
-_LEFT = "_left"
+_LEFT = "_prune_realloc_left"
 """Where a network that was cut keeps which places of its source it has."""
 
 
@@ -175,27 +175,31 @@ def _scales(record: Record) -> dict[str, list[int]]:
 
 
 def depth_args(blocks: int) -> dict[str, Any]:
-    """A block that is gone has no width in the file."""
+    """None: the file has the width 0 for each block that is gone, so the source is built whole."""
     return {}
 
 
 def left(model: nn.Module) -> Mapping[str, Mapping[int, np.ndarray]]:
     """Parameter or buffer -> dimension -> which places along it are left of the source, however often it was cut.
 
-    The sites of what was cut may have other names than those of its source: units of one site part, or go with
-    another's, once some are gone. So what the file holds is counted in the source.
+    In the order in which they now lie. The sites of what was cut may have other names than those of its source: units
+    of one site part, or go with another's, once some are gone. So what the file holds is counted in the source.
     """
     found: Mapping[str, Mapping[int, np.ndarray]] = vars(model).get(_LEFT, {})
     return found
 
 
-def _note_left_(model: nn.Module, source: nn.Module, gone: Mapping[str, Mapping[int, np.ndarray]]) -> None:
+def _note_left_(
+    model: nn.Module, source: nn.Module, gone: Mapping[str, Mapping[int, np.ndarray]], orders: Mapping[str, np.ndarray]
+) -> None:
     found = {name: dict(by_dim) for name, by_dim in left(source).items()}
     tensors = dict(source.named_parameters()) | dict(source.named_buffers())
     for name, by_dim in gone.items():
         for dim, positions in by_dim.items():
             had = found.setdefault(name, {}).get(dim, np.arange(tensors[name].shape[dim]))
             found[name][dim] = np.delete(had, positions)
+    for name, order in orders.items():
+        found[name][1] = found[name][1][order]
     vars(model)[_LEFT] = found
 
 
@@ -207,9 +211,10 @@ def drop_blocks_(model: nn.Module, gone: Collection[int]) -> None:
 
 
 def sync_(model: nn.Module, keep: Mapping[str, np.ndarray], source: nn.Module, gone: Any) -> None:
-    _note_left_(model, source, gone)
     record = _found(source).walk.traced.record.of(source)
-    whole = rewrite_(model, source, record, left_of(record.ids, gone))
+    stays = left_of(record.ids, gone)
+    whole = rewrite_(model, source, record, stays)
+    _note_left_(model, source, gone, stays.orders)
     modes = {module: module.training for module in model.modules()}
     model.train()  # at this, networks of timm let go of what they keep
     for module, training in modes.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -61,12 +61,18 @@ def blocks_that_go(sites: Iterable[Site], keep: Keep) -> set[int]:
     return {site.block for site in whole if site.block is not None}
 
 
-def cut_to_widths(model: nn.Module, widths: Mapping[str, int]) -> nn.Module:
+def cut_to_widths(
+    model: nn.Module, widths: Mapping[str, int], kept: Mapping[str, Sequence[int] | np.ndarray] | None = None
+) -> nn.Module:
     """A copy in which each site keeps its first units: the shapes of a pruned network, whatever the weights.
+
+    The forward pass is that of the pruned network too, unless a site lies in several parts of one tensor that go
+    different ways (`a, b = up(x).chunk(2, -1)`): then how wide each part is follows from which units stay.
 
     Args:
         model: a supported network, or one that holds one.
         widths: of every site; for `qk` and `v` of each head.
+        kept: site -> the units that stay in place of its first ones.
 
     Raises:
         InputError: a site is missing, unknown, or narrower than asked for.
@@ -83,7 +89,7 @@ def cut_to_widths(model: nn.Module, widths: Mapping[str, int]) -> nn.Module:
         if widths[site.name] or site.axis == "block":  # the other sites of a block that goes are gone with it
             runs = np.arange(site.groups)[:, None] * site.width
             keep[site.name] = (runs + np.arange(widths[site.name])).ravel()
-    return cut(model, sites, keep)
+    return cut(model, sites, keep | {name: np.asarray(units) for name, units in (kept or {}).items()})
 
 
 def units_left(sites: Iterable[Site], keep: Keep) -> dict[str, np.ndarray]:
@@ -108,6 +114,22 @@ def widths_left(model: nn.Module, source: nn.Module) -> dict[str, int]:
     Args:
         model: what was cut, once or several times, from a network like `source`.
     """
+    return {site.name: int(stays.sum(axis=1).max()) for site, stays in _stays(model, source)}
+
+
+def kept_left(model: nn.Module, source: nn.Module) -> dict[str, list[int]]:
+    """Which units of `source` stay, where they are not the first ones; arguments as of `widths_left`."""
+    found = {}
+    for site, stays in _stays(model, source):
+        first = np.arange(stays.shape[1]) < stays.sum(axis=1).max()
+        stays[~stays.any(axis=1)] = first  # of heads that are gone
+        if (stays != first).any():
+            found[site.name] = np.flatnonzero(stays).tolist()
+    return found
+
+
+def _stays(model: nn.Module, source: nn.Module) -> Iterator[tuple[Site, np.ndarray]]:
+    """The sites of `source`, and which units of each are left in `model`, shape (groups, width)."""
     left = traced.left(model)
     names = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
 
@@ -117,9 +139,8 @@ def widths_left(model: nn.Module, source: nn.Module) -> dict[str, int]:
         places = left.get(part.parameter, {}).get(part.dim, part.index)
         return np.asarray(np.isin(part.index, places).any(axis=1))
 
-    return {
-        site.name: int(_left_in(site, here).reshape(site.groups, -1).sum(axis=1).max()) for site in find_sites(source)
-    }
+    for site in find_sites(source):
+        yield site, _left_in(site, here).reshape(site.groups, -1)
 
 
 def _left_in(site: Site, here: Callable[[Slice], np.ndarray]) -> np.ndarray:

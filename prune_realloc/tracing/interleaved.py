@@ -69,6 +69,7 @@ def reorder_columns_(model: nn.Module, name: str, record: Record, left: Left, tu
 
     Args:
         name: of the module in whose forward pass they are turned.
+        left: gets the order.
 
     Raises:
         Uneven: something else reads them, which may have a number for each channel too.
@@ -80,8 +81,10 @@ def reorder_columns_(model: nn.Module, name: str, record: Record, left: Left, tu
         layers = [layer for layer in record.layers if layer.module == full and layer.own and layer.groups == 1]
         if not layers or any(not np.array_equal(layer.reads, turned.before) for layer in layers):
             raise Uneven(f"channels of several heads in turn, read by {full}")
-        columns = model.get_parameter(layers[0].weight)
+        weight = layers[0].weight
+        columns = model.get_parameter(weight)
         columns.data = columns.data.index_select(1, torch.as_tensor(places, device=columns.device))
+        left.orders[weight] = left.orders.get(weight, np.arange(len(places)))[places]
 
 
 def _readers(module: nn.Module, step: fx.Node) -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
@@ -22,6 +22,8 @@ class Left:
 
     alive: np.ndarray
     """By label."""
+    orders: dict[str, np.ndarray] = field(default_factory=dict)
+    """Parameter -> the order in which what is left of its columns was put, where that is another."""
 
     def along(self, x: Labels, dim: int) -> np.ndarray:
         """Which places along a dimension are left, shape (size,).

@@ -21,7 +21,8 @@ from torch import nn
 
 from prune_realloc.checkpoints.create import replace_head_
 from prune_realloc.checkpoints.load import new_model
-from prune_realloc.checkpoints.save import builder, describe
+from prune_realloc.checkpoints.rebuild import builder
+from prune_realloc.checkpoints.save import describe
 from prune_realloc.core.errors import InputError, WorkFailed, require_at_least
 from prune_realloc.core.files import clear_half_written, make_folder
 from prune_realloc.core.names import STATE_FILE

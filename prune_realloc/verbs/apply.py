@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from prune_realloc.checkpoints.save import check_rebuild, save_pruned, save_weights
+from prune_realloc.checkpoints.rebuild import check_rebuild
+from prune_realloc.checkpoints.save import save_pruned, save_weights
 from prune_realloc.core.cost import total_cost
 from prune_realloc.core.errors import require_at_least
 from prune_realloc.core.names import RECIPE_FILE, RESULT_FILE, UNITS_FILE, Progress

@@ -13,6 +13,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN
 from torchvision.models import swin_transformer, vision_transformer
 
 from prune_realloc.checkpoints.layouts import translate
+from prune_realloc.checkpoints.layouts.translated import fused
 from prune_realloc.core.errors import InputError
 
 
@@ -113,3 +114,12 @@ def test_folder_of_timm_wrapper_itself(tmp_path):
     pixels = images()
     with torch.no_grad():
         assert equal(built(found)(pixels), net.double()(pixels).logits)
+
+
+def test_parts_of_a_layer_beside_the_whole_of_it_are_refused():
+    parts = {f"blocks.0.attn.{part}.weight": torch.ones(2, 2) for part in "qkv"}
+    whole = {"blocks.0.attn.qkv.weight": torch.zeros(6, 2)}
+    assert fused(parts)["blocks.0.attn.qkv.weight"].shape == (6, 2)
+    for state in (parts | whole, whole | parts):
+        with pytest.raises(InputError, match=r"two tensors are blocks\.0\.attn\.qkv\.weight"):
+            fused(state)

@@ -11,7 +11,7 @@ from support.networks import build
 from torch import nn
 
 from prune_realloc.checkpoints.load import DEMO, load_model, new_model
-from prune_realloc.checkpoints.save import builder
+from prune_realloc.checkpoints.rebuild import builder
 from prune_realloc.core.errors import InputError
 from prune_realloc.runtime.networks import model_identity
 

@@ -55,7 +55,7 @@ def test_the_page_on_your_own_network_says_what_is_cut_and_what_is_not(tmp_path,
 @pytest.mark.slow
 def test_the_blocks_of_the_page_on_python_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names = run_page("python.md", 6)
+    names = run_page("python.md", 7)
     assert len(names["mask"]) == len(names["units"].index) < names["units"].of
     shapes = {name: tensor.shape for name, tensor in names["smaller"].items()}
     assert shapes == {name: p.shape for name, p in names["done"].network.named_parameters()}

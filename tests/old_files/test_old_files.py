@@ -148,3 +148,11 @@ def test_an_old_analysis_is_planned_on_the_axes_that_it_was():
     done = planned(analysis, recipe)
     assert (done.axes, done.plan) == (("qk", "v", "ffn"), plan(analysis, recipe))
     assert "axes: [qk, v, ffn]" in dump_recipe(done, "x").splitlines()
+
+
+def test_a_network_that_was_traced_and_cut_computes_what_it_did():
+    images = torch.linspace(-1, 1, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32).sin()
+    wanted = torch.tensor(json.loads((DATA / "traced" / "logits.json").read_text()))
+    for net in (load_pruned(DATA / "traced"), timm.create_model(f"local-dir:{DATA / 'traced'}", pretrained=True)):
+        with torch.no_grad():
+            torch.testing.assert_close(net.eval()(images), wanted, **ROUNDING)

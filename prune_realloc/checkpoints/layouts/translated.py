@@ -85,22 +85,31 @@ def renamed(state: State, rules: Rules) -> dict[str, Tensor]:
     for name, tensor in state.items():
         for pattern, by in rules:
             name = re.sub(pattern, by, name)
-        if name in out:
-            raise InputError(f"weights: two tensors are {name} in timm's network; the file is damaged")
-        out[name] = tensor
+        _place_(out, name, tensor)
     return out
 
 
+def _place_(out: dict[str, Tensor], name: str, tensor: Tensor) -> None:
+    """Raises InputError where another tensor has this place."""
+    if name in out:
+        raise InputError(f"weights: two tensors are {name} in timm's network; the file is damaged")
+    out[name] = tensor
+
+
 def fused(state: State) -> dict[str, Tensor]:
-    """`attn.q`, `attn.k` and `attn.v` one below the other, as timm's `attn.qkv`."""
+    """`attn.q`, `attn.k` and `attn.v` one below the other, as timm's `attn.qkv`.
+
+    Raises:
+        InputError: there is an `attn.qkv` beside them, or one of the three is missing.
+    """
     out: dict[str, Tensor] = {}
     for name, tensor in state.items():
         found = re.fullmatch(r"(.*attn)\.([qkv])\.(weight|bias)", name)
         if found is None:
-            out[name] = tensor
+            _place_(out, name, tensor)
         elif found[2] == "q":
             parts = [f"{found[1]}.{part}.{found[3]}" for part in "qkv"]
-            out[f"{found[1]}.qkv.{found[3]}"] = stacked(state, parts)
+            _place_(out, f"{found[1]}.qkv.{found[3]}", stacked(state, parts))
     return out
 
 
