@@ -13,6 +13,7 @@ from torch import nn
 from prune_realloc.core.cost import Term
 from prune_realloc.core.structure import site_place
 from prune_realloc.tracing.candidates import Traced
+from prune_realloc.tracing.record import Product
 from prune_realloc.tracing.sites import Sites
 
 Part = tuple[tuple[str, ...], int]
@@ -31,7 +32,7 @@ def terms(traced: Traced, model: nn.Module, sites: Sites) -> tuple[Term, ...]:
             key = (_component(traced, names, name, tuple(parameter.shape)), names)
             found[key] += Counter(params=count // share, macs=macs // share)
     for each in traced.record.products:
-        names = tuple(dict.fromkeys(site for factor in each.factors for site in _of_labels(traced, sites, factor)))
+        names = _of_product(traced, sites, each)
         key = (_of_axes(names) or "attention", names)
         found[key] += Counter(macs=each.macs // prod(widths[site] for site in names))
     if traced.record.computed:
@@ -87,6 +88,22 @@ def _sites_of(traced: Traced, sites: Sites, number: int, label: int | None) -> t
     if heads is None and group is not None:
         heads = sites.of_group.get(group)
     return () if heads is None else (heads,)
+
+
+def _of_product(traced: Traced, sites: Sites, product: Product) -> tuple[str, ...]:
+    """The sites whose widths a product grows with; twice where it runs over the units on both sides, each with each."""
+    summed = set(traced.classes.of[product.contracted].tolist())
+    names: dict[str, None] = {}
+    again: list[str] = []
+    left = 2  # what is summed over comes on both sides and counts once
+    for factor in product.factors:
+        shared = left > 0 and set(traced.classes.of[factor].tolist()) <= summed
+        left -= shared
+        for site in _of_labels(traced, sites, factor):
+            if site in names and not shared and site_place(site)[0] != "heads":
+                again.append(site)
+            names[site] = None
+    return (*names, *again)
 
 
 def _of_labels(traced: Traced, sites: Sites, labels: np.ndarray) -> tuple[str, ...]:
