@@ -38,7 +38,7 @@ def test_supported_architectures_have_sites(name):
         ("swinv2_tiny_window8_256", {"depths": (1, 1, 1, 1)}, {"embed", "block", "heads", "v", "ffn"}),
         ("vit_small_patch16_dinov3", {"depth": 2}, {"embed", "block", "v", "ffn"}),
         ("vit_relpos_small_patch16_224", {"depth": 2}, {"embed", "block", "heads", "qk", "v", "ffn"}),
-        ("efficientvit_b0", {}, {"embed", "block", "hidden", "qk"}),
+        ("efficientvit_b0", {}, {"embed", "block", "hidden", "v"}),
         ("efficientvit_m0", {}, {"embed", "block", "ffn", "qk"}),
     ],
 )

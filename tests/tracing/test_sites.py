@@ -160,7 +160,7 @@ def test_a_block_that_adds_what_cannot_be_watched_cannot_go():
 
 def test_heads_of_two_scales_are_of_one_width():
     _, every = found(network(MultiScale(8, 2), dim=8, out=8))
-    (site,) = of(every, "qk")
+    (site,) = of(every, "v")
     assert (site.units, site.groups) == (8, 2)  # 4 of each scale, in all heads at once
     sides = {(gate.module, gate.side) for gate in site.gates}
     assert sides == {("1.qkv", "output"), ("1.more", "output"), ("1.more.1", "input"), ("1.proj", "input")}
