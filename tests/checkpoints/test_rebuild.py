@@ -142,3 +142,16 @@ def test_the_callers_generator_stays_where_it_is(tmp_path):
 def test_columns_that_changed_places_are_followed_by_the_next_cut(second, tmp_path):
     net = only(only(toy("toy_of_interleaved_heads"), "v", [0, 1, 2, 5, 6, 7]), "v", second)
     assert_comes_back(net, tmp_path)
+
+
+def test_biases_that_a_pass_with_gradients_left_behind_are_no_obstacle(tmp_path):
+    """timm's TinyViT keeps its attention biases in evaluation mode, with their history."""
+    args = {"num_classes": 3, "embed_dims": [8, 16, 16, 16], "num_heads": [1, 1, 1, 1]}
+    net = timm.create_model("tiny_vit_5m_224", **args).eval()
+    net.origin = {"source": "tiny_vit_5m_224", "source_args": args}
+    small = cut_to_widths(net, {site.name: site.width for site in find_sites(net)} | {"blocks.0.hidden": 2})
+    images = torch.randn(2, 3, 224, 224)
+    expected = small(images)
+    save_pruned(small, tmp_path / "net")
+    with torch.no_grad():
+        torch.testing.assert_close(load_pruned(tmp_path / "net")(images), expected)
