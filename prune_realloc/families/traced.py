@@ -89,10 +89,12 @@ def example_input(model: Any) -> tuple[int, int, int, int]:
     """From what the network says of itself, else from timm's configuration.
 
     Raises:
-        InputError: nothing tells it.
+        InputError: nothing tells it, or what the network says is no size.
     """
     config = getattr(model, "pretrained_cfg", None) or {}
     stated = getattr(model, "input_size", None) or config.get("input_size") or ()
+    if not isinstance(stated, list | tuple) or not all(isinstance(size, int) for size in stated):
+        raise InputError(f"model {type(model).__name__}: input_size is {stated!r}; make it such as (3, 224, 224)")
     first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
     channels = first.in_channels if first is not None else stated[0] if stated else None
     size = getattr(getattr(model, "patch_embed", None), "img_size", None) or stated[-2:]

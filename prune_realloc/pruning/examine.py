@@ -87,6 +87,9 @@ def examine(
     """
     host = find_host(net)
     sites, structure = find_sites(net), family_of(host.inner).describe(host.inner)
+    if not sites:
+        why = "; ".join(structure.notes[:2]) or "it has no channels that anything else reads"
+        raise InputError(f"model {host}: nothing of it can be cut: {why}")
     network = _folded(net, structure)
     if images is None:
         found = _Found(scores=weight_scores(scorer, host.inner, sites, seed), network=network)

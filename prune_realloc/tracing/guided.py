@@ -95,7 +95,11 @@ class _Known(fx.Proxy):
     def __index__(self) -> int:
         return int(self.tracer.settled(self, int))  # type: ignore[attr-defined]
 
-    __int__ = __index__
+    def __int__(self) -> int:
+        return int(float(self))
+
+    def __round__(self, digits: int | None = None) -> Any:
+        return round(float(self), digits)
 
     def __float__(self) -> float:
         return float(self.tracer.settled(self, int | float))  # type: ignore[attr-defined]

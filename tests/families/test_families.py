@@ -62,6 +62,7 @@ def of_transformers():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: told(nn.Linear(2, 2), 32), "model Linear: input_size is 32; make it such as (3, 224, 224)"),
         (lambda: nn.Linear(2, 2), "model Linear does not tell its input size; give it one: model.input_size = "),
         (
             lambda: told(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(3, 3))),

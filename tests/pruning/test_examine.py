@@ -3,6 +3,7 @@ import pytest
 import torch
 from support.efficientvit import flex
 from support.networks import build
+from torch import nn
 
 from prune_realloc.core.analysis import Analysis
 from prune_realloc.core.errors import InputError
@@ -70,3 +71,10 @@ def test_multiples_are_noted_where_there_are_some(tmp_path):
     found.save(tmp_path)
     assert Analysis.load(tmp_path) == found
     assert analyze(build(), scorer="magnitude").multiples == {}
+
+
+def test_a_network_of_which_nothing_can_be_cut_is_refused():
+    net = nn.Sequential(nn.Conv2d(3, 4, 8), nn.Flatten())
+    net.input_size = (3, 8, 8)
+    with pytest.raises(InputError, match="model Sequential: nothing of it can be cut: "):
+        analyze(model=net.eval(), scorer="magnitude")

@@ -92,6 +92,15 @@ class Counted(Fused):
         return self.qkv(x).reshape(len(x), -1, 3, H, K).permute(2, 0, 3, 1, 4).unbind(0)
 
 
+class Squared(Fused):
+    """The side of the map is the root of the number of tokens."""
+
+    def parts(self, x):
+        B, N, _ = x.shape
+        side, again = int(N**0.5), round(N**0.5)
+        return self.qkv(x).reshape(B, side * again, 3, H, K).permute(2, 0, 3, 1, 4).unbind(0)
+
+
 class Iterated(Fused):
     """Image by image: the way through it depends on how many there are."""
 
@@ -290,6 +299,7 @@ AXES = {
     Halved: {"heads", "qk", "v"},
     Indexed: {"heads", "qk", "v"},
     Counted: {"heads", "qk", "v"},
+    Squared: {"heads", "qk", "v"},
     Functional: {"heads", "qk", "v"},
     Cosine: {"heads", "qk", "v"},
     Rotated: {"heads", "v"},
