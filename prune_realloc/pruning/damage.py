@@ -74,7 +74,7 @@ def damage_curves(
 
 def _is_query_too(site: Site) -> bool:
     """Do values go with queries, as behind a grouped convolution of linear attention? No refit makes up for that."""
-    return site.axis == "v" and any(gate.side == "output" for gate in site.gates)
+    return site.axis == "v" and {gate.side for gate in site.gates} == {"input", "output"}
 
 
 def _of_units(sites: Sequence[Site], curves: Mapping[str, Curve]) -> dict[str, float]:
