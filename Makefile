@@ -35,6 +35,7 @@ house: setup
 
 bench: setup
 	$(BIN)/python benchmarks/analyze_speed.py --out docs/analyze_speed.json
+	$(BIN)/python benchmarks/planning_speed.py --out docs/planning_speed.json
 	$(BIN)/python benchmarks/against_torch_pruning.py --accuracy docs/pruning.json --speed docs/pruning_speed.json
 	$(BIN)/python benchmarks/efficientvit_speed.py --out docs/efficientvit_speed.json
 	$(BIN)/python benchmarks/train_speed.py --out docs/train_speed.json

@@ -36,7 +36,7 @@ def cut(model: nn.Module, sites: Iterable[Site], keep: Keep) -> nn.Module:
     by_name = {site.name: site for site in sites}
     for name, units in keep.items():
         _check(by_name, name, np.asarray(units))
-        _check_groups(by_name[name], units, keep)
+        _check_groups(by_name[name], units, by_name.get(site_beside(name, "heads")), keep)
     blocks_gone = blocks_that_go(by_name.values(), keep)
     if blocks_gone and blocks_gone == {site.block for site in by_name.values() if site.axis == "block"}:
         raise InputError("every block would go; keep at least one")
@@ -175,13 +175,14 @@ def _check(by_name: Mapping[str, Site], name: str, units: np.ndarray) -> None:
         )
 
 
-def _check_groups(site: Site, units: np.ndarray, keep: Keep) -> None:
+def _check_groups(site: Site, units: np.ndarray, heads: Site | None, keep: Keep) -> None:
     """Raises an InputError where the heads that stay, or other groups, differ in width."""
     if site.groups == 1:
         return
     of_heads = site.axis in ("qk", "v")
     counts = np.bincount(np.asarray(units) // site.width, minlength=site.groups)
-    counts = counts[keep.get(site_beside(site.name, "heads"), np.arange(site.groups))] if of_heads else counts
+    if of_heads and heads is not None and heads.units == site.groups:  # not those of another attention of the block
+        counts = counts[keep.get(heads.name, np.arange(site.groups))]
     if counts.min() != counts.max():
         what = "heads" if of_heads else "groups"
         raise InputError(

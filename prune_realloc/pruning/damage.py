@@ -61,7 +61,8 @@ def damage_curves(
         curve = None if _is_query_too(by_name[name]) else _curve(by_name[name], own, refit)
         curves[name] = curve or score_curve(by_name[name], scores[name])
         heads = by_name.get(site_beside(name, "heads"))
-        if by_name[name].axis == "v" and heads is not None and len(own) == 1:
+        alike = heads is not None and heads.units == by_name[name].groups
+        if by_name[name].axis == "v" and heads is not None and alike and len(own) == 1:
             order = np.argsort(-scores[heads.name], kind="stable")
             curves[heads.name] = _heads_curve(order, own[0], refit)
     lost: dict[str, float] = {}
