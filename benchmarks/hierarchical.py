@@ -230,7 +230,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     record = json.loads(args.out.read_text()) if args.out.exists() else {"networks": {}}
-    record |= origin(args.threads) | {"command": "python benchmarks/hierarchical.py", "calibration": CALIBRATION_IMAGES}
+    command = "python benchmarks/hierarchical.py --runs runs/hierarchical --out docs/hierarchical.json"
+    record |= origin(args.threads) | {"command": command, "calibration": CALIBRATION_IMAGES}
     for name in args.networks:
         folder = args.runs / name
         net = load_model(ckpt=folder)

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from prune_realloc.core.errors import InputError
-from prune_realloc.core.structure import OUTER_AXES, Site, Slice, site_beside
+from prune_realloc.core.structure import OUTER_AXES, Site, Slice
 from prune_realloc.families import cuttable_family_of, traced
 from prune_realloc.families.host import copied, find_host, inner_of
 from prune_realloc.pruning.layers import sync_layers_
-from prune_realloc.pruning.sites import find_sites
+from prune_realloc.pruning.sites import find_sites, heads_beside
 
 Keep = Mapping[str, np.ndarray]
 """Site name -> the units that stay, sorted. A site that is not named keeps all; a block whose unit goes, goes whole."""
@@ -36,7 +36,7 @@ def cut(model: nn.Module, sites: Iterable[Site], keep: Keep) -> nn.Module:
     by_name = {site.name: site for site in sites}
     for name, units in keep.items():
         _check(by_name, name, np.asarray(units))
-        _check_groups(by_name[name], units, by_name.get(site_beside(name, "heads")), keep)
+        _check_groups(by_name[name], units, heads_beside(by_name, name), keep)
     blocks_gone = blocks_that_go(by_name.values(), keep)
     if blocks_gone and blocks_gone == {site.block for site in by_name.values() if site.axis == "block"}:
         raise InputError("every block would go; keep at least one")
@@ -181,7 +181,7 @@ def _check_groups(site: Site, units: np.ndarray, heads: Site | None, keep: Keep)
         return
     of_heads = site.axis in ("qk", "v")
     counts = np.bincount(np.asarray(units) // site.width, minlength=site.groups)
-    if of_heads and heads is not None and heads.units == site.groups:  # not those of another attention of the block
+    if of_heads and heads is not None:
         counts = counts[keep.get(heads.name, np.arange(site.groups))]
     if counts.min() != counts.max():
         what = "heads" if of_heads else "groups"

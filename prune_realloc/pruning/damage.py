@@ -28,11 +28,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prune_realloc.core.structure import Axis, Crossing, Site, Structure, site_beside, site_name
+from prune_realloc.core.structure import Axis, Crossing, Site, Structure, site_name
 from prune_realloc.pruning.elimination import Curve, Elimination, eliminate
 from prune_realloc.pruning.linear import kernel_entries, layer_at, matrix
 from prune_realloc.pruning.moments import LayerMoments, LinearMoments, LogitMoments
-from prune_realloc.pruning.sites import stream_sites
+from prune_realloc.pruning.sites import heads_beside, stream_sites
 
 _WRITTEN: tuple[Axis, ...] = ("v", "ffn", "hidden")
 """Axes whose units a block writes to the stream by."""
@@ -60,9 +60,8 @@ def damage_curves(
     for name, own in layers.items():
         curve = None if _is_query_too(by_name[name]) else _curve(by_name[name], own, refit)
         curves[name] = curve or score_curve(by_name[name], scores[name])
-        heads = by_name.get(site_beside(name, "heads"))
-        alike = heads is not None and heads.units == by_name[name].groups
-        if by_name[name].axis == "v" and heads is not None and alike and len(own) == 1:
+        heads = heads_beside(by_name, name)
+        if by_name[name].axis == "v" and heads is not None and len(own) == 1:
             order = np.argsort(-scores[heads.name], kind="stable")
             curves[heads.name] = _heads_curve(order, own[0], refit)
     lost: dict[str, float] = {}

@@ -8,7 +8,7 @@ from torch import nn
 
 from prune_realloc.core.cost import Widths
 from prune_realloc.core.errors import InputError
-from prune_realloc.core.structure import Site, Slice, Stream
+from prune_realloc.core.structure import Site, Slice, Stream, site_beside
 from prune_realloc.families import family_of
 from prune_realloc.families.host import inner_of
 from prune_realloc.pruning.graph import stream_slices
@@ -33,6 +33,12 @@ def find_sites(model: nn.Module) -> tuple[Site, ...]:
     sites = (*streams, *structure.sites)
     _check_coverage(model, sites, structure.fixed)
     return sites
+
+
+def heads_beside(sites: Mapping[str, Site], name: str) -> Site | None:
+    """The heads in which the units of a `qk` or `v` lie; None where a block's heads are those of another attention."""
+    heads = sites.get(site_beside(name, "heads"))
+    return heads if heads is not None and heads.units == sites[name].groups else None
 
 
 def stream_sites(sites: Iterable[Site]) -> dict[str, Site]:
