@@ -176,15 +176,19 @@ def _add_gate_gradients(
     place: Place,
     gates: list[tuple[Site, Gate]],
     x: Tensor,
-) -> None:
+) -> Tensor | None:
     """Once the gradient of `x` is known, adds activation x gradient of each image to the gates' sites.
 
     Args:
         starts: gets the tensors where the graph begins.
+
+    Returns:
+        What goes into the module in place of `x`, of which others may take the same tensor; None behind it.
     """
     if not x.requires_grad:
         x.requires_grad_()  # no weight asks for gradients, so the first gate is where the graph begins
         starts.append(x)
+    own = x.view_as(x) if place[1] == "input" else x
     held = [x.detach()]
 
     def on_gradient(grad: Tensor) -> None:
@@ -202,7 +206,8 @@ def _add_gate_gradients(
             s = s.unflatten(0, (images, -1)).sum(1)  # the windows of an image are one after the other
             scores[site.name] = scores[site.name] + s if site.name in scores else s
 
-    x.register_hook(on_gradient)
+    own.register_hook(on_gradient)
+    return own if own is not x else None
 
 
 def unit_values(part: Gate | Slice) -> np.ndarray | slice:

@@ -37,10 +37,11 @@ def masked(model: nn.Module, site: Site, units: Iterable[int]) -> Iterator[None]
 
 @contextmanager
 def tapped(
-    model: nn.Module, sites: Sequence[Site], use: Callable[[Place, list[tuple[Site, Gate]], Tensor], None]
+    model: nn.Module, sites: Sequence[Site], use: Callable[[Place, list[tuple[Site, Gate]], Tensor], Tensor | None]
 ) -> Iterator[None]:
     """Calls `use` with every gated activation as it is computed; one hook serves all gates at a place.
 
+    What it returns, if anything, takes the activation's place.
     It sees them before hooks that are there already, since the graph of a gradient may begin with it.
     """
     places: dict[Place, list[tuple[Site, Gate]]] = defaultdict(list)

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from support.networks import TINY, VARIANTS, build
 
 from prune_realloc.core.intervals import rank_correlation
+from prune_realloc.core.structure import Gate, Site
 from prune_realloc.data.batches import Batch
 from prune_realloc.pruning.gates import activation_variances, gate_moments
 from prune_realloc.pruning.objectives import LABELS, objective_for
@@ -108,6 +109,32 @@ def test_gates_equal_the_slope_of_fading_a_unit_out(variant, images_BCHW):
         slope = (loss(1 + step) - loss(1 - step)) / (2 * step)
         mean = moments.first[site.name].sum(0)[unit] / 6
         assert mean == pytest.approx(slope, rel=1e-5, abs=1e-6), (variant, site.name)
+
+
+class Direct(torch.nn.Module):
+    """Two layers that read their stream without a norm before them: x + a(x) + b(x), summed."""
+
+    input_size, num_classes = (3, 1, 1), 2
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.a, self.b = torch.nn.Conv2d(3, 2, 1), torch.nn.Conv2d(2, 2, 1), torch.nn.Conv2d(2, 2, 1)
+
+    def forward(self, images):
+        x = self.stem(images)
+        return (x + self.a(x) + self.b(x)).flatten(1)
+
+
+def test_a_layer_that_reads_the_stream_itself_counts_only_what_goes_through_it():
+    """By hand: where the loss is the sum of all outputs, weight column sums times the activation."""
+    torch.manual_seed(0)
+    net, image = Direct(), torch.randn(1, 3, 1, 1)
+    gates = tuple(Gate(name, "input", np.arange(2)[:, None], 1) for name in "ab")
+    objective = objective_for(net, lambda _: None, labelled=False, loss=lambda out, batch: out.sum(1))
+    batch = Batch(torch.arange(1), image, None, ())
+    first = gate_moments(net, [Site("embed", None, 2, (), gates)], [batch], objective=objective).first["embed"].sum(0)
+    columns = sum(layer.weight[:, :, 0, 0].sum(0) for layer in (net.a, net.b))
+    np.testing.assert_allclose(first, (columns * net.stem(image).flatten()).detach(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("labelled", [True, False])
