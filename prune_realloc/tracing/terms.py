@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from itertools import product as combinations
 from math import prod
 
-import numpy as np
 from torch import nn
 
 from prune_realloc.core.cost import Term
@@ -17,7 +16,7 @@ from prune_realloc.tracing.record import Product
 from prune_realloc.tracing.sites import Sites
 
 Part = tuple[tuple[str, ...], int]
-"""Sites whose widths a number of positions is a multiple of, and the number of positions."""
+"""Sites whose widths a number (of positions, of multiply-adds) is a multiple of, and the number."""
 
 
 def terms(traced: Traced, model: nn.Module, sites: Sites) -> tuple[Term, ...]:
@@ -32,9 +31,9 @@ def terms(traced: Traced, model: nn.Module, sites: Sites) -> tuple[Term, ...]:
             key = (_component(traced, names, name, tuple(parameter.shape)), names)
             found[key] += Counter(params=count // share, macs=macs // share)
     for each in traced.record.products:
-        names = _of_product(traced, sites, each)
-        key = (_of_axes(names) or "attention", names)
-        found[key] += Counter(macs=each.macs // prod(widths[site] for site in names))
+        for names, macs in _of_product(traced, sites, each):
+            key = (_of_axes(names) or "attention", names)
+            found[key] += Counter(macs=macs // prod(widths[site] for site in names))
     if traced.record.computed:
         found["other", ()] += Counter(macs=traced.record.computed)
     return tuple(Term(component=key[0], sites=key[1], **costs) for key, costs in found.items())
@@ -90,25 +89,26 @@ def _sites_of(traced: Traced, sites: Sites, number: int, label: int | None) -> t
     return () if heads is None else (heads,)
 
 
-def _of_product(traced: Traced, sites: Sites, product: Product) -> tuple[str, ...]:
-    """The sites whose widths a product grows with; twice where it runs over the units on both sides, each with each."""
+def _of_product(traced: Traced, sites: Sites, product: Product) -> Iterator[Part]:
+    """The parts of a product, where units of several sites lie side by side: the sites whose widths its multiply-adds
+    grow with, one of them twice where it runs over its units on both sides, each with each."""
     summed = set(traced.classes.of[product.contracted].tolist())
-    names: dict[str, None] = {}
-    again: list[str] = []
+    sides: list[list[tuple[bool, tuple[str, ...], int]]] = []
     left = 2  # what is summed over comes on both sides and counts once
     for factor in product.factors:
         shared = left > 0 and set(traced.classes.of[factor].tolist()) <= summed
+        parts = Counter(_sites_of(traced, sites, int(traced.classes.of[label]), int(label)) for label in factor)
+        if not shared or left == 2 or len(parts) == 1:  # else each part meets its like
+            sides.append([(shared, names, count) for names, count in parts.items()])
         left -= shared
-        for site in _of_labels(traced, sites, factor):
-            if site in names and not shared and site_place(site)[0] != "heads":
-                again.append(site)
-            names[site] = None
-    return (*names, *again)
-
-
-def _of_labels(traced: Traced, sites: Sites, labels: np.ndarray) -> tuple[str, ...]:
-    found = (_sites_of(traced, sites, int(traced.classes.of[label]), int(label)) for label in labels)
-    return tuple(dict.fromkeys(site for names in found for site in names))
+    whole = prod(sum(count for _, _, count in side) for side in sides)
+    for chosen in combinations(*sides):
+        names: dict[str, None] = {}
+        again = []
+        for shared, own, _ in chosen:
+            again += [site for site in own if site in names and not shared and site_place(site)[0] != "heads"]
+            names |= dict.fromkeys(own)
+        yield (*names, *again), product.macs * prod(count for _, _, count in chosen) // whole
 
 
 def _with_block(traced: Traced, sites: Sites, name: str, names: tuple[str, ...]) -> tuple[str, ...]:
