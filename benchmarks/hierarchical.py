@@ -31,7 +31,6 @@ from torch import Tensor, nn
 from torch_pruning_baseline import CLOSE, SLACK, count_macs, evaluate, load_tensors
 
 from prune_realloc import InputError, apply, build_recipe, load_model
-from prune_realloc.families import as_cut
 from prune_realloc.models.efficientvit_layers import WindowAttention
 from prune_realloc.pruning.sites import find_sites
 
@@ -63,7 +62,7 @@ SECONDS = 60
 
 def ours(net: nn.Module, folder: Path, data: str, test: tuple[Tensor, Tensor]) -> Iterator[dict[str, Any]]:
     """A row for each variant and share."""
-    every = sorted({site.axis for site in find_sites(as_cut(net))} - {"block"})
+    every = sorted({site.axis for site in find_sites(net)} - {"block"})
     for (name, values), share in product((VARIANTS | {STREAMS: {"axes": every}}).items(), SHARES):
         images = {"name": data, "samples": CALIBRATION_IMAGES}
         source = {"ckpt": str(folder)}

@@ -13,7 +13,7 @@ from prune_realloc.checkpoints.layouts.translated import set_norm_eps_
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.names import PRUNED
 from prune_realloc.core.structure import site_place
-from prune_realloc.families import as_cut, cuttable_family_of_architecture
+from prune_realloc.families import cuttable_family_of_architecture
 from prune_realloc.pruning.cut import cut_to_widths
 from prune_realloc.pruning.sites import find_sites
 
@@ -49,7 +49,7 @@ def build_pruned(
     count = len({block for _, block in map(site_place, widths) if block is not None})
     args = {**source_args, **more}
     family = cuttable_family_of_architecture(source)
-    whole = as_cut(timm.create_model(source, pretrained=False, **args | family.depth_args(count)))
+    whole = timm.create_model(source, pretrained=False, **args | family.depth_args(count))
     net: Any = cut_to_widths(whole, widths if blocks is None else _in_whole(whole, widths, blocks, count), kept)
     if norm_eps is not None:
         set_norm_eps_(net, float(norm_eps))

@@ -15,8 +15,8 @@ from prune_realloc.checkpoints.pruned import build_pruned
 from prune_realloc.checkpoints.same_pass import same_pass
 from prune_realloc.core.errors import InputError, first_line
 from prune_realloc.core.names import PRUNED
-from prune_realloc.families import as_cut, family_of, traced
-from prune_realloc.families.base import Family, UnlikeBlocks
+from prune_realloc.families import family_of, traced
+from prune_realloc.families.base import CuttableFamily, UnlikeBlocks
 from prune_realloc.pruning.cut import kept_left, widths_left
 from prune_realloc.pruning.sites import find_sites, widths
 
@@ -28,11 +28,6 @@ def check_rebuild(net: Any) -> dict[str, Any]:
         InputError: it cannot; the network was made by hand, or with arguments that no file may hold.
     """
     state, family = net.state_dict(), family_of(net)
-    if family is not traced and not family.describe(net).branches:
-        raise InputError(
-            f"model {type(net).__name__} cannot be cut, so it is no pruned network; write it with "
-            "timm.models.save_for_hf"
-        )
     config = getattr(net, "pretrained_cfg", None) or {}
     origin = getattr(net, "origin", None) or {
         "source": config.get("architecture"),
@@ -50,7 +45,7 @@ def check_rebuild(net: Any) -> dict[str, Any]:
         args["widths"] = widths(find_sites(net))
         return _with_norm_eps(net, args, _check_builds(net, source, given, lambda: build_pruned(**args), "meta"))
     # what was cut may have sites of other names than its source, whose names are in the file
-    whole = _built(net, source, given, lambda: as_cut(timm.create_model(source, pretrained=False, **given)), "cpu")
+    whole = _built(net, source, given, lambda: timm.create_model(source, pretrained=False, **given), "cpu")
     args["widths"] = widths_left(net, whole)
     try:
         return _check_pass(net, args)
@@ -58,7 +53,7 @@ def check_rebuild(net: Any) -> dict[str, Any]:
         return _check_pass(net, args | {"kept": kept_left(net, whole)})
 
 
-def _size_args(net: Any, family: Family, size: Sequence[int]) -> dict[str, Any]:
+def _size_args(net: Any, family: CuttableFamily, size: Sequence[int]) -> dict[str, Any]:
     """The argument for the input size; not every network that is traced takes one."""
     native = (getattr(net, "pretrained_cfg", None) or {}).get("input_size", ())
     return {} if family is traced and tuple(native[1:]) == tuple(size) else {"img_size": list(size)}

@@ -13,18 +13,18 @@ from prune_realloc.families import efficientvit_msra, swin, traced, vit
 from prune_realloc.families.base import CuttableFamily, Family
 
 CUTTABLE: dict[str, CuttableFamily] = {"vit": vit, "swin": swin}
-"""Families whose networks can be cut, rotated and refitted."""
+"""Families that declare their networks' sites; every other network is traced."""
 FAMILIES: dict[str, Family] = {**CUTTABLE, "efficientvit_msra": efficientvit_msra}
-"""All families; those that are not in `CUTTABLE` are scored, and the network is left as it is."""
+"""Families whose files are read."""
 
 
-def family_of(model: nn.Module) -> Family:
+def family_of(model: nn.Module) -> CuttableFamily:
     """The family that declares `model`; whatever none declares is traced.
 
     Raises:
         InputError: it is a network of another library, which has a way of its own into this one.
     """
-    for family in FAMILIES.values():
+    for family in CUTTABLE.values():
         if family.owns(model):
             return family
     if type(model).__module__.startswith("transformers."):
@@ -33,21 +33,6 @@ def family_of(model: nn.Module) -> Family:
             "is read as timm's network"
         )
     return traced
-
-
-def cuttable_family_of(model: nn.Module) -> CuttableFamily:
-    """The family that declares `model`, where its networks can be cut.
-
-    Raises:
-        InputError: its family scores its sites but does not cut them, or as `family_of`.
-    """
-    family = family_of(model)
-    for cuttable in (*CUTTABLE.values(), traced):
-        if cuttable is family:
-            return cuttable
-    raise InputError(
-        f"model {type(model).__name__} cannot be cut; `emit --inherit` makes a narrower one with its weights"
-    )
 
 
 def cuttable_family_of_architecture(name: str) -> CuttableFamily:
@@ -72,14 +57,6 @@ def may_be_of(family: Family, name: str) -> bool:
 def _module_of(name: str) -> str:
     """Where timm's network `name` is built."""
     return getattr(timm.models.model_entrypoint(name), "__module__", "")
-
-
-def as_cut(model: nn.Module) -> nn.Module:
-    """`model` in the form in which `cut` takes it; mostly as it is.
-
-    The family of EfficientViT declares what `emit --inherit` hands on; for a cut its networks are traced.
-    """
-    return efficientvit_msra.as_cut(model)
 
 
 def _architecture(model: nn.Module) -> str | None:

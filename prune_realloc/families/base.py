@@ -1,12 +1,13 @@
 """The contract of a family: what an architecture must say of itself so that everything above can work with it.
 
-A family is one file of this folder, a module with the functions of `Family`, and one row in `FAMILIES`; mypy checks the
-one against the other. Where its networks can be cut, rotated and refitted it has the functions of `CuttableFamily` too.
-Elsewhere only `pruning/inherit.py`, which is about EfficientViT alone, knows names of an architecture's modules.
+A family is one file of this folder, a module with the functions of `Family`, which reads files, and one row in
+`FAMILIES`; mypy checks the one against the other. Where it declares its networks' sites, which would else be traced, it
+has the functions of `CuttableFamily` too and a row in `CUTTABLE`. Elsewhere only `pruning/inherit.py`, which is about
+EfficientViT alone, knows names of an architecture's modules.
 
 An example. `Toy` is a convolution `stem`, a list of `blocks`, each adding fc2(relu(fc1(x))) to a stream of D channels,
-and a linear `head` on the mean of all tokens; D is `stem.weight.shape[0]`. All that the first of the two contracts asks
-for is::
+and a linear `head` on the mean of all tokens; D is `stem.weight.shape[0]`. All of a family
+but the functions by which it is cut::
 
     import numpy as np
 
@@ -101,14 +102,10 @@ from prune_realloc.core.structure import Branch, Structure
 
 
 class Family(Protocol):
-    """What every family owes: sites that can be scored, and checkpoints that can be opened.
+    """What every family owes: checkpoints that can be opened.
 
     `model` is a network for which `owns` is true, unless it says otherwise.
     """
-
-    @property
-    def SUPPORTS(self) -> str:
-        """The networks of this family, as a message lists them: "EfficientViT (MSRA)"."""
 
     @property
     def TIMM_MODULES(self) -> tuple[str, ...]:
@@ -119,26 +116,10 @@ class Family(Protocol):
         """timm's names of networks that are built in a class of ours; their tensors' shapes tell everything else."""
 
     def owns(self, model: nn.Module) -> bool:
-        """Does this family declare the sites of `model`, which may be any module?"""
+        """Is `model`, which may be any module, a network of this family?"""
 
     def adopt(self, model: nn.Module) -> nn.Module:
         """timm's network in our class, where the family has one of its own; any other module as it is."""
-
-    def describe(self, model: Any) -> Structure:
-        """Everything that the rest of the program knows of the network.
-
-        Every parameter is in a slice of a site or declared fixed, and the sum of all terms is the network's number of
-        parameters and multiply-adds.
-
-        Raises:
-            InputError: a module inside is not known; the message names it and says what is.
-        """
-
-    def example_input(self, model: Any) -> tuple[int, int, int, int]:
-        """Shape (B, C, H, W) of one batch of images; B is 1."""
-
-    def features(self, model: Any, images: Tensor) -> Tensor:
-        """What a network without a classifier is scored by: pooled features, shape (B, D)."""
 
     def recognises(self, state: Mapping[str, Tensor]) -> bool:
         """Is this the state dict of one of the family's networks, in whatever naming it is published?"""
@@ -165,13 +146,33 @@ class Family(Protocol):
 
 
 class CuttableFamily(Family, Protocol):
-    """What a family owes besides where its networks can be cut, rotated and refitted: `describe` names branches.
+    """What a family owes besides where it declares its networks' sites, by which they are scored, cut and refitted.
 
     The functions on streams, called in the order of the branches, compute what the network computes: `stream_input` of
     the images, plus `branch_output` of each branch on the first stream; `stream_input` of the next stream from what
     that one holds, with or without branches; at the end `head_output`. Layers are linear ones, with channels last, and
     convolutions without groups, with channels at dim 1; a batch norm behind one is in `norms`.
     """
+
+    @property
+    def SUPPORTS(self) -> str:
+        """The networks of this family, as a message lists them: "timm's SwinTransformer"."""
+
+    def describe(self, model: Any) -> Structure:
+        """Everything that the rest of the program knows of the network.
+
+        Every parameter is in a slice of a site or declared fixed, and the sum of all terms is the network's number of
+        parameters and multiply-adds.
+
+        Raises:
+            InputError: a module inside is not known; the message names it and says what is.
+        """
+
+    def example_input(self, model: Any) -> tuple[int, int, int, int]:
+        """Shape (B, C, H, W) of one batch of images; B is 1."""
+
+    def features(self, model: Any, images: Tensor) -> Tensor:
+        """What a network without a classifier is scored by: pooled features, shape (B, D)."""
 
     def depth_args(self, blocks: int) -> dict[str, Any]:
         """The arguments for `timm.create_model` that set the number of blocks."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from prune_realloc.core.errors import InputError, first_line
-from prune_realloc.families import FAMILIES, family_of
+from prune_realloc.families import CUTTABLE, family_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +84,7 @@ def _outermost(module: nn.Module, name: str, seen: set[int]) -> Iterator[tuple[s
     if id(module) in seen:
         return
     seen.add(id(module))
-    if any(family.owns(module) for family in FAMILIES.values()):
+    if any(family.owns(module) for family in CUTTABLE.values()):
         yield name, module
         return
     for child, inside in module.named_children():

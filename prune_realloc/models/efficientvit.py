@@ -58,6 +58,11 @@ class EfficientVit(nn.Module):
         self.stages = nn.Sequential(*stages)
         self.reset_classifier(config.num_classes, global_pool)
 
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """(channels, height, width) of the images that it takes."""
+        return self.config.input_size
+
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """timm's question: the parameters that no weight decay pulls towards zero."""

@@ -10,7 +10,7 @@ from torch import nn
 
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.structure import OUTER_AXES, Site, Slice
-from prune_realloc.families import cuttable_family_of, traced
+from prune_realloc.families import family_of, traced
 from prune_realloc.families.host import copied, find_host, inner_of
 from prune_realloc.pruning.layers import sync_layers_
 from prune_realloc.pruning.sites import find_sites, heads_beside
@@ -32,7 +32,7 @@ def cut(model: nn.Module, sites: Iterable[Site], keep: Keep) -> nn.Module:
             built, heads of unequal width, or a network or a layer that cannot be cut.
     """
     host = find_host(model)
-    family = cuttable_family_of(host.inner)
+    family = family_of(host.inner)
     by_name = {site.name: site for site in sites}
     for name, units in keep.items():
         _check(by_name, name, np.asarray(units))

@@ -18,7 +18,7 @@ from prune_realloc.core.errors import InputError
 from prune_realloc.core.intervals import rank_correlation
 from prune_realloc.core.structure import AXES, Site, Structure
 from prune_realloc.data.calibration import Calibration
-from prune_realloc.families import cuttable_family_of, family_of
+from prune_realloc.families import family_of
 from prune_realloc.families.host import Host, copied, find_host, inner_of
 from prune_realloc.families.inputs import input_shape
 from prune_realloc.pruning.damage import damage_curves, score_curve
@@ -147,7 +147,7 @@ def _folded(net: nn.Module, structure: Structure) -> nn.Module:
     if structure.branches:
         inner = inner_of(network)
         with torch.no_grad():
-            cuttable_family_of(inner).fold_scales_(inner)
+            family_of(inner).fold_scales_(inner)
     return network
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from prune_realloc.core.errors import InputError
-from prune_realloc.families import cuttable_family_of
+from prune_realloc.families import family_of
 from prune_realloc.families.base import Leading
 from prune_realloc.families.host import Host
 from prune_realloc.pruning.hooks import hooked
@@ -43,7 +43,7 @@ def check_handed_on(host: Host, images: Tensor) -> None:
     Raises:
         InputError: it is not; layers could not be refitted.
     """
-    family, inner = cuttable_family_of(host.inner), host.inner
+    family, inner = family_of(host.inner), host.inner
     branches = family.describe(inner).branches
     if not branches:
         return
@@ -69,7 +69,7 @@ def check_handed_on(host: Host, images: Tensor) -> None:
 
 def _first_layer(host: Host) -> str:
     """The module that reads the images."""
-    structure = cuttable_family_of(host.inner).describe(host.inner)
+    structure = family_of(host.inner).describe(host.inner)
     if structure.streams:
         return structure.streams[0].root[0].rpartition(".")[0]
     [stream, *_] = stream_sites(structure.sites).values()

@@ -1,14 +1,15 @@
 """Weights of a trained EfficientViT, carried over to one of other widths.
 
 Every dimension of every tensor has a map: for each new position the old one that it takes, or -1 for a fresh one. The
-best units by score go first. A head's output is added to the next head's input channel by channel, so the units of V
-that meet a channel of the stream follow that channel. Where all of a dimension is taken in its order, the numbers are
-the source's; a network of the same widths computes what the source computes.
+best units by score go first; each row of a weight has the score of the unit that lies there. A head's output is added
+to the next head's input channel by channel, so the units of V that meet a channel of the stream follow that channel.
+Where all of a dimension is taken in its order, the numbers are the source's; a network of the same widths computes what
+the source computes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -18,46 +19,83 @@ from timm.layers import resize_rel_pos_bias_table_levit
 from torch import Tensor, nn
 
 from prune_realloc.core.errors import InputError
-from prune_realloc.core.structure import site_name
-from prune_realloc.families.efficientvit_msra import blocks, ffn_names
 from prune_realloc.models.efficientvit import EfficientVit
 from prune_realloc.models.efficientvit_config import EfficientVitConfig
 from prune_realloc.models.efficientvit_layers import ConvNorm, NormLinear
+from prune_realloc.pruning.sites import find_sites
 
 Scores = Mapping[str, np.ndarray]
+"""Parameter -> a score for each of its rows."""
 Map = np.ndarray
 """New position -> old position, or -1."""
 
 
 @torch.no_grad()
-def inherit(source: EfficientVit, target: EfficientVit, scores: Scores) -> None:
+def inherit(source: EfficientVit, target: EfficientVit, of_sites: Mapping[str, np.ndarray]) -> None:
     """Write into `target` what survives of `source`; what is new stays as it was initialised.
 
     Args:
-        scores: of the source's sites, as an analysis has them.
+        of_sites: scores of the source's sites, as an analysis has them.
 
     Raises:
-        InputError: depth, heads, kernels or stem differ, so that there is nothing to carry over.
+        InputError: depth, heads, kernels or stem differ, so that there is nothing to carry over; or the scores are of
+            other sites.
     """
     old, new = source.config, target.config
     _check_alike(old, new)
-    heads = _heads_of_stages(old)
+    scores, heads = _of_rows(source, of_sites), _heads_of_stages(old)
+    writers = [f"patch_embed.conv{len(old.stem_strides)}", *map(_reduce, range(1, len(old.depth)))]
     streams = [
-        _by_part(scores[site_name("embed", None, stage)], heads[stage], new.embed_dim[stage])
-        for stage in range(len(old.depth))
+        _by_part(scores[f"{writer}.conv.weight"], heads[stage], new.embed_dim[stage])
+        for stage, writer in enumerate(writers)
     ]
-    _stem(source, target, streams[0])
-    for number, ((name, block), (_, fresh)) in enumerate(zip(blocks(source), blocks(target), strict=True)):
-        stream = streams[old.blocks[number].stage]
-        _ffns(name, block, fresh, stream, scores[site_name("ffn", number)], new.blocks[number].ffn)
-        attention, other = (each.get_submodule("mixer.m.attn") for each in (block, fresh))
-        qk, v = (scores[site_name(axis, number)].reshape(old.blocks[number].heads, -1) for axis in ("qk", "v"))
-        _attention(attention, other, stream, qk, v)
+    _stem(source, target, streams[0], scores)
+    for name, block in _blocks(source):
+        fresh, stream = target.get_submodule(name), streams[int(name.split(".")[1])]
+        for ffn in _ffns(name, block):
+            _token_ffn(source.get_submodule(ffn), target.get_submodule(ffn), stream, scores[f"{ffn}.{_HIDDEN}"])
+        attention = f"{name}.mixer.m.attn"
+        _attention(attention, source.get_submodule(attention), fresh.get_submodule("mixer.m.attn"), stream, scores)
     for stage, (before, after) in enumerate(pairwise(streams), start=1):
-        down = f"stages.{stage}.downsample"
-        _downsample(source.get_submodule(down), target.get_submodule(down), before, after)
+        _downsample(f"stages.{stage}.downsample", source, target, before, after, scores)
     if old.num_classes == new.num_classes:
         _classifiers(source, target, streams[-1])
+
+
+_HIDDEN = "ffn.m.up.conv.weight"
+"""In a token FFN, the weight whose rows are its hidden units."""
+
+
+def _reduce(stage: int) -> str:
+    """The convolution that writes the channels of a stage behind the first."""
+    return f"stages.{stage}.downsample.merge.reduce"
+
+
+def _blocks(model: EfficientVit) -> Iterator[tuple[str, nn.Module]]:
+    """Name and module of every block, counted through the stages."""
+    stages: Iterable[Any] = model.stages
+    for stage, module in enumerate(stages):
+        for index, block in enumerate(module.blocks):
+            yield f"stages.{stage}.blocks.{index}", block
+
+
+def _ffns(name: str, block: Any) -> list[str]:
+    """All token FFNs of a block."""
+    return [f"{name}.{side}.{i}" for side in ("before", "after") for i in range(len(getattr(block, side)))]
+
+
+def _of_rows(source: EfficientVit, of_sites: Mapping[str, np.ndarray]) -> Scores:
+    """The score of each row of every parameter: that of the unit which lies there, least where none does."""
+    sites = find_sites(source)
+    if {site.name for site in sites} != set(of_sites):
+        raise InputError("inherit: the analysis names other sites than this version; run `analyze` again")
+    found = {name: np.full(len(tensor), -np.inf) for name, tensor in source.named_parameters()}
+    for site in sites:
+        for part in site.slices if site.axis not in ("block", "heads") else ():
+            if part.dim == 0 and part.parameter in found:
+                units = np.arange(site.units) if part.units is None else part.units
+                found[part.parameter][part.index] = of_sites[site.name][units][:, None]
+    return found
 
 
 def _check_alike(old: EfficientVitConfig, new: EfficientVitConfig) -> None:
@@ -137,28 +175,23 @@ def _conv(old: ConvNorm, new: ConvNorm, outputs: Map, inputs: Map | None) -> Non
     _batch_norm(old.bn, new.bn, outputs)
 
 
-def _ffns(name: str, old: nn.Module, new: nn.Module, stream: Map, scores: np.ndarray, width: int) -> None:
-    """All FFNs of a block, each with the units that are best in it."""
-    names = ffn_names(name, old)
-    for full, own in zip(names, scores.reshape(len(names), -1), strict=True):
-        path = full.removeprefix(f"{name}.").removesuffix(".ffn.m")
-        _token_ffn(old.get_submodule(path), new.get_submodule(path), stream, _best(own, width))
-
-
-def _token_ffn(old: Any, new: Any, stream: Map, hidden: Map) -> None:
+def _token_ffn(old: Any, new: Any, stream: Map, scores: np.ndarray) -> None:
+    """One FFN with the hidden units that are best in it."""
+    hidden = _best(scores, new.ffn.m.up.conv.out_channels)
     _conv(old.dw.m, new.dw.m, stream, None)
     _conv(old.ffn.m.up, new.ffn.m.up, hidden, stream)
     _conv(old.ffn.m.down, new.ffn.m.down, stream, hidden)
 
 
-def _attention(old: Any, new: Any, stream: Map, qk_scores: np.ndarray, v_scores: np.ndarray) -> None:
-    """One cascade; `qk_scores` and `v_scores` have one row for each head."""
+def _attention(name: str, old: Any, new: Any, stream: Map, scores: Scores) -> None:
+    """One cascade, called `name`."""
     H, K, V = old.num_heads, old.qk_dim, old.v_dim
     parts = _head_parts(stream, H, old.qkvs[0].conv.in_channels)
     columns = []
     for head, (part, following) in enumerate(zip(parts, [*parts[1:], None], strict=True)):
-        qk = _best(qk_scores[head], new.qk_dim)
-        v = _values(v_scores[head], following, new.v_dim)
+        own = scores[f"{name}.qkvs.{head}.conv.weight"]
+        qk = _best(own[:K], new.qk_dim)
+        v = _values(own[2 * K :], following, new.v_dim)
         rows = np.concatenate([qk, _shifted(qk, K), _shifted(v, 2 * K)])
         _conv(old.qkvs[head], new.qkvs[head], rows, part)
         _conv(old.dws[head], new.dws[head], qk, None)
@@ -181,21 +214,20 @@ def _shifted(units: Map, by: int) -> Map:
     return np.where(units < 0, -1, units + by)
 
 
-def _downsample(old: Any, new: Any, before: Map, after: Map) -> None:
+def _downsample(name: str, source: EfficientVit, target: EfficientVit, before: Map, after: Map, scores: Scores) -> None:
     """The patch merging between two streams, with the FFNs before and after it."""
+    old, new = source.get_submodule(name), target.get_submodule(name)
     for side, stream in (("before", before), ("after", after)):
-        theirs, mine = getattr(old, side), getattr(new, side)
-        hidden = _best(_strength(theirs.ffn.m.up, theirs.ffn.m.down), mine.ffn.m.up.conv.out_channels)
-        _token_ffn(theirs, mine, stream, hidden)
-    _patch_merging(old.merge, new.merge, before, after)
+        _token_ffn(old.get_submodule(side), new.get_submodule(side), stream, scores[f"{name}.{side}.{_HIDDEN}"])
+    _patch_merging(f"{name}.merge", old.merge, new.merge, before, after, scores)
 
 
-def _patch_merging(old: Any, new: Any, before: Map, after: Map) -> None:
-    hidden = _best(_strength(old.expand, old.reduce), new.expand.conv.out_channels)
+def _patch_merging(name: str, old: Any, new: Any, before: Map, after: Map, scores: Scores) -> None:
+    hidden = _best(scores[f"{name}.expand.conv.weight"], new.expand.conv.out_channels)
     _conv(old.expand, new.expand, hidden, before)
     _conv(old.dw, new.dw, hidden, None)
     _conv(old.reduce, new.reduce, after, hidden)
-    squeeze = _best(old.se.fc1.weight.flatten(1).norm(dim=1).numpy(), new.se.fc1.out_channels)
+    squeeze = _best(scores[f"{name}.se.fc1.weight"], new.se.fc1.out_channels)
     for theirs, mine, outputs, inputs in (
         (old.se.fc1, new.se.fc1, squeeze, hidden),
         (old.se.fc2, new.se.fc2, hidden, squeeze),
@@ -214,22 +246,15 @@ def _classifiers(source: EfficientVit, target: EfficientVit, stream: Map) -> Non
             new.linear.bias.copy_(old.linear.bias)
 
 
-def _strength(into: ConvNorm, out: ConvNorm) -> np.ndarray:
-    """What stands in for a score of hidden units that no site has: the size of what goes in times what comes out."""
-    return (into.conv.weight.flatten(1).norm(dim=1) * out.conv.weight.flatten(1).norm(dim=0)).numpy()
-
-
-def _stem(source: EfficientVit, target: EfficientVit, stream: Map) -> None:
+def _stem(source: EfficientVit, target: EfficientVit, stream: Map, scores: Scores) -> None:
     """The convolutions before the first stage, whose channels the last of them writes."""
-    layers = [
-        (old, new) for old, new in zip(source.patch_embed, target.patch_embed, strict=True) if isinstance(old, ConvNorm)
-    ]
     inputs: Map | None = None
-    for (old, new), following in zip(layers, [*layers[1:], None], strict=True):
+    for number in range(1, len(source.config.stem_strides) + 1):
+        name = f"patch_embed.conv{number}"
+        old: Any = source.get_submodule(name)
+        new: Any = target.get_submodule(name)
         outputs = stream
-        if following is not None:
-            into = old.conv.weight.flatten(1).norm(dim=1)
-            out = following[0].conv.weight.transpose(0, 1).flatten(1).norm(dim=1)
-            outputs = _best((into * out).numpy(), new.conv.out_channels)
+        if number < len(source.config.stem_strides):
+            outputs = _best(scores[f"{name}.conv.weight"], new.conv.out_channels)
         _conv(old, new, outputs, inputs)
         inputs = outputs

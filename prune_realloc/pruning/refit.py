@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from prune_realloc.core.structure import Branch, Crossing, Site
 from prune_realloc.data.batches import Batch
-from prune_realloc.families import cuttable_family_of
+from prune_realloc.families import family_of
 from prune_realloc.families.base import Leading
 from prune_realloc.families.host import find_host, inner_of
 from prune_realloc.pruning.cut import Keep
@@ -63,7 +63,7 @@ def refit_(
         InputError: the temporary folder cannot hold the streams of all images.
     """
     host = find_host(source)
-    if not cuttable_family_of(host.inner).describe(host.inner).branches:
+    if not family_of(host.inner).describe(host.inner).branches:
         return  # the structure's notes say why
     task = prepared(inner_of(model), host.inner, sites, keep, weights, RIDGE if ridge else None)
     describe, first = task.family.describe, next(task.model.parameters())

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from prune_realloc.core.structure import Branch, Crossing, Side, Site, Structure
-from prune_realloc.families import cuttable_family_of
+from prune_realloc.families import family_of
 from prune_realloc.families.base import CuttableFamily, Leading, Reordering
 from prune_realloc.pruning.cut import Keep, blocks_that_go, cut, removed_positions
 from prune_realloc.pruning.hooks import hooked
@@ -109,7 +109,7 @@ def prepared(
     ridge: float | None,
 ) -> Task:
     """The arguments are those of `refit_`, `ridge` a share."""
-    streams, family, by_name = stream_sites(sites), cuttable_family_of(source), {site.name: site for site in sites}
+    streams, family, by_name = stream_sites(sites), family_of(source), {site.name: site for site in sites}
     narrow = frozenset(name for name, site in streams.items() if len(keep.get(name, range(site.units))) < site.units)
     inside = {name: units for name, units in keep.items() if name not in streams}
     return Task(

@@ -19,7 +19,7 @@ from prune_realloc.data.calibration import Calibration
 from prune_realloc.data.own_batches import Inputs, OwnBatches
 from prune_realloc.data.stream import ImageStream
 from prune_realloc.data.unseen import Unseen, open_unseen
-from prune_realloc.families import as_cut, cuttable_family_of, family_of
+from prune_realloc.families import family_of
 from prune_realloc.families.host import find_host
 from prune_realloc.families.inputs import input_shape
 from prune_realloc.planning.plan import axes_named
@@ -85,9 +85,8 @@ def apply(
     require_at_least("eval_samples", eval_samples, 1)
     reading = Reading(batch_size=batch_size, workers=workers, progress=progress)
     target = pick_device(device)
-    net = as_cut(_open_source(recipe.source) if model is None else model)
+    net = _open_source(recipe.source) if model is None else model
     host, own = find_host(net), Own(batches=batches, loss=loss, inputs=inputs, score=score)
-    cuttable_family_of(host.inner)
     own.check(recipe.data)
     if recipe.data.name is None and model is None and batches is None and is_shipped(recipe.source):
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"name": "demo"})})

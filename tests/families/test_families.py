@@ -12,7 +12,6 @@ from prune_realloc.checkpoints.create import create_fresh
 from prune_realloc.families import (
     CUTTABLE,
     FAMILIES,
-    cuttable_family_of,
     cuttable_family_of_architecture,
     family_of,
     traced,
@@ -95,12 +94,11 @@ def test_checkpoints_of_hybrids_load_by_name(tmp_path):
     assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in net.state_dict().items())
 
 
-def test_families_that_cut_are_told_from_those_that_score(tiny_vit):
+def test_families_that_declare_sites_are_told_from_those_that_read_files(tiny_vit):
     assert set(CUTTABLE) < set(FAMILIES)
-    assert cuttable_family_of(tiny_vit).describe(tiny_vit).branches
-    with pytest.raises(InputError, match="EfficientVit cannot be cut"):
-        cuttable_family_of(create_fresh("efficientvit_m0"))
-    assert cuttable_family_of_architecture("deit_tiny_patch16_224") is cuttable_family_of(tiny_vit)
+    assert family_of(tiny_vit).describe(tiny_vit).branches
+    assert family_of(create_fresh("efficientvit_m0")) is traced
+    assert cuttable_family_of_architecture("deit_tiny_patch16_224") is family_of(tiny_vit)
     for name in ("efficientvit_m0", "levit_128s"):
         assert cuttable_family_of_architecture(name) is traced
 

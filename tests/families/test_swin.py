@@ -9,7 +9,7 @@ from torch import nn
 
 from prune_realloc.core.cost import total_cost
 from prune_realloc.core.errors import InputError
-from prune_realloc.families import cuttable_family_of, cuttable_family_of_architecture
+from prune_realloc.families import cuttable_family_of_architecture, family_of
 from prune_realloc.families import swin as family
 from prune_realloc.pruning.hooks import hooked
 from prune_realloc.pruning.sites import find_sites, stream_sites, widths
@@ -32,7 +32,7 @@ def test_every_published_size_has_its_sites_and_cost(name):
         net = timm.create_model(name)
     sites = find_sites(net)
     assert list(stream_sites(sites)) == [f"stages.{stage}.embed" for stage in range(4)]
-    assert cuttable_family_of_architecture(name) is cuttable_family_of(net) is family
+    assert cuttable_family_of_architecture(name) is family_of(net) is family
     cost = total_cost(family.describe(net).terms, widths(sites))
     assert cost.params == sum(p.numel() for p in net.parameters())
 

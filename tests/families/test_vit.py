@@ -8,7 +8,7 @@ from support.networks import build
 from torch import nn
 
 from prune_realloc.core.errors import InputError
-from prune_realloc.families import cuttable_family_of, vit
+from prune_realloc.families import family_of, vit
 from prune_realloc.families.vit import inferred_args, to_timm_keys
 from prune_realloc.pruning.sites import find_sites
 
@@ -37,7 +37,7 @@ def test_networks_with_other_blocks_are_not_of_this_family():
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_branches_add_up_to_the_forward_pass(layout):
     model, images = built(layout).double(), images_of(6)
-    family = cuttable_family_of(model)
+    family = family_of(model)
     with torch.no_grad():
         x = family.stream_input(model, "embed", images)
         for branch in family.describe(model).branches:

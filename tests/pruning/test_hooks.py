@@ -2,7 +2,7 @@ import pytest
 import torch
 from support.moments import batches_of, measured
 
-from prune_realloc.families import cuttable_family_of
+from prune_realloc.families import family_of
 from prune_realloc.pruning.hooks import hooked, masked
 from prune_realloc.pruning.moments import GradientWatch, layer_moments
 from prune_realloc.pruning.sites import find_sites
@@ -21,7 +21,7 @@ def hooks_of(model):
 
 
 def test_hooks_are_gone_afterwards_also_after_an_error(tiny_vit, images_BCHW):
-    structure = cuttable_family_of(tiny_vit).describe(tiny_vit)
+    structure = family_of(tiny_vit).describe(tiny_vit)
     watch = GradientWatch(tiny_vit, structure)
     with watch.attached(()):
         assert len(hooks_of(tiny_vit)) == 9  # qkv, proj, fc1, fc2 of two blocks, head

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from support.moments import LAYOUTS, batches_of, built, case_of, draws_of, folded, images_of, measured
 
-from prune_realloc.families import cuttable_family_of
+from prune_realloc.families import family_of
 from prune_realloc.pruning.moments import GradientWatch, Regression, layer_moments
 from prune_realloc.pruning.objectives import random_direction
 
@@ -28,7 +28,7 @@ def captured(model, structure, images):
     if model.num_classes:
         F.cross_entropy(model(images), torch.arange(len(images)) % 5, reduction="sum").backward()
     else:
-        pooled = cuttable_family_of(model).features(model, images)
+        pooled = family_of(model).features(model, images)
         directions = torch.stack([random_direction(float(d), pooled.shape[1]) for d in draws_of(len(images))])
         (pooled * directions).sum().backward()
     for handle in handles:
@@ -145,7 +145,7 @@ def test_autocast_moves_the_gradients_moments_little(tiny_vit, images_BCHW):
 def test_half_precision_networks_are_measured(tiny_vit, images_BCHW, dtype):
     found = []
     for model in (tiny_vit, copy.deepcopy(tiny_vit).to(dtype)):
-        structure = cuttable_family_of(model).describe(model)
+        structure = family_of(model).describe(model)
         watch = GradientWatch(model, structure)
         with watch.attached(batches_of(images_BCHW)) as watched:
             for batch in watched:

@@ -20,7 +20,7 @@ from support.moments import (
 )
 from support.networks import build
 
-from prune_realloc.families import cuttable_family_of
+from prune_realloc.families import family_of
 from prune_realloc.pruning.cut import cut
 from prune_realloc.pruning.damage import damage_curves
 from prune_realloc.pruning.hooks import hooked
@@ -76,7 +76,7 @@ def test_the_mean_of_the_stream_is_the_sources_behind_every_writer(layout, axis,
     case, curves = rotated_case(layout)
     keep = {"blocks.0": np.arange(0)} if axis == "first block" else halves(case, curves, axis)
     pruned = refitted(case, keep, ridge=ridge, weights=False)
-    family, images = cuttable_family_of(pruned), images_of(24)
+    family, images = family_of(pruned), images_of(24)
     channels = keep.get("embed", np.arange(48))
     with torch.no_grad():
         x, y = family.stream_input(case.model, "embed", images), family.stream_input(pruned, "embed", images)
@@ -124,7 +124,7 @@ def test_all_layers_at_a_narrower_stream_are_fitted_and_no_others(layout):
 def test_a_writer_is_asked_for_its_own_output_and_half_of_the_error_before_it():
     """Behind a block that went; the ridge regression solved anew, from streams computed here."""
     case, images = case_of("plain"), images_of(24)
-    family, keep = cuttable_family_of(case.model), {"blocks.0": np.arange(0)}
+    family, keep = family_of(case.model), {"blocks.0": np.arange(0)}
     pruned = refitted(case, keep, weights=False)
     given = []
     with torch.no_grad():
@@ -155,7 +155,7 @@ def test_readers_of_a_narrower_stream_weigh_tokens_by_their_own_weights():
     for model in (case.model, pruned):
         block = model.blocks[0]
         with torch.no_grad():
-            read = block.attn.qkv(block.norm1(cuttable_family_of(model).stream_input(model, "embed", images_of(24))))
+            read = block.attn.qkv(block.norm1(family_of(model).stream_input(model, "embed", images_of(24))))
         means.append(np.average(read.flatten(0, 1), axis=0, weights=own.repeat(24)))
     np.testing.assert_allclose(*means, atol=1e-9)
 

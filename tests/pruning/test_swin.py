@@ -11,7 +11,7 @@ from torch import nn
 
 from prune_realloc.core.cost import total_cost
 from prune_realloc.core.errors import InputError
-from prune_realloc.families import cuttable_family_of, family_of
+from prune_realloc.families import family_of
 from prune_realloc.families.host import find_host
 from prune_realloc.pruning.cut import cut
 from prune_realloc.pruning.handed_on import check_handed_on, handed_on
@@ -208,7 +208,7 @@ def test_blocks_that_go_from_either_stage_are_stood_in_for(gone):
 def test_the_mean_of_each_stream_is_the_sources_behind_its_last_writer(layout):
     case = case_of(layout)
     keep = {STREAMS[0]: np.arange(0, 24, 2), STREAMS[1]: np.arange(0, 48, 2), "blocks.1": np.arange(0)}
-    pruned, family = refitted(case, keep, images=96, size=16, weights=False), cuttable_family_of(case.model)
+    pruned, family = refitted(case, keep, images=96, size=16, weights=False), family_of(case.model)
     ends = []
     with torch.no_grad():
         for model in (case.model, pruned):

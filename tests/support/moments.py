@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from prune_realloc.core.structure import Site, Structure
 from prune_realloc.data.batches import Batch
-from prune_realloc.families import cuttable_family_of
+from prune_realloc.families import family_of
 from prune_realloc.pruning.cut import Keep, cut
 from prune_realloc.pruning.damage import damage_curves
 from prune_realloc.pruning.elimination import Curve
@@ -74,7 +74,7 @@ def draws_of(count: int) -> Tensor:
 
 
 def measured(model: nn.Module, batches: Sequence[Batch], amp: bool = False, labelled: bool | None = None) -> Case:
-    structure, sites = cuttable_family_of(model).describe(model), find_sites(model)
+    structure, sites = family_of(model).describe(model), find_sites(model)
     watch = GradientWatch(model, structure)
     draws = draws_of(sum(len(batch.images) for batch in batches))
     labelled = model.num_classes > 0 if labelled is None else labelled
@@ -92,7 +92,7 @@ def case_of(layout: str, count: int = 24, dtype: torch.dtype = torch.float64) ->
 
 def folded(model: Any) -> Any:
     with torch.no_grad():
-        cuttable_family_of(model).fold_scales_(model)
+        family_of(model).fold_scales_(model)
     return model
 
 
