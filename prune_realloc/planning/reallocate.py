@@ -4,7 +4,8 @@ The uniform network has Q = K = V = embed / heads, FFN ratio 4 and the same grow
 pruned source says which share of each component it kept, in which part of its depth. The reallocated network is the
 uniform one with every width scaled by that share, and the whole scaled by one multiplier until it meets the budget:
 the shape of the pruned network at another size. Channels of a stage follow the share that all components of that part
-of the source kept, relative to the whole source, and the share of the stream itself where it was pruned.
+of the source kept, relative to the whole source, and the share of the stream itself where it was pruned. A component
+that the source does not have has the uniform network's relation to the channels.
 """
 
 from __future__ import annotations

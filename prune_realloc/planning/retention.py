@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count, takewhile
 
 from prune_realloc.core.errors import InputError
-from prune_realloc.core.structure import site_beside, site_name, site_place
+from prune_realloc.core.structure import INNER_AXES, site_beside, site_place
 from prune_realloc.planning.shapes import Place, base_config, places_of
 from prune_realloc.recipe.plan import SitePlan
 from prune_realloc.recipe.target import Target
@@ -20,12 +19,14 @@ class Retention:
     """Share of the source's units that pruning kept."""
 
     component: Mapping[tuple[str, Place], float]
-    """Share kept of Q/K, V and FFN, in the part of the source that lies at the place's depth."""
+    """Share kept of Q/K, V and FFN, in the part of the source that lies at the place's depth; of those in `whole`."""
     stage: tuple[float, ...]
     """For the channels of each stage: the share of the source's stream there, times the share of all components there
     over that of all everywhere."""
     whole: Mapping[str, float]
-    """Share kept of each component, everywhere."""
+    """Share kept of each component, everywhere; a component that the source has nowhere is missing."""
+    elsewhere: frozenset[tuple[str, Place]] = frozenset()
+    """Where the source has the component, but not at that depth: its share is that of everywhere."""
 
 
 def retention(sites: Mapping[str, SitePlan], target: Target) -> Retention:
@@ -35,64 +36,102 @@ def retention(sites: Mapping[str, SitePlan], target: Target) -> Retention:
     parts counts in both, by its share.
 
     Raises:
-        InputError: the plan lacks Q/K, V or FFN.
+        InputError: the plan has no attention or no FFN, or nothing at some depth.
     """
-    blocks = 1 + max((block for _, block in map(site_place, sites) if block is not None), default=-1)
-    missing = [axis for axis in _COMPONENTS if not any(site_name(axis, b) in sites for b in range(blocks))]
-    if missing:
-        raise InputError(
-            f"the analysis has no {' and no '.join(missing)}; reallocation needs qk, v and ffn of a Vision Transformer"
-        )
-    places, depths = places_of(target), base_config(target).depth
-    depth = sum(depths)
+    source = _Source(sites)
+    whole = {name: share for name in _COMPONENTS if (share := source.share((name,), 0, 1)) is not None}
+    _check_shown(sites, whole)
+    depths = base_config(target).depth
     component: dict[tuple[str, Place], float] = {}
-    for place in places:
-        start, end = place.first / depth, (place.first + place.blocks) / depth
-        for axis in _COMPONENTS:
-            component[axis, place] = _share(sites, blocks, (axis,), start, end)
-    whole: dict[str, float] = {axis: _share(sites, blocks, (axis,), 0, 1) for axis in _COMPONENTS}
-    stage = _stages(sites, blocks, depths)
-    return Retention(component=component, stage=stage, whole=whole)
+    elsewhere = set()
+    for place in places_of(target):
+        start, end = place.first / sum(depths), (place.first + place.blocks) / sum(depths)
+        for name in whole:
+            share = source.share((name,), start, end)
+            if share is None:
+                elsewhere.add((name, place))
+            component[name, place] = whole[name] if share is None else share
+    stage = _stages(source, _streams(sites), depths)
+    return Retention(component=component, stage=stage, whole=whole, elsewhere=frozenset(elsewhere))
 
 
-def _stages(sites: Mapping[str, SitePlan], blocks: int, depths: Sequence[int]) -> tuple[float, ...]:
+def _check_shown(sites: Iterable[str], shown: Iterable[str]) -> None:
+    """Raises InputError where there is no attention, or no FFN, to read."""
+    lacks = [
+        what
+        for what, names in (("attention (qk or v)", {"qk", "v"}), ("FFN (ffn or hidden)", {"ffn"}))
+        if names.isdisjoint(shown)
+    ]
+    if lacks:
+        axes = ", ".join(dict.fromkeys(site_place(name)[0] for name in sites))
+        raise InputError(
+            f"source: it has no {' and no '.join(lacks)} that could be cut, only {axes}; an EfficientViT follows from "
+            "what pruning keeps of both, give a network that has them"
+        )
+
+
+def _stages(source: _Source, streams: Sequence[float], depths: Sequence[int]) -> tuple[float, ...]:
     """What `Retention.stage` says, for stages of so many blocks."""
-    everything, streams = _share(sites, blocks, _COMPONENTS, 0, 1), _streams(sites)
+    everything = source.share(_COMPONENTS, 0, 1)
     if not everything:
         raise InputError("pruning kept nothing of the source, so it shows nothing; raise its budget")
     stage, first = [], 0
     for index, blocks_here in enumerate(depths):
-        here = _share(sites, blocks, _COMPONENTS, first / sum(depths), (first + blocks_here) / sum(depths))
+        start, end = first / sum(depths), (first + blocks_here) / sum(depths)
+        here = source.share(_COMPONENTS, start, end)
+        if here is None:
+            raise InputError(
+                f"the source has no {', '.join(INNER_AXES)} from {start:.0%} to {end:.0%} of its depth; reallocation "
+                "needs one of them in every part"
+            )
         stage.append(_stream_share(streams, index / len(depths), (index + 1) / len(depths)) * here / everything)
         first += blocks_here
     return tuple(stage)
 
 
-def _share(sites: Mapping[str, SitePlan], blocks: int, axes: Sequence[str], start: float, end: float) -> float:
-    """Share of the units of `axes` that stays from `start` to `end` of the depth of a source with so many blocks."""
-    kept = of = 0.0
-    for block in range(blocks):
-        overlap = min(end, (block + 1) / blocks) - max(start, block / blocks)
-        for axis in axes if overlap > 1e-12 else ():
-            units = _units(sites, axis, block)
-            kept, of = kept + overlap * units[0], of + overlap * units[1]
-    if not of:
-        raise InputError(
-            f"the source has no {' and no '.join(axes)} from {start:.0%} to {end:.0%} of its "
-            "depth; reallocation needs them in every block"
-        )
-    return kept / of
+class _Source:
+    """What was kept in each block of the source."""
+
+    def __init__(self, sites: Mapping[str, SitePlan]) -> None:
+        self.units: dict[tuple[str, int], tuple[float, float]] = {}
+        """Axis and block -> (kept, had), of all heads and sites."""
+        for name in sites:
+            axis, block = site_place(name)
+            if axis in INNER_AXES and block is not None:
+                kept, had = self.units.get((axis, block), (0.0, 0.0))
+                more = _units(sites, name)
+                self.units[axis, block] = kept + more[0], had + more[1]
+        self.blocks = 1 + max((block for _, block in map(site_place, sites) if block is not None), default=-1)
+
+    def share(self, components: Sequence[str], start: float, end: float) -> float | None:
+        """Share of the units of `components` that stays from `start` to `end` of the depth; None where there are none.
+
+        Where no FFN lies, the hidden channels of an MBConv are the FFN.
+        """
+        kept, had = 0.0, 0.0
+        for component in components:
+            units = self._between(component, start, end)
+            if component == "ffn" and not units[1]:
+                units = self._between("hidden", start, end)
+            kept, had = kept + units[0], had + units[1]
+        return kept / had if had else None
+
+    def _between(self, axis: str, start: float, end: float) -> tuple[float, float]:
+        """(kept, had) of an axis there."""
+        kept = had = 0.0
+        for (own, block), units in self.units.items():
+            overlap = min(end, (block + 1) / self.blocks) - max(start, block / self.blocks)
+            if own == axis and overlap > 1e-12:
+                kept, had = kept + overlap * units[0], had + overlap * units[1]
+        return kept, had
 
 
-def _units(sites: Mapping[str, SitePlan], axis: str, block: int) -> tuple[float, float]:
-    """(kept, had) in one block, of all heads and sites; what a head loses counts as lost of its Q/K and V."""
-    kept = had = 0.0
-    for name in takewhile(sites.__contains__, (site_name(axis, block, nth=nth) for nth in count())):
-        site, groups = sites[name], sites[name].groups or 1
-        heads = sites.get(site_beside(name, "heads")) if axis in ("qk", "v") else None
-        kept += site.width * (groups if heads is None else heads.width)
-        had += site.of * (groups if heads is None else heads.of)
-    return kept, had
+def _units(sites: Mapping[str, SitePlan], name: str) -> tuple[float, float]:
+    """(kept, had) of one site, of all its heads; what a head loses counts as lost of its Q/K and V."""
+    site, groups = sites[name], sites[name].groups or 1
+    heads = sites.get(site_beside(name, "heads")) if site_place(name)[0] in ("qk", "v") else None
+    counts = (groups, groups) if heads is None else (heads.width, heads.of)
+    return site.width * counts[0], site.of * counts[1]
 
 
 def _streams(sites: Mapping[str, SitePlan]) -> list[float]:

@@ -29,6 +29,11 @@ class Sizing:
         self.places = places_of(target)
         self.heads = heads_per_stage(base)
 
+    def follows(self, component: str) -> bool:
+        """Is it as wide as the channels of its stage say, whatever pruning kept elsewhere?"""
+        rule = self.target.rule(component)
+        return rule.width is None and (rule.ratio is not None or not rule.move or component not in self.kept.whole)
+
     def wanted_embed(self, stage: int, multiplier: float) -> float:
         """Channels of a stage before rounding and bounds."""
         tilt = self.kept.stage[stage] if self.target.rule("embed").move else 1.0
@@ -41,7 +46,7 @@ class Sizing:
         uniform = 1 if per_head else UNIFORM_FFN
         if rule.width is not None:
             return rule.width
-        if rule.ratio is not None or not rule.move:
+        if self.follows(component):
             return unit * (rule.ratio or uniform)
         plain = multiplier * stage_growth(self.target, place.stage) * uniform
         return plain * self.kept.component[component, place] / (self.heads[place.stage] if per_head else 1)
@@ -82,11 +87,11 @@ class Sizing:
         """The shape with the widths that follow from its channels, and with floors met."""
         inner = dict(shape.inner)
         for (component, place), width in shape.inner.items():
-            rule, embed = self.target.rule(component), shape.embed[place.stage]
+            embed = shape.embed[place.stage]
             low, high = self.bounds(component, place, embed)
-            if rule.ratio is not None or not rule.move:
-                inner[component, place] = round(self.wanted(component, place, 1.0, embed))
-            elif rule.width is None and width < low:
+            if self.follows(component):
+                inner[component, place] = self._rounded(component, self.wanted(component, place, 1.0, embed), low, high)
+            elif self.target.rule(component).width is None and width < low:
                 inner[component, place] = self._rounded(component, low, low, high)
         return Shape(shape.target, shape.places, shape.embed, inner)
 
@@ -101,8 +106,8 @@ class Sizing:
         rule = self.target.rule(component)
         if rule.width is not None:
             return rule.width
-        if rule.ratio is not None or not rule.move:
-            return max(1, round(wanted))  # a ratio is exact; embed / heads is whole
+        if self.follows(component):  # a ratio is exact; embed / heads is whole
+            return max(1, min(max(round(wanted), ceil(low - 1e-9)), int(high + 1e-9)))
         if wanted <= low:
             return ceil(low - 1e-9)  # bounds are exact too: V = embed / heads is worth more than a multiple of 8
         if wanted >= high:

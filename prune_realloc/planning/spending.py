@@ -144,9 +144,11 @@ class _Spending:
     def _inner_steps(self, shape: Shape) -> Iterator[tuple[float, _Step]]:
         for (component, place), width in shape.inner.items():
             rule, embed = self.sizing.target.rule(component), shape.embed[place.stage]
+            if rule.width is not None or self.sizing.follows(component):
+                continue
             by = rule.round_to - width % rule.round_to
             low, high = self.sizing.bounds(component, place, embed)
-            if rule.fixed or not rule.move or width + by > high:
+            if width + by > high:
                 continue
             wanted = max(low, self.sizing.wanted(component, place, self.multiplier, embed))
             yield wanted / width / (1 + by / width) ** 0.5, _Step(component, place, by)

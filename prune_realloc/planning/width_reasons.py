@@ -12,6 +12,8 @@ from prune_realloc.planning.shapes import EMBED_FLOOR, UNIFORM_FFN, Place, Shape
 from prune_realloc.planning.sizing import Sizing
 from prune_realloc.recipe.target import NetworkWidth
 
+_NOT_MEASURED = "not measured, the source has no {} that can be cut"
+
 
 @dataclass(frozen=True)
 class Explained:
@@ -44,10 +46,14 @@ class Explained:
                 found = NetworkWidth(
                     width=self.shape.inner[component, place],
                     control=getattr(block, component),
-                    kept=round(self.sizing.kept.component[component, place], 4),
+                    kept=self._share(component, place),
                     reason=self._reason(component, place),
                 )
                 yield place.name(component, per_block), found
+
+    def _share(self, component: str, place: Place) -> float | None:
+        share = self.sizing.kept.component.get((component, place))
+        return None if share is None else round(share, 4)
 
     def _wanted_channels(self, stage: int, kept: float) -> str:
         wanted = self.sizing.wanted_embed(stage, self.multiplier)
@@ -79,17 +85,20 @@ class Explained:
         embed, width = self.shape.embed[place.stage], self.shape.inner[component, place]
         wanted = self.sizing.wanted(component, place, self.multiplier, embed)
         low, high = self.sizing.bounds(component, place, embed)
-        start = self._kept(component, place, wanted)
+        measured = component in self.sizing.kept.whole
+        start = self._kept(component, place, wanted) if measured else f"{_NOT_MEASURED.format(component)}: 1 x {per}"
         if wanted < low:
             more = ", and what rounding left of the budget" if width > ceil(low - 1e-9) else ""
             return f"{start}; at its floor {_bound(rule.floor, rule.floor_ratio, per, low)}{more}"
         if wanted > high:
             return f"{start}; at its ceiling {_bound(rule.ceiling, rule.ceiling_ratio, per, high)}"
-        return f"{start}; {_rounding(width, wanted, rule.round_to)}"
+        return f"{start}; {_rounding(width, wanted, rule.round_to)}" if measured else start
 
     def _kept(self, component: str, place: Place, wanted: float) -> str:
         kept, whole = self.sizing.kept.component[component, place], self.sizing.kept.whole[component]
         start = f"pruning kept {kept:.0%} there ({whole:.0%} everywhere)"
+        if (component, place) in self.sizing.kept.elsewhere:
+            start = f"not measured there; pruning kept {whole:.0%} everywhere"
         return f"{start}: {wanted / kept:.1f} x {kept:.2f} = {wanted:.1f}" if kept else start
 
 

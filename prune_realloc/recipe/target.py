@@ -112,8 +112,9 @@ class NetworkWidth(Part):
     """Units; for qk and v in each head."""
     control: Count
     """Units of the uniform control of equal cost."""
-    kept: Number
-    """Share of the source's units there that pruning kept; for embed, relative to the whole source."""
+    kept: Number | None = None
+    """Share of the source's units there that pruning kept; for embed, relative to the whole source. Without: the
+    source has no such units that could be cut."""
     reason: StrictStr
     """How the width follows."""
 

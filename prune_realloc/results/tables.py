@@ -188,6 +188,11 @@ def variant_facts(variant: Variant) -> list[str]:
             f"{floors} of {len(inside)} widths inside blocks stand at the floors of the rules, which decide "
             "them rather than what pruning kept"
         )
+    if still := sorted({site_place(name)[0] for name, width in network.widths.items() if width.kept is None}):
+        lines.append(
+            f"not measured: {', '.join(still)}, which the source has not, or not so that it can be cut; relative to "
+            "the channels it is as wide as the uniform network's"
+        )
     return [*lines, _moved(variant)]
 
 

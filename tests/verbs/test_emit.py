@@ -182,17 +182,27 @@ def test_a_source_that_does_not_tell_images_and_classes_is_asked_for_them(emitte
     assert emit(recipe, target=SMALL, timed=False)[0].network.macs <= 8e6
 
 
-def test_an_analysis_without_an_axis_is_refused(analysis):
-    found = Analysis.load(analysis)
-    names = [name for name in found.widths if not name.endswith(".v")]
+def without(found, *axes):
+    """The analysis of a network that has no sites of these axes."""
+    names = [name for name in found.widths if not name.endswith(axes)]
     by_site = {
         field: {name: getattr(found, field)[name] for name in names}
         for field in ("scores", "damage", "widths", "groups")
     }
-    terms = tuple(term for term in found.terms if not any(site.endswith(".v") for site in term.sites))
-    fewer = Analysis(**(vars(found) | by_site | {"terms": terms}))
-    with pytest.raises(InputError, match="the analysis has no v; reallocation needs"):
-        emit(fewer, target=SMALL)
+    terms = tuple(term for term in found.terms if not any(site.endswith(axes) for site in term.sites))
+    return Analysis(**(vars(found) | by_site | {"terms": terms}))
+
+
+def test_an_analysis_without_attention_is_refused_and_one_without_values_read_aloud(analysis, tmp_path, run_cli):
+    found = Analysis.load(analysis)
+    with pytest.raises(InputError, match=r"source: it has no attention \(qk or v\) that could be cut"):
+        emit(without(found, ".qk", ".v"), target=SMALL)
+    without(found, ".v").save(tmp_path / "run")
+    code, out, err = run_cli("emit", tmp_path / "run", "--macs", "8M", "--no-bench", "-o", tmp_path / "v")
+    assert code == 0, err
+    assert "not measured: v, which the source has not" in out
+    again = load_recipe(tmp_path / "v" / "realloc" / "recipe.yaml")
+    assert again.target.network.widths["stages.0.v"].kept is None
 
 
 def test_command_line(run_cli, analysis, tmp_path):
