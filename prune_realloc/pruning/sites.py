@@ -10,7 +10,7 @@ from prune_realloc.core.cost import Widths
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.structure import Site, Slice, Stream, site_beside
 from prune_realloc.families import family_of
-from prune_realloc.families.host import inner_of
+from prune_realloc.families.host import adopted, inner_of
 from prune_realloc.pruning.graph import stream_slices
 
 
@@ -23,7 +23,7 @@ def find_sites(model: nn.Module) -> tuple[Site, ...]:
     Raises:
         InputError: no family supports the model, or a parameter is neither in a slice nor declared fixed.
     """
-    model = inner_of(model)
+    model = inner_of(adopted(model))
     family = family_of(model)
     structure = family.describe(model)
     shape = family.example_input(model)
