@@ -43,24 +43,25 @@ class Attention(nn.Module):
         self.out_proj = _layer(whole.out_proj.weight, whole.out_proj.bias)
         self.train(whole.training)
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Raises ValueError where a mask is given; here, since a forward pass that is written anew asks no more."""
+        call = dict(zip(_ARGUMENTS, args, strict=False)) | kwargs
+        if call.get("key_padding_mask") is not None or call.get("attn_mask") is not None:
+            raise ValueError("this attention was made for calls without masks; give none, or leave the attention whole")
+        return super().__call__(*args, **kwargs)
+
     def forward(
         self,
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        key_padding_mask: Tensor | None = None,
+        key_padding_mask: None = None,
         need_weights: bool = True,
-        attn_mask: Tensor | None = None,
+        attn_mask: None = None,
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, None]:
-        """Of (B, N, D), or (N, B, D) where `batch_first` is false.
-
-        Raises:
-            ValueError: a mask is given.
-        """
-        if key_padding_mask is not None or attn_mask is not None:
-            raise ValueError("this attention was made for calls without masks; cut the network as it is called")
+        """Of (B, N, D), or (N, B, D) where `batch_first` is false."""
         if not self.batch_first:
             query, key, value = (x.transpose(0, 1) for x in (query, key, value))
         q, k, v = (
@@ -70,6 +71,9 @@ class Attention(nn.Module):
         x = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
         x = self.out_proj(x.transpose(1, 2).flatten(2))
         return x if self.batch_first else x.transpose(0, 1), None
+
+
+_ARGUMENTS = tuple(inspect.signature(Attention.forward).parameters)[1:]
 
 
 class Whole(nn.MultiheadAttention):
@@ -129,6 +133,8 @@ def exchanged(model: nn.Module, images: Tensor) -> nn.Module:
     Args:
         images: shape (B, ..), as `model` takes them.
     """
+    same: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    watched = copy.deepcopy(model, dict(same))  # the network's own code may keep what it is given
     fits: dict[nn.Module, bool] = {}
 
     def see(module: nn.Module, args: Any, kwargs: Any, out: Any) -> Any:
@@ -141,14 +147,13 @@ def exchanged(model: nn.Module, images: Tensor) -> nn.Module:
         weights.note = partial(fits.update, {module: False})
         return out[0], weights
 
-    with evaluating(model), ExitStack() as stack:
-        for module in model.modules():
+    with evaluating(watched), ExitStack() as stack:
+        for module in watched.modules():
             if _is_plain(module):
                 stack.callback(module.register_forward_hook(see, with_kwargs=True).remove)
-        _note_read(model(images))
-    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    memo |= {id(module): Attention(module) for module, fit in fits.items() if fit}  # type: ignore[arg-type]
-    network = copy.deepcopy(model, memo)
+        _note_read(watched(images))
+    pairs: Any = zip(model.modules(), watched.modules(), strict=True)
+    network = copy.deepcopy(model, same | {id(module): Attention(module) for module, seen in pairs if fits.get(seen)})
     for module in network.modules():
         if type(module) is nn.MultiheadAttention:
             module.__class__ = Whole

@@ -209,10 +209,45 @@ def test_one_that_is_left_whole_leaves_the_others_as_they_are():
 
 
 def test_a_mask_that_comes_later_is_an_error():
-    ours = traced.adopt(blocks())
-    ours.inner[0].call = with_mask
-    with pytest.raises(ValueError, match="made for calls without masks"):
-        ours(images())
+    """Also where the forward pass was written anew, for calls without one."""
+    net = blocks()
+    sites = find_sites(net)
+    for ours in (traced.adopt(net), cut(net, sites, some(sites, {"heads", "qk"}))):
+        for call in (with_mask, with_padding):
+            ours.inner[0].call = call
+            with pytest.raises(ValueError, match="made for calls without masks"):
+                ours(images())
+
+
+class Keeping(nn.Module):
+    """Keeps its attention weights where anybody may look at them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn = nn.MultiheadAttention(D, H, batch_first=True)
+
+    def forward(self, x):
+        out, self.weights = self.attn(x, x, x)
+        return x + out
+
+
+@torch.no_grad()
+def test_weights_that_are_kept_are_there_in_the_source_and_none_in_the_other():
+    net = lively(Stem(Keeping()))
+    expected = net(images())
+    before, ours = net.inner.weights, traced.adopt(net)
+    torch.testing.assert_close(ours(images()), expected)
+    assert ours.inner.weights is None
+    assert net.inner.weights is before
+
+
+def test_what_was_cut_is_cut_again():
+    net = encoder()
+    sites = find_sites(net)
+    small = cut(net, sites, some(sites, {"heads", "qk", "v"}))
+    again = find_sites(small)
+    with torch.no_grad():
+        assert cut(small, again, some(again, {"heads", "qk", "v", "ffn", "embed"}))(images()).isfinite().all()
 
 
 def test_an_attention_at_two_places_stays_one():
