@@ -18,7 +18,8 @@ def find_sites(model: nn.Module) -> tuple[Site, ...]:
     """Every site of `model`: the streams first, then of each block the whole, `heads`, `qk`, `v`, `ffn`, `hidden`.
 
     Args:
-        model: a supported network, or one that holds one; names are those in the supported one.
+        model: a supported network, or one that holds one; names are those in the supported one, and in it of the
+            layers that take the place of PyTorch's attention in what is cut.
 
     Raises:
         InputError: no family supports the model, or a parameter is neither in a slice nor declared fixed.
