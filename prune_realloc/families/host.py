@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from prune_realloc.core.errors import InputError, first_line
-from prune_realloc.families import CUTTABLE, family_of
+from prune_realloc.families import CUTTABLE, family_of, traced
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +59,16 @@ def find_host(model: nn.Module) -> Host:
 def inner_of(model: nn.Module) -> nn.Module:
     """The supported network that `model` is or holds; see `find_host`."""
     return find_host(model).inner
+
+
+def adopted(model: nn.Module) -> nn.Module:
+    """`model` as its sites are named and watched: PyTorch's attention in one that is traced is a module of ours.
+
+    Raises:
+        InputError: as `find_host`, or the network does not run on an image.
+    """
+    host = find_host(model)
+    return traced.adopt(model) if host.stands_alone and family_of(model) is traced else model
 
 
 def copied(model: nn.Module, memo: dict[int, object] | None = None) -> nn.Module:

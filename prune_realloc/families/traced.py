@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from prune_realloc.core.errors import InputError, first_line
 from prune_realloc.core.structure import Branch, Pair, Site, Structure
 from prune_realloc.tracing import candidates as grouping
 from prune_realloc.tracing.apart import modules_apart, most_layers_within
+from prune_realloc.tracing.attention import exchanged
 from prune_realloc.tracing.branches import crossings, exits, norms, pairs
 from prune_realloc.tracing.candidates import Traced
 from prune_realloc.tracing.chain import evaluating
@@ -73,7 +75,16 @@ def owns(model: nn.Module) -> bool:
 
 
 def adopt(model: nn.Module) -> nn.Module:
-    return model
+    """With PyTorch's attention as ours, on the same tensors; any other network as it is.
+
+    Raises:
+        InputError: as `describe`.
+    """
+    if not any(type(module) is nn.MultiheadAttention for module in model.modules()):
+        return model
+    shape = example_input(model)
+    with _named_errors(model, shape):
+        return exchanged(model, _images(model, shape))
 
 
 def describe(model: nn.Module) -> Structure:
@@ -97,7 +108,10 @@ def example_input(model: Any) -> tuple[int, int, int, int]:
         raise InputError(f"model {type(model).__name__}: input_size is {stated!r}; make it such as (3, 224, 224)")
     first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
     channels = first.in_channels if first is not None else stated[0] if stated else None
+    side = getattr(model, "image_size", None)
     size = getattr(getattr(model, "patch_embed", None), "img_size", None) or stated[-2:]
+    if not size and isinstance(side, int):
+        size = (side, side)
     if channels is None or len(size) != 2:
         raise InputError(
             f"model {type(model).__name__} does not tell its input size; give it one: model.input_size = (3, 224, 224)"
@@ -264,15 +278,10 @@ def _key(model: nn.Module) -> tuple[object, ...]:
 @torch.no_grad()
 def _trace(model: nn.Module, key: object) -> _Found:
     shape = example_input(model)
-    first = next(model.parameters())
-    images = torch.randn((2, *shape[1:]), generator=torch.Generator().manual_seed(0)).to(first)
-    try:
+    images = _images(model, shape)
+    with _named_errors(model, shape):
         chain = find_chain(model, images)
         record = traced(model, shape)
-    except Exception as error:  # it is the network's own code that runs
-        raise InputError(
-            f"model {type(model).__name__} does not run on one image of {shape[1:]}: {first_line(error)}"
-        ) from error
     whole = Traced(record, classes(record), chain.units)
     if not most_layers_within(record, chain.units):
         whole = Traced(record, whole.classes, modules_apart(record, whole.classes))
@@ -283,6 +292,23 @@ def _trace(model: nn.Module, key: object) -> _Found:
     with evaluating(model):
         found = checked(model, walk, crossings(whole, walk.sites), exits(whole, walk.sites), norms(whole), images[:1])
     return _Found(key, id(model) if chain.keeps_tensors else None, found.walk, _structure(model, found))
+
+
+def _images(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
+    """Two of noise."""
+    first = next(model.parameters())
+    return torch.randn((2, *shape[1:]), generator=torch.Generator().manual_seed(0)).to(first)
+
+
+@contextmanager
+def _named_errors(model: nn.Module, shape: tuple[int, ...]) -> Iterator[None]:
+    """Raises InputError for whatever is raised inside."""
+    try:
+        yield
+    except Exception as error:  # it is the network's own code that runs
+        raise InputError(
+            f"model {type(model).__name__} does not run on one image of {shape[1:]}: {first_line(error)}"
+        ) from error
 
 
 def _structure(model: nn.Module, found: Checked) -> Structure:

@@ -11,7 +11,7 @@ from torch import nn
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.structure import OUTER_AXES, Site, Slice
 from prune_realloc.families import family_of, traced
-from prune_realloc.families.host import copied, find_host, inner_of
+from prune_realloc.families.host import adopted, copied, find_host, inner_of
 from prune_realloc.pruning.layers import sync_layers_
 from prune_realloc.pruning.sites import find_sites, heads_beside
 
@@ -31,6 +31,7 @@ def cut(model: nn.Module, sites: Iterable[Site], keep: Keep) -> nn.Module:
         InputError: an unknown site, a unit out of range, a site that would be empty or of a width that cannot be
             built, heads of unequal width, or a network or a layer that cannot be cut.
     """
+    model = adopted(model)
     host = find_host(model)
     family = family_of(host.inner)
     by_name = {site.name: site for site in sites}
@@ -77,6 +78,7 @@ def cut_to_widths(
     Raises:
         InputError: a site is missing, unknown, or narrower than asked for.
     """
+    model = adopted(model)
     sites = find_sites(model)
     for name in sorted({site.name for site in sites} ^ set(widths)):
         raise InputError(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.structure import Site
-from prune_realloc.families.host import copied, find_host
+from prune_realloc.families.host import adopted, copied, find_host
 from prune_realloc.pruning.cut import Keep, cut
 from prune_realloc.pruning.sites import find_sites
 from prune_realloc.pruning.units import Units
@@ -66,6 +66,15 @@ def follow_parameters(
     return found
 
 
+def _origins(source: nn.Module) -> dict[str, str]:
+    """Parameter as sites name it -> the one of `source` that it is, or a part of."""
+    numbered, names = _doubled(source), [name for name, _ in source.named_parameters()]
+    with torch.no_grad():
+        for number, parameter in enumerate(numbered.parameters()):
+            parameter.fill_(number)
+    return {name: names[int(part.flatten()[0])] for name, part in adopted(numbered).named_parameters()}
+
+
 def _doubled(source: nn.Module) -> nn.Module:
     return copied(source).double()
 
@@ -87,7 +96,8 @@ def _check(
     shapes = {name: parameter.shape for name, parameter in source.named_parameters()}
     turned = {each.source for each in units.values() if each.basis == "rotated"}
     inside = f"{find_host(source).at}.".removeprefix(".")
-    mixed = {f"{inside}{part.parameter}": site.name for site in sites if site.name in turned for part in site.slices}
+    named = {f"{inside}{part.parameter}": site.name for site in sites if site.name in turned for part in site.slices}
+    mixed = {origin: named[name] for name, origin in _origins(source).items() if name in named}
     for name, tensor in tensors.items():
         if shapes.get(name) != tensor.shape:
             has = f"{tuple(shapes[name])} there" if name in shapes else "no parameter of the source"

@@ -10,7 +10,7 @@ from prune_realloc.core.cost import Widths
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.structure import Site, Slice, Stream, site_beside
 from prune_realloc.families import family_of
-from prune_realloc.families.host import inner_of
+from prune_realloc.families.host import adopted, inner_of
 from prune_realloc.pruning.graph import stream_slices
 
 
@@ -18,12 +18,13 @@ def find_sites(model: nn.Module) -> tuple[Site, ...]:
     """Every site of `model`: the streams first, then of each block the whole, `heads`, `qk`, `v`, `ffn`, `hidden`.
 
     Args:
-        model: a supported network, or one that holds one; names are those in the supported one.
+        model: a supported network, or one that holds one; names are those in the supported one, and in it of the
+            layers that take the place of PyTorch's attention in what is cut.
 
     Raises:
         InputError: no family supports the model, or a parameter is neither in a slice nor declared fixed.
     """
-    model = inner_of(model)
+    model = inner_of(adopted(model))
     family = family_of(model)
     structure = family.describe(model)
     shape = family.example_input(model)

@@ -292,13 +292,14 @@ def filled(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     return labels(func(torch.zeros(()).expand(args[0].shape), *args[1:], **kwargs).shape)
 
 
-def unknown(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def unknown(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], reason: str | None = None) -> Any:
     """Whatever else: all channels that go into it must stay."""
+    reason = reason or f"{getattr(func, '__name__', func)} is not known"
     args, kwargs = tree_map(lambda x: labelled(record, x), (args, kwargs))
     for x in tree_leaves((args, kwargs)):
         if isinstance(x, Labels):
             for plane in x.planes:
-                record.freeze(plane, f"{getattr(func, '__name__', func)} is not known")
+                record.freeze(plane, reason)
 
     def numbers(x: Any) -> Any:
         return torch.ones(x.shape) if isinstance(x, Labels) else x

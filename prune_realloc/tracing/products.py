@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from prune_realloc.tracing.attention import why_whole
 from prune_realloc.tracing.labels import Labels, collapsed, compact, labels, varies, varying
 from prune_realloc.tracing.operations import combined, labelled, unknown
 from prune_realloc.tracing.record import Product, Record
@@ -53,6 +55,13 @@ def attention(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str
     if isinstance(mask, Tensor):
         logits = combined(record, torch.add, (logits, mask), {})
     return contract(record, labels(logits.shape, logits.planes), batch + "nm", v, batch + "mv", batch + "nv")
+
+
+def whole_attention(record: Record, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Attention that PyTorch computes as a whole, and that was not exchanged: all that goes into it stays."""
+    call = inspect.signature(func).bind(*args, **kwargs).arguments
+    own = "its attention weights are read, or it has hooks, computed weights or a forward pass of its own"
+    return unknown(record, func, args, kwargs, why_whole(call) or own)
 
 
 def _labels(record: Record, x: Any) -> Labels:
@@ -186,4 +195,5 @@ PRODUCTS = {
     "__matmul__": matmul,
     "einsum": einsum,
     "scaled_dot_product_attention": attention,
+    "multi_head_attention_forward": whole_attention,
 }

@@ -17,7 +17,7 @@ from prune_realloc.core.taken import Fact, plain_taken
 from prune_realloc.data.calibration import Calibration
 from prune_realloc.data.own_batches import Inputs
 from prune_realloc.families import family_of
-from prune_realloc.families.host import find_host
+from prune_realloc.families.host import adopted, find_host
 from prune_realloc.pruning.examine import check_scorer, examine
 from prune_realloc.pruning.objectives import Loss
 from prune_realloc.pruning.scorers import DEFAULT_SCORER, GRADIENT_SCORERS, WEIGHT_SCORERS
@@ -76,9 +76,9 @@ def analyze(
         raise InputError(f"scorer {scorer!r} looks at no loss; leave loss= out, or take one of {GRADIENT_SCORERS}")
     target = pick_device(device)
     if isinstance(model, nn.Module):
-        net = model
+        net = adopted(model)
     else:
-        net = open_network(source)
+        net = adopted(open_network(source))
         if is_shipped(source) and images.name is None and batches is None:
             images = images.model_copy(update={"name": "demo"})
     stream = calibration(net, images, reading, scorer, own)

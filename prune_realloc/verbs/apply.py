@@ -20,7 +20,7 @@ from prune_realloc.data.own_batches import Inputs, OwnBatches
 from prune_realloc.data.stream import ImageStream
 from prune_realloc.data.unseen import Unseen, open_unseen
 from prune_realloc.families import family_of
-from prune_realloc.families.host import find_host
+from prune_realloc.families.host import adopted, find_host
 from prune_realloc.families.inputs import input_shape
 from prune_realloc.planning.plan import axes_named
 from prune_realloc.pruning.examine import Examined, examine
@@ -85,7 +85,7 @@ def apply(
     require_at_least("eval_samples", eval_samples, 1)
     reading = Reading(batch_size=batch_size, workers=workers, progress=progress)
     target = pick_device(device)
-    net = _open_source(recipe.source) if model is None else model
+    net = adopted(_open_source(recipe.source) if model is None else model)
     host, own = find_host(net), Own(batches=batches, loss=loss, inputs=inputs, score=score)
     own.check(recipe.data)
     if recipe.data.name is None and model is None and batches is None and is_shipped(recipe.source):

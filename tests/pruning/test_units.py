@@ -1,10 +1,13 @@
 """Which units of the source the units of a result are, and what follows them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from support.moments import case_of
 from support.networks import VARIANTS, build
+from support.standard_attention import encoder
 from support.wrapped import segmenter
 
 from prune_realloc.core.errors import InputError
@@ -145,6 +148,21 @@ def test_an_optimizers_state_follows_as_the_parameters_do(make):
     assert all(torch.equal(found[name], 2 * p) for name, p in expected.items())
     some = follow_parameters({name: state[name] for name in [*state][-2:]}, net, units)
     assert [*some] == [*expected][-2:]
+
+
+def test_what_belongs_to_packed_attention_follows_its_parts():
+    """The names are those of the source here and of the result there; of rotated units nothing follows."""
+    net = encoder()
+    sites = find_sites(net)
+    keep = some_of(sites, ("qk", "v", "ffn", "heads", "embed"))
+    smaller, units = cut(net, sites, keep), units_of(sites, keep, {})
+    state = {name: 2 * p.detach() for name, p in net.named_parameters()}
+    found, expected = follow_parameters(state, net, units), dict(smaller.named_parameters())
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], 2 * p) for name, p in expected.items())
+    rotated_units = units | {"blocks.1.v": replace(units["blocks.1.v"], basis="rotated")}
+    with pytest.raises(InputError, match=r"inner\.layers\.1\.self_attn\.in_proj_weight: the units of blocks\.1\.v"):
+        follow_parameters(state, net, rotated_units)
 
 
 def test_what_cannot_follow_is_named():

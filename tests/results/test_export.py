@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from support.exporter import fake_exporter, fake_session
 from support.interruption import killed_after
+from support.standard_attention import encoder, torchvisions
 from torch import nn
 
 from prune_realloc import find_sites, load_model
@@ -141,6 +142,15 @@ def test_a_pruned_network_exports_to_onnx(tmp_path):
     net = cut_to_widths(net, {s.name: max(1, s.width // 2) if s.axis != "block" else 1 for s in find_sites(net)})
     found = export_onnx(net, tmp_path / "m.onnx", input_shape=(1, 28, 28))
     assert found.difference < 1e-4
+
+
+@pytest.mark.parametrize("make", [torchvisions, encoder])
+def test_what_is_cut_from_pytorchs_attention_is_exported(make, tmp_path):
+    net = make()
+    net = cut_to_widths(net, {s.name: max(1, s.width // 2) for s in find_sites(net)})
+    found = export_onnx(net, tmp_path / "m.onnx", input_shape=(3, 32, 32))
+    assert found.difference < 1e-4
+    assert not found.attention_in_products
 
 
 class Windowed(torch.nn.Module):
