@@ -278,6 +278,18 @@ def tally(record: Record) -> str:
     )
 
 
+def unread(record: Record) -> str:
+    """Which networks lack what `emit` reads."""
+    rows = {name: row["sites"]["axes"] for name, row in record["networks"].items() if is_analysed(row)}
+    lacking = (
+        ("no attention that can be cut", {"qk", "v"}),
+        ("no FFN that can be cut", {"ffn", "hidden"}),
+    )
+    found = ((what, [f"`{name}`" for name in rows if axes.isdisjoint(rows[name])]) for what, axes in lacking)
+    named = [f"{', '.join(names)} ({what})" for what, names in found if names]
+    return f"Of the networks above it refuses {'; '.join(named)}."
+
+
 def records() -> dict[str, Record]:
     """Every measurement under the name of its file; those of the study with the table that it wrote."""
     found = {path.stem: json.loads(path.read_text()) for path in sorted(DOCS.glob("*.json"))}
@@ -308,7 +320,7 @@ def render(page: str) -> str:
         settings,
     )
     read = (read_damages, build, group)
-    support = (architectures, failures, tally)
+    support = (architectures, failures, tally, unread)
     functions = {function.__name__: function for function in (*shown, *read, *support)}
     return env.get_template(f"{page}.jinja").render(records() | functions | {"median": statistics.median_high})
 
