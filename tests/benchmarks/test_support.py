@@ -26,6 +26,16 @@ def test_the_pages_are_what_was_measured(scripts):
         assert (DOCS / page).read_text() == tables.render(page), page
 
 
+def test_what_emit_refuses_is_named_by_what_it_lacks(scripts):
+    import tables
+
+    axes = {"whole": ["qk", "ffn"], "linear": ["v", "hidden"], "pooling": ["ffn"], "bare": ["qk", "v"]}
+    networks = {name: {"sites": {"axes": dict.fromkeys(found, 1)}} for name, found in axes.items()}
+    assert tables.unread({"networks": networks}) == (
+        "Of the networks above it refuses `pooling` (no attention that can be cut); `bare` (no FFN that can be cut)."
+    )
+
+
 def test_networks_were_tried_in_the_order_of_the_list(scripts):
     import support
 
