@@ -21,6 +21,11 @@ from prune_realloc.pruning.cut import kept_left, widths_left
 from prune_realloc.pruning.sites import find_sites, widths
 
 
+def is_of_timm(net: Any) -> bool:
+    """Does it tell by which of timm's names it is built? Networks of the user's own do not."""
+    return hasattr(net, "origin") or bool((getattr(net, "pretrained_cfg", None) or {}).get("architecture"))
+
+
 def check_rebuild(net: Any) -> dict[str, Any]:
     """The arguments from which `build_pruned` builds a network of these shapes, and of this forward pass.
 
@@ -32,6 +37,11 @@ def check_rebuild(net: Any) -> dict[str, Any]:
         raise InputError(
             f"model {type(net).__name__} cannot be cut, so it is no pruned network; write it with "
             "timm.models.save_for_hf"
+        )
+    if not is_of_timm(net):
+        raise InputError(
+            f"model {type(net).__name__} is not built by timm, so that no file can say how; keep its weights with "
+            "safetensors.torch.save_model, and see docs/own-network.md for how to build it again"
         )
     config = getattr(net, "pretrained_cfg", None) or {}
     origin = getattr(net, "origin", None) or {
