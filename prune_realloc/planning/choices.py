@@ -84,9 +84,10 @@ class PlanningProblem:
         blocks = {block for _, block in map(site_place, self.analysis.widths) if block is not None}
         present = {axis for axis, _ in map(site_place, self.analysis.widths)}
         for field, axes in (("axes", self.axes), ("rules", self.recipe.rules)):
-            for axis in axes:
-                if axis not in present:
-                    raise InputError(f"{field}: this model has no {axis}; it has {', '.join(sorted(present))}")
+            if missing := [axis for axis in axes if axis not in present]:
+                raise InputError(
+                    f"{field}: this model has no {', '.join(missing)}; it has {', '.join(sorted(present))}"
+                )
         for axis in self.recipe.rules:
             for rule in self.recipe.rules_of(axis):
                 if rule.blocks is not None and not any(rule.covers(block) for block in blocks):

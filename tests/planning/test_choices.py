@@ -224,11 +224,11 @@ def test_an_axis_that_the_model_lacks_is_named():
         stability={},
     )
     budget = {"keep_macs": 0.5}
-    with pytest.raises(InputError, match="axes: this model has no qk; it has block, ffn"):
+    with pytest.raises(InputError, match="axes: this model has no qk, v; it has block, ffn"):
         plan(alone, Recipe(budget=budget, axes=INNER))
     assert plan(alone, Recipe(budget=budget)) == plan(alone, Recipe(budget=budget, axes=("ffn",)))
-    with pytest.raises(InputError, match="rules: this model has no embed; it has block, ffn"):
-        plan(alone, Recipe(budget=budget, axes=("ffn",), rules={"embed": {"keep": 0.5}}))
+    with pytest.raises(InputError, match="rules: this model has no embed, v; it has block, ffn"):
+        plan(alone, Recipe(budget=budget, axes=("ffn",), rules={"embed": {"keep": 0.5}, "v": {"keep": 0.5}}))
     assert plan(alone, Recipe(budget=budget, axes=("ffn",))).sites["blocks.0.ffn"].width == 200
     with pytest.raises(InputError, match=r"below the least that the rules allow, 1,200 .*; ffn may not change;"):
         plan(alone, Recipe(budget=budget, axes=("ffn",), rules={"ffn": {"freeze": True}}))
