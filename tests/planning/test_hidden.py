@@ -68,7 +68,7 @@ def test_without_axes_a_network_is_cut_where_it_has_something_inside():
 
 
 def test_axes_that_are_named_must_be_there():
-    with pytest.raises(InputError, match="axes: this model has no qk; it has block, embed, ffn, hidden"):
+    with pytest.raises(InputError, match="axes: this model has no qk, v; it has block, embed, ffn, hidden"):
         plan(mixed(), Recipe(budget={"keep_macs": 0.7}, axes=INNER))
 
 
