@@ -122,6 +122,8 @@ class ImageStream:
             if self.progress is not None:
                 self.progress(len(self.checksums) * place()[1], self.wanted)
         self.unreadable, self.checksums = gathered(self.unreadable), gathered(self.checksums)
+        if self.progress is not None and self.unreadable:
+            self.progress(len(self.checksums), len(self.checksums))
         self.remarks = gathered(self.remarks)
 
     def facts(self) -> dict[str, Any]:
