@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -280,8 +281,11 @@ def _trace(model: nn.Module, key: object) -> _Found:
         chain = join_units(model, chain, parents, images)
         whole = Traced(record, whole.classes, chain.units)
     walk = Walk(whole, chain, sites(whole, model, grouping.candidates(whole), residual_units(whole)), ())
-    with evaluating(model):
-        found = checked(model, walk, crossings(whole, walk.sites), exits(whole, walk.sites), norms(whole), images[:1])
+    # what half precision rounds would hide whether the way is the right one
+    exact = model if first.dtype in (torch.float32, torch.float64) else copy.deepcopy(model).float()
+    images = images[:1].to(next(exact.parameters()))
+    with evaluating(exact):
+        found = checked(exact, walk, crossings(whole, walk.sites), exits(whole, walk.sites), norms(whole), images)
     return _Found(key, id(model) if chain.keeps_tensors else None, found.walk, _structure(model, found))
 
 
