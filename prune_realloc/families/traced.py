@@ -106,11 +106,14 @@ def example_input(model: Any) -> tuple[int, int, int, int]:
     return (1, channels, *size)
 
 
-def features(model: Any, images: Tensor) -> Tensor:
+def features(model: Any, images: Tensor) -> Any:
+    """Pooled features, shape (B, D); of a network that puts out several tensors, all that it puts out."""
     if hasattr(model, "forward_head") and hasattr(model, "forward_features"):
         out = model.forward_head(model.forward_features(images), pre_logits=True)
     else:
         out = model(images)
+    if not isinstance(out, Tensor):
+        return out
     return out if out.ndim == 2 else out.flatten(2).mean(2) if out.ndim == 4 else out.mean(1)
 
 

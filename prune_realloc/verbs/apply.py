@@ -86,7 +86,7 @@ def apply(
     reading = Reading(batch_size=batch_size, workers=workers, progress=progress)
     target = pick_device(device)
     net = as_cut(_open_source(recipe.source) if model is None else model)
-    host, own = find_host(net), Own(batches=batches, loss=loss, inputs=inputs, score=score)
+    host, own = find_host(net), Own(batches=batches, loss=loss, inputs=inputs, score=score, reads_logits=True)
     cuttable_family_of(host.inner)
     own.check(recipe.data)
     if recipe.data.name is None and model is None and batches is None and is_shipped(recipe.source):

@@ -26,6 +26,7 @@ from prune_realloc import (
 from prune_realloc.core.analysis import Analysis
 from prune_realloc.core.errors import InputError
 from prune_realloc.recipe.document import Data
+from prune_realloc.results.evaluate import evaluate
 from prune_realloc.results.opening import Reading, open_stream
 
 SCENES = {"batches": scenes(dtype=torch.float32), "loss": mask_loss, "inputs": pixels_of}
@@ -298,6 +299,35 @@ def test_what_does_not_fit_is_refused(arguments, complaint):
     with pytest.raises(InputError, match=complaint) as caught:
         analyze(small(), **arguments)
     assert "\n" not in str(caught.value)
+
+
+class Named(HalvesNetwork):
+    """Its logits lie in a dict, beside something else."""
+
+    def forward(self, images):
+        return {"logits": super().forward(images), "mean": images.mean((2, 3))}
+
+
+def test_outputs_that_are_no_logits_are_refused_at_once_or_scored_as_they_are():
+    torch.manual_seed(0)
+    net, batches = Named().eval(), [(torch.randn(16, 1, 28, 28), torch.randint(10, (16,)))]
+
+    def loss(out, batch):
+        return cross_entropy(out["logits"], batch)
+
+    for refused in (
+        lambda: analyze(net, batches=batches),
+        lambda: apply(recipe(), model=net, batches=batches, loss=loss, timed=False),
+        lambda: evaluate(net, data="demo", samples=32),
+    ):
+        with pytest.raises(
+            InputError, match=r"says num_classes, and its output is a dict, not one tensor \(B, num"
+        ) as e:
+            refused()
+        assert "\n" not in str(e.value)
+    assert analyze(net, batches=batches, loss=loss).data["labels"] == "own loss"
+    net.num_classes = 0
+    assert any("random projections" in note for note in analyze(net, batches=batches).notes)
 
 
 def test_a_network_that_runs_its_blocks_in_another_way_is_refused_before_the_work():
