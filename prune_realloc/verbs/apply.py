@@ -36,7 +36,14 @@ from prune_realloc.results.opening import Reading, is_shipped, open_network
 from prune_realloc.runtime.device import out_of_memory_named, pick_device
 from prune_realloc.runtime.networks import evaluation_mode
 from prune_realloc.verbs.applied import Applied, Pair
-from prune_realloc.verbs.carry_out import Result, carry_out, check_fit, lawful_plan, no_worse_than_uniform
+from prune_realloc.verbs.carry_out import (
+    Result,
+    carry_out,
+    check_fit,
+    few_images_note,
+    lawful_plan,
+    no_worse_than_uniform,
+)
 from prune_realloc.verbs.judge import Judge, Judges, judges_for
 from prune_realloc.verbs.own import Own, Score, open_calibration, plain_taken_of
 
@@ -178,6 +185,7 @@ def _pruned(
         assert images is not None
         allocation, result, note = no_worse_than_uniform(result, seen, recipe, images, judge)
         notes.append(note)
+    notes += few_images_note(result, seen, recipe, images)
     done = axes_named(seen.analysis, recipe) | {"plan": result.plan, "allocation": allocation}
     return recipe.model_copy(update=done), result, notes
 
