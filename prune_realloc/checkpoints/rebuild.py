@@ -11,11 +11,11 @@ from torch import nn
 
 from prune_realloc.checkpoints.allowed import require_architecture_args
 from prune_realloc.checkpoints.layouts.translated import norm_eps_of, set_norm_eps_
-from prune_realloc.checkpoints.pruned import build_pruned
+from prune_realloc.checkpoints.pruned import build_pruned, build_whole
 from prune_realloc.checkpoints.same_pass import same_pass
 from prune_realloc.core.errors import InputError, first_line
 from prune_realloc.core.names import PRUNED
-from prune_realloc.families import as_cut, family_of, traced
+from prune_realloc.families import family_of, traced
 from prune_realloc.families.base import Family, UnlikeBlocks
 from prune_realloc.pruning.cut import kept_left, widths_left
 from prune_realloc.pruning.sites import find_sites, widths
@@ -60,7 +60,7 @@ def check_rebuild(net: Any) -> dict[str, Any]:
         args["widths"] = widths(find_sites(net))
         return _with_norm_eps(net, args, _check_builds(net, source, given, lambda: build_pruned(**args), "meta"))
     # what was cut may have sites of other names than its source, whose names are in the file
-    whole = _built(net, source, given, lambda: as_cut(timm.create_model(source, pretrained=False, **given)), "cpu")
+    whole = _built(net, source, given, lambda: build_whole(source, given), "cpu")
     args["widths"] = widths_left(net, whole)
     try:
         return _check_pass(net, args)
