@@ -32,9 +32,10 @@ def terms(traced: Traced, model: nn.Module, sites: Sites) -> tuple[Term, ...]:
             key = (_component(traced, names, name, tuple(parameter.shape)), names)
             found[key] += Counter(params=count // share, macs=macs // share)
     for each in traced.record.products:
-        names = _of_product(traced, sites, each)
-        key = (_of_axes(names) or "attention", names)
-        found[key] += Counter(macs=each.macs // prod(widths[site] for site in names))
+        for macs, factors in ((each.macs, each.factors), *each.bare):
+            names = _of_product(traced, sites, each, factors)
+            key = (_of_axes(names) or "attention", names)
+            found[key] += Counter(macs=macs // prod(widths[site] for site in names))
     if traced.record.computed:
         found["other", ()] += Counter(macs=traced.record.computed)
     return tuple(Term(component=key[0], sites=key[1], **costs) for key, costs in found.items())
@@ -90,13 +91,13 @@ def _sites_of(traced: Traced, sites: Sites, number: int, label: int | None) -> t
     return () if heads is None else (heads,)
 
 
-def _of_product(traced: Traced, sites: Sites, product: Product) -> tuple[str, ...]:
+def _of_product(traced: Traced, sites: Sites, product: Product, factors: Sequence[np.ndarray]) -> tuple[str, ...]:
     """The sites whose widths a product grows with; twice where it runs over the units on both sides, each with each."""
     summed = set(traced.classes.of[product.contracted].tolist())
     names: dict[str, None] = {}
     again: list[str] = []
     left = 2  # what is summed over comes on both sides and counts once
-    for factor in product.factors:
+    for factor in factors:
         shared = left > 0 and set(traced.classes.of[factor].tolist()) <= summed
         left -= shared
         for site in _of_labels(traced, sites, factor):
