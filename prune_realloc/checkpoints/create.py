@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from timm.models import is_model, load_model_config_from_hf
 from torch import nn
 
@@ -17,6 +18,8 @@ from prune_realloc.core.errors import InputError, first_line
 from prune_realloc.core.taken import Fact
 from prune_realloc.families import FAMILIES
 from prune_realloc.families.base import Resizing
+from prune_realloc.families.inputs import input_shape, state_size_
+from prune_realloc.runtime.networks import evaluation_mode
 
 
 def create_published(name: str, model_args: Mapping[str, Any]) -> nn.Module:
@@ -85,6 +88,7 @@ def create_described(name: str, args: Mapping[str, Any], path: Path, field: str 
         raise InputError(
             f"{field} {str(path)!r}: model {name} cannot be built with {dict(args)} ({first_line(error)})"
         ) from error
+    state_size_(net, args)
     return net
 
 
@@ -94,9 +98,11 @@ def resize_(net: Any, img_size: int | tuple[int, int]) -> None:
     Raises:
         InputError: it cannot, or not of this one.
     """
-    if not hasattr(net, "set_input_size"):
-        raise InputError(f"img_size: {type(net).__name__} cannot change its input size")
     size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+    if not hasattr(net, "set_input_size"):
+        _check_runs_at(net, size)
+        state_size_(net, {"img_size": size})
+        return
     patch = getattr(net.patch_embed, "patch_size", (1, 1))  # a stem of convolutions takes any size
     if any(s < 1 or s % p for s, p in zip(size, patch, strict=True)):
         raise InputError(f"img_size {img_size} is not a multiple of the patch size {patch[0]}")
@@ -105,6 +111,20 @@ def resize_(net: Any, img_size: int | tuple[int, int]) -> None:
         family.resize_(net, size)
     else:
         net.set_input_size(img_size=size)
+
+
+def _check_runs_at(net: nn.Module, size: Sequence[int]) -> None:
+    """Raises InputError where a network that is built for no size in particular does not run at this one."""
+    images = torch.zeros((1, input_shape(net)[0], *size)).to(next(net.parameters()))
+    try:
+        with evaluation_mode(net), torch.no_grad():
+            net(images)
+    except Exception as error:  # it is the network's own code that runs
+        height, width = size
+        raise InputError(
+            f"img_size: {type(net).__name__} does not run on images of {height} x {width} ({first_line(error)}); where "
+            f"it can be built for them, say so: --model-arg img_size={height if height == width else size}"
+        ) from error
 
 
 def replace_head_(net: Any, num_classes: int) -> None:
@@ -139,11 +159,13 @@ def _created(name: str, pretrained: bool, args: Mapping[str, Any]) -> nn.Module:
         raise InputError(f"model {name!r} is unknown to timm{hint}")
     try:
         with _tensors_only():
-            return timm.create_model(name, pretrained=pretrained, **args)
+            net: nn.Module = timm.create_model(name, pretrained=pretrained, **args)
     except Exception as error:  # the hub's client raises many kinds; each means that the weights cannot be had
         raise InputError(
             f"model {name!r} cannot be created ({first_line(error)}); with a local file use --ckpt"
         ) from error
+    state_size_(net, args)
+    return net
 
 
 def _adopted(net: nn.Module, name: str, args: Mapping[str, Any]) -> nn.Module:

@@ -14,6 +14,7 @@ from prune_realloc.core.errors import InputError
 from prune_realloc.core.names import PRUNED
 from prune_realloc.core.structure import site_place
 from prune_realloc.families import cuttable_family_of_architecture
+from prune_realloc.families.inputs import state_size_
 from prune_realloc.pruning.cut import cut_to_widths
 from prune_realloc.pruning.sites import find_sites
 
@@ -49,11 +50,18 @@ def build_pruned(
     count = len({block for _, block in map(site_place, widths) if block is not None})
     args = {**source_args, **more}
     family = cuttable_family_of_architecture(source)
-    whole = timm.create_model(source, pretrained=False, **args | family.depth_args(count))
+    whole = build_whole(source, args | family.depth_args(count))
     net: Any = cut_to_widths(whole, widths if blocks is None else _in_whole(whole, widths, blocks, count), kept)
     if norm_eps is not None:
         set_norm_eps_(net, float(norm_eps))
     net.origin = {"source": source, "source_args": dict(source_args)}
+    return net
+
+
+def build_whole(source: str, args: Mapping[str, Any]) -> Any:
+    """timm's network `source` with fresh weights, before anything is cut of it."""
+    net = timm.create_model(source, pretrained=False, **args)
+    state_size_(net, args)
     return net
 
 

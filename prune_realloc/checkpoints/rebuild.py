@@ -11,7 +11,7 @@ from torch import nn
 
 from prune_realloc.checkpoints.allowed import require_architecture_args
 from prune_realloc.checkpoints.layouts.translated import norm_eps_of, set_norm_eps_
-from prune_realloc.checkpoints.pruned import build_pruned
+from prune_realloc.checkpoints.pruned import build_pruned, build_whole
 from prune_realloc.checkpoints.same_pass import same_pass
 from prune_realloc.core.errors import InputError, first_line
 from prune_realloc.core.names import PRUNED
@@ -21,6 +21,11 @@ from prune_realloc.pruning.cut import kept_left, widths_left
 from prune_realloc.pruning.sites import find_sites, widths
 
 
+def is_of_timm(net: Any) -> bool:
+    """Does it tell by which of timm's names it is built? Networks of the user's own do not."""
+    return hasattr(net, "origin") or bool((getattr(net, "pretrained_cfg", None) or {}).get("architecture"))
+
+
 def check_rebuild(net: Any) -> dict[str, Any]:
     """The arguments from which `build_pruned` builds a network of these shapes, and of this forward pass.
 
@@ -28,6 +33,11 @@ def check_rebuild(net: Any) -> dict[str, Any]:
         InputError: it cannot; the network was made by hand, or with arguments that no file may hold.
     """
     state, family = net.state_dict(), family_of(net)
+    if not is_of_timm(net):
+        raise InputError(
+            f"model {type(net).__name__} is not built by timm, so that no file can say how; keep its weights with "
+            "safetensors.torch.save_model, and see docs/own-network.md for how to build it again"
+        )
     config = getattr(net, "pretrained_cfg", None) or {}
     origin = getattr(net, "origin", None) or {
         "source": config.get("architecture"),
@@ -45,7 +55,7 @@ def check_rebuild(net: Any) -> dict[str, Any]:
         args["widths"] = widths(find_sites(net))
         return _with_norm_eps(net, args, _check_builds(net, source, given, lambda: build_pruned(**args), "meta"))
     # what was cut may have sites of other names than its source, whose names are in the file
-    whole = _built(net, source, given, lambda: timm.create_model(source, pretrained=False, **given), "cpu")
+    whole = _built(net, source, given, lambda: build_whole(source, given), "cpu")
     args["widths"] = widths_left(net, whole)
     try:
         return _check_pass(net, args)

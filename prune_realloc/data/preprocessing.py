@@ -15,6 +15,7 @@ from prune_realloc.core.taken import Fact, Taken, fact_name
 from prune_realloc.data.measures import BOUNDS, CHOICES, measure
 
 CHANNEL_MODE = {1: "L", 3: "RGB"}
+_DEFAULT = "timm's default"
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,23 @@ def preprocessing_taken(model: nn.Module, prepare: Preprocessing, overrides: Map
         elif stated.get(field) is not None:
             found[name] = Fact(plain, "the network's configuration")
         else:
-            found[name] = Fact(plain, "timm's default", guessed=True)
+            found[name] = Fact(plain, _DEFAULT, guessed=True)
     return found
+
+
+def guessed_note(prepared: Taken) -> list[str]:
+    """What to say where a network does not tell how images are prepared for it.
+
+    Args:
+        prepared: what `preprocessing_taken` found.
+    """
+    values = [f"{name} {fact.text()}" for name, fact in prepared.items() if fact.origin == _DEFAULT]
+    if not values:
+        return []
+    return [
+        f"the network does not tell how images are prepared for it: {', '.join(values)} are a guess from {_DEFAULT}; "
+        "state them, with preprocess= or --mean, --std, --interpolation and --crop-pct"
+    ]
 
 
 def preprocessing(model: nn.Module, input_size: tuple[int, int, int], overrides: Mapping[str, Any]) -> Preprocessing:

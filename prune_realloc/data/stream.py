@@ -15,7 +15,7 @@ from prune_realloc.core.taken import Fact, Taken
 from prune_realloc.data.batches import Batch, ImageSource, digest, iterate
 from prune_realloc.data.folders import said
 from prune_realloc.data.labels import shortened
-from prune_realloc.data.preprocessing import Preprocessing
+from prune_realloc.data.preprocessing import Preprocessing, guessed_note
 from prune_realloc.runtime.distributed import gathered, place
 from prune_realloc.runtime.networks import count_classes
 
@@ -122,6 +122,8 @@ class ImageStream:
             if self.progress is not None:
                 self.progress(len(self.checksums) * place()[1], self.wanted)
         self.unreadable, self.checksums = gathered(self.unreadable), gathered(self.checksums)
+        if self.progress is not None and self.unreadable:
+            self.progress(len(self.checksums), len(self.checksums))
         self.remarks = gathered(self.remarks)
 
     def facts(self) -> dict[str, Any]:
@@ -142,7 +144,8 @@ class ImageStream:
         return found | dict(self.prepared)
 
     def notes(self) -> list[str]:
-        notes = [f"{count} of {self.wanted} images: {text}" for text, count in sorted(Counter(self.remarks).items())]
+        notes = guessed_note(self.prepared)
+        notes += [f"{count} of {self.wanted} images: {text}" for text, count in sorted(Counter(self.remarks).items())]
         if self.unreadable:
             notes.append(
                 f"{len(self.unreadable)} of {self.wanted} images could not be read and were left out: "

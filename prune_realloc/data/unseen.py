@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from torch import nn
 
 from prune_realloc.core.errors import InputError
+from prune_realloc.core.names import Progress
 from prune_realloc.data.batches import Batch
 from prune_realloc.data.images import open_images
 from prune_realloc.data.stream import ImageStream, use_labels
@@ -16,8 +17,9 @@ from prune_realloc.runtime.networks import count_classes
 class Unseen:
     """The first images of a stream that nothing was fitted on, told by their checksums."""
 
-    def __init__(self, stream: ImageStream, fitted: ImageStream, count: int) -> None:
+    def __init__(self, stream: ImageStream, fitted: ImageStream, count: int, progress: Progress | None = None) -> None:
         self.stream, self.fitted, self.count, self.left_out = stream, fitted, count, 0
+        self.progress = progress
 
     def __iter__(self) -> Iterator[Batch]:
         fitted, left = set(self.fitted.checksums), self.count
@@ -34,8 +36,14 @@ class Unseen:
                     batch.labels[fresh],
                     tuple(batch.checksums[i] for i in fresh),
                 )
+            self._tell(self.count - left, min(self.count, self.stream.wanted))
             if not left:
                 return
+        self._tell(self.count - left, self.count - left)  # there are fewer than were asked for
+
+    def _tell(self, done: int, total: int) -> None:
+        if self.progress is not None:
+            self.progress(done, total)
 
 
 def open_unseen(net: nn.Module, fitted: ImageStream, data: str, data_dir: str | None, split: str, count: int) -> Unseen:
@@ -56,8 +64,8 @@ def open_unseen(net: nn.Module, fitted: ImageStream, data: str, data_dir: str | 
         fitted.prepare,
         classes=count_classes(net) if labelled else None,
         samples=min(count + fitted.wanted, source.count),
-        progress=fitted.progress,
+        progress=None,  # `Unseen` tells of those that are taken of them
         prepared=fitted.prepared,
         **fitted.loading,
     )
-    return Unseen(stream, fitted, count)
+    return Unseen(stream, fitted, count, fitted.progress)

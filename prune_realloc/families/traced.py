@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -119,11 +120,14 @@ def example_input(model: Any) -> tuple[int, int, int, int]:
     return (1, channels, *size)
 
 
-def features(model: Any, images: Tensor) -> Tensor:
+def features(model: Any, images: Tensor) -> Any:
+    """Pooled features, shape (B, D); of a network that puts out several tensors, all that it puts out."""
     if hasattr(model, "forward_head") and hasattr(model, "forward_features"):
         out = model.forward_head(model.forward_features(images), pre_logits=True)
     else:
         out = model(images)
+    if not isinstance(out, Tensor):
+        return out
     return out if out.ndim == 2 else out.flatten(2).mean(2) if out.ndim == 4 else out.mean(1)
 
 
@@ -289,8 +293,11 @@ def _trace(model: nn.Module, key: object) -> _Found:
         chain = join_units(model, chain, parents, images)
         whole = Traced(record, whole.classes, chain.units)
     walk = Walk(whole, chain, sites(whole, model, grouping.candidates(whole), residual_units(whole)), ())
-    with evaluating(model):
-        found = checked(model, walk, crossings(whole, walk.sites), exits(whole, walk.sites), norms(whole), images[:1])
+    # what half precision rounds would hide whether the way is the right one
+    exact = model if images.dtype in (torch.float32, torch.float64) else copy.deepcopy(model).float()
+    images = images[:1].to(next(exact.parameters()))
+    with evaluating(exact):
+        found = checked(exact, walk, crossings(whole, walk.sites), exits(whole, walk.sites), norms(whole), images)
     return _Found(key, id(model) if chain.keeps_tensors else None, found.walk, _structure(model, found))
 
 

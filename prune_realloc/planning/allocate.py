@@ -54,7 +54,7 @@ def least_damage(problem: PlanningProblem, limit: int) -> tuple[dict[str, int], 
     if best is None:
         raise InputError(
             f"{problem.kind}: {limit:,} lies so close to the least that the rules allow that no plan was "
-            "found; raise the budget, or lower floors"
+            "found; raise the budget"
         )
     return best[2], min(best[1], bound)
 

@@ -7,13 +7,13 @@ from math import ceil, lcm, prod
 from prune_realloc.core.analysis import Analysis
 from prune_realloc.core.cost import DEFAULT_KIND, Widths
 from prune_realloc.core.errors import InputError
-from prune_realloc.core.structure import AXES, INNER_AXES, OUTER_AXES, site_place
+from prune_realloc.core.structure import INNER_AXES, OUTER_AXES, site_place
 from prune_realloc.recipe.document import DEFAULT_AXES, Recipe, RecipeAxis
 from prune_realloc.recipe.rules import Rule
 
 TOLERANCE = 0.01
 """A plan spends at least this close to its budget, and never more."""
-_FLOORS = {"hidden": 8}
+FLOORS = {"hidden": 8}
 """Axis -> what a site keeps at least, where no rule has a floor, or a ceiling below this: convolutions over fewer
 channels are hardly faster."""
 _MULTIPLES = {"hidden": 8}
@@ -69,36 +69,6 @@ class PlanningProblem:
         rounding = rounding_multiple(self.rules[name], self.analysis.widths[name], site_place(name)[0])
         return lcm(rounding, self.analysis.multiples.get(name, 1))
 
-    def check_budget(self, limit: int) -> None:
-        """Raises InputError where nothing would be removed, or the rules do not let the budget be met."""
-        source, least = self.source, self.cost({name: w[-1] for name, w in self.choices.items()})
-        most = self.cost({name: w[0] for name, w in self.choices.items()})
-        if limit >= source == most:
-            raise InputError(
-                f"{self.kind}: a budget of {limit:,} leaves the source's {source:,} as they are, nothing "
-                "would be removed; lower it"
-            )
-        if least <= limit <= most:
-            return
-        if limit > most:
-            raise InputError(
-                f"{self.kind}: the rules leave at most {most:,}, below the budget of {limit:,}; lower the "
-                "budget or loosen keep, width and ceiling"
-            )
-        stuck = [axis for axis in AXES if axis != "block" and self._stuck(axis)]
-        what = f"{', '.join(stuck)} may not change; " if stuck else ""
-        raise InputError(
-            f"{self.kind}: {limit:,} ({limit / source:.1%} of the source) is below the least that the rules allow, "
-            f"{least:,} ({least / source:.1%}); {what}lower floors, or add to axes"
-        )
-
-    def coarsest(self) -> str:
-        """The steps in which widths move, by axis, for a message."""
-        moving = [name for name, choices in self.choices.items() if len(choices) > 1]
-        axes = [(site_place(name)[0], name) for name in moving]
-        steps = {"whole blocks" if axis == "block" else f"{axis} {self.multiple(name)}" for axis, name in axes}
-        return ", ".join(sorted(steps))
-
     def components(self) -> list[tuple[str, ...]]:
         """Sites that share a term of the cost, apart from the streams: what is to be chosen together."""
         groups: list[set[str]] = [{name} for name in self.choices if site_place(name)[0] not in ("embed", "block")]
@@ -114,9 +84,10 @@ class PlanningProblem:
         blocks = {block for _, block in map(site_place, self.analysis.widths) if block is not None}
         present = {axis for axis, _ in map(site_place, self.analysis.widths)}
         for field, axes in (("axes", self.axes), ("rules", self.recipe.rules)):
-            for axis in axes:
-                if axis not in present:
-                    raise InputError(f"{field}: this model has no {axis}; it has {', '.join(sorted(present))}")
+            if missing := [axis for axis in axes if axis not in present]:
+                raise InputError(
+                    f"{field}: this model has no {', '.join(missing)}; it has {', '.join(sorted(present))}"
+                )
         for axis in self.recipe.rules:
             for rule in self.recipe.rules_of(axis):
                 if rule.blocks is not None and not any(rule.covers(block) for block in blocks):
@@ -140,10 +111,6 @@ class PlanningProblem:
                 f"blocks; what lies inside blocks can: {inside}"
             )
 
-    def _stuck(self, axis: str) -> bool:
-        names = [name for name in self.choices if site_place(name)[0] == axis]
-        return bool(names) and all(len(self.choices[name]) == 1 for name in names)
-
     def _choices(self, name: str, movable: bool = True) -> list[int]:
         """Allowed widths, the widest first."""
         axis, _ = site_place(name)
@@ -158,7 +125,7 @@ class PlanningProblem:
             return [1, 0] if movable else [1]
         multiple = self.multiple(name)
         high = min(rule.ceiling or whole, whole)
-        low = min(rule.floor, whole) if rule.floor is not None else min(_FLOORS.get(axis, 1), high)
+        low = min(rule.floor, whole) if rule.floor is not None else min(FLOORS.get(axis, 1), high)
         allowed = [w for w in range(high, low - 1, -1) if w % multiple == 0 or w == whole]
         if not allowed:
             raise InputError(

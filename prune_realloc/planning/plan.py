@@ -18,6 +18,7 @@ from prune_realloc.core.errors import InputError
 from prune_realloc.core.structure import INNER_AXES, site_beside, site_place
 from prune_realloc.planning.allocate import least_damage
 from prune_realloc.planning.choices import PlanningProblem, movable_axes
+from prune_realloc.planning.remedies import check_budget, too_coarse
 from prune_realloc.planning.site_reasons import site_reason
 from prune_realloc.planning.uniform import shared_shares
 from prune_realloc.recipe.document import Recipe
@@ -59,7 +60,7 @@ def axes_named(analysis: Analysis, recipe: Recipe) -> dict[str, Any]:
 
 def _at_budget(problem: PlanningProblem, limit: int) -> tuple[dict[str, int], float | None]:
     """Widths within the budget as the recipe allocates it, and the bound that no plan beats, where one is known."""
-    problem.check_budget(limit)
+    check_budget(problem, limit)
     if problem.recipe.allocation == "damage":
         return least_damage(problem, limit)
     return shared_shares(problem, limit, problem.recipe.allocation), None
@@ -77,10 +78,15 @@ def _check_outcome(problem: PlanningProblem, widths: Widths, limit: int | None) 
         raise InputError(f"{problem.kind}: at {limit:,} no block would be left; raise the budget, or freeze a block")
     achieved = problem.cost(widths)
     if limit is not None and not problem.enough(limit) <= achieved <= limit:
-        raise InputError(
-            f"{problem.kind}: {limit:,} asked for, {achieved:,} is the nearest below that the multiples "
-            f"allow ({problem.coarsest()}); lower a rule's round_to, or add to axes"
-        )
+        raise too_coarse(problem, limit, widths, lambda budget: _found_at(problem, budget))
+
+
+def _found_at(problem: PlanningProblem, limit: int) -> dict[str, int] | None:
+    """Widths within another budget, if the rules leave any."""
+    try:
+        return _at_budget(problem, limit)[0]
+    except InputError:
+        return None
 
 
 def _described(problem: PlanningProblem, widths: Widths, limit: int | None, bound: float | None) -> Plan:

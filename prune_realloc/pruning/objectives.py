@@ -104,14 +104,14 @@ def _output(model: nn.Module, images: Tensor) -> Any:
     return model(images)
 
 
-def _classified(draws: Callable[[Tensor], Tensor] | None, out: Tensor, batch: Batch) -> Losses:
+def _classified(draws: Callable[[Tensor], Tensor] | None, out: Any, batch: Batch) -> Losses:
     """Cross-entropy at the batch's labels, or without them at labels drawn from the prediction."""
-    log_p = F.log_softmax(class_logits(single(out)), dim=1)
+    log_p = F.log_softmax(single(class_logits(out)), dim=1)
     entropy = float(-(log_p.detach().exp() * log_p.detach()).sum())
     if draws is None:
-        target = batch.labels.to(out.device)
+        target = batch.labels.to(log_p.device)
     else:
-        u = draws(batch.positions).to(out.device, torch.float64)[:, None]
+        u = draws(batch.positions).to(log_p.device, torch.float64)[:, None]
         cumulated = log_p.detach().double().exp().cumsum(1)
         target = (cumulated < u * cumulated[:, -1:]).sum(1)
     right = int((log_p.detach().argmax(1) == target).sum()) if draws is None else 0

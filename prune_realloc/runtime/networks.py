@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from prune_realloc.core.errors import InputError
+
 
 def model_identity(net: nn.Module) -> dict[str, Any]:
     """Architecture and a checksum over names, shapes and values of all weights: equal for equal networks."""
@@ -30,11 +32,20 @@ def count_classes(model: nn.Module) -> int:
     return 2 if logits == 1 else logits
 
 
-def class_logits(out: Tensor) -> Tensor:
+def class_logits(out: Any) -> Tensor:
     """A logit for each class, shape (B, C), of a classifier's output.
 
     One logit z, shape (B, 1), is (0, z): the softmax of that is the sigmoid of z, and the cross-entropy the binary one.
+
+    Raises:
+        InputError: it is something else than one tensor (B, C).
     """
+    if not isinstance(out, Tensor) or out.ndim != 2:
+        what = f"of shape {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
+        raise InputError(
+            f"model: it says num_classes, and its output is {what}, not one tensor (B, num_classes) of logits; give a "
+            "network around it that returns the logits, or set num_classes = 0 and give loss="
+        )
     return F.pad(out, (1, 0)) if out.shape[1] == 1 else out
 
 

@@ -24,7 +24,8 @@ def labelled(record: Record, x: Any) -> Any:
     if not isinstance(x, Tensor) or isinstance(x, Labels) or not x.is_floating_point():
         return x
     if id(x) in record.ids.names:
-        return labels(x.shape, [record.ids.elements(x)], parameter=True)
+        planes = [record.ids.elements(x)] if x.ndim else []  # a single number is of no channel
+        return labels(x.shape, planes, parameter=True)
     return x
 
 

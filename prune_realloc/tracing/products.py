@@ -171,20 +171,34 @@ def _note(
     sides: tuple[Labels, Labels],
     summed: list[int],
 ) -> None:
-    factors = [
-        found[found > 0]
-        for plane in (*ours, *theirs)
-        if (found := np.unique(compact(plane).numpy()).astype(np.int64)).any()
-    ]
+    planes = [plane for plane in (*ours, *theirs) if compact(plane).any()]
+    macs, bare = int(np.prod([sizes[letter] for letter in order])), []
+    for place, plane in enumerate(planes):
+        for dim in (dim for dim in varying(plane) if dim not in summed):
+            without = macs * _places_of_none(plane, dim) // plane.shape[dim]
+            if without:
+                bare.append((without, tuple(map(_labels_in, (*planes[:place], *planes[place + 1 :])))))
+                macs -= without
     record.products.append(
         Product(
             module=record.module,
-            macs=int(np.prod([sizes[letter] for letter in order])),
-            factors=tuple(factors),
+            macs=macs,
+            factors=tuple(map(_labels_in, planes)),
+            bare=tuple(bare),
             contracted=contracted,
             sources=tuple((side.source, side.pure) for side in sides),
         )
     )
+
+
+def _labels_in(plane: Tensor) -> np.ndarray:
+    found = np.unique(compact(plane).numpy()).astype(np.int64)
+    return found[found > 0]
+
+
+def _places_of_none(plane: Tensor, dim: int) -> int:
+    """How many places along a dimension are of no channel, such as a column of ones beside values."""
+    return int((compact(plane, but=dim) == 0).movedim(dim, 0).flatten(1).all(1).sum())
 
 
 PRODUCTS = {

@@ -73,9 +73,11 @@ class Product:
 
     module: str
     macs: int
-    """Multiply-adds for one image."""
+    """Multiply-adds for one image, without those of `bare`."""
     factors: tuple[np.ndarray, ...]
     """Labels over which it runs, a number of multiply-adds for each combination."""
+    bare: tuple[tuple[int, tuple[np.ndarray, ...]], ...]
+    """Multiply-adds at places of a side that are of no channel, and the labels over which these run."""
     contracted: np.ndarray
     """Labels of the dimension that is summed over; empty where it has none."""
     sources: tuple[tuple[int | None, bool], ...]

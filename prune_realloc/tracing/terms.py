@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import product as combinations
 from math import prod
 
+import numpy as np
 from torch import nn
 
 from prune_realloc.core.cost import Term
@@ -31,9 +32,10 @@ def terms(traced: Traced, model: nn.Module, sites: Sites) -> tuple[Term, ...]:
             key = (_component(traced, names, name, tuple(parameter.shape)), names)
             found[key] += Counter(params=count // share, macs=macs // share)
     for each in traced.record.products:
-        for names, macs in _of_product(traced, sites, each):
-            key = (_of_axes(names) or "attention", names)
-            found[key] += Counter(macs=macs // prod(widths[site] for site in names))
+        for whole, factors in ((each.macs, each.factors), *each.bare):
+            for names, macs in _of_product(traced, sites, each, factors, whole):
+                key = (_of_axes(names) or "attention", names)
+                found[key] += Counter(macs=macs // prod(widths[site] for site in names))
     if traced.record.computed:
         found["other", ()] += Counter(macs=traced.record.computed)
     return tuple(Term(component=key[0], sites=key[1], **costs) for key, costs in found.items())
@@ -89,13 +91,15 @@ def _sites_of(traced: Traced, sites: Sites, number: int, label: int | None) -> t
     return () if heads is None else (heads,)
 
 
-def _of_product(traced: Traced, sites: Sites, product: Product) -> Iterator[Part]:
-    """The parts of a product, where units of several sites lie side by side: the sites whose widths its multiply-adds
-    grow with, one of them twice where it runs over its units on both sides, each with each."""
+def _of_product(
+    traced: Traced, sites: Sites, product: Product, factors: Sequence[np.ndarray], macs: int
+) -> Iterator[Part]:
+    """The parts of `macs` multiply-adds of a product, where units of several sites lie side by side: the sites whose
+    widths they grow with, one of them twice where it runs over its units on both sides, each with each."""
     summed = set(traced.classes.of[product.contracted].tolist())
     sides: list[list[tuple[bool, tuple[str, ...], int]]] = []
     left = 2  # what is summed over comes on both sides and counts once
-    for factor in product.factors:
+    for factor in factors:
         shared = left > 0 and set(traced.classes.of[factor].tolist()) <= summed
         parts = Counter(_sites_of(traced, sites, int(traced.classes.of[label]), int(label)) for label in factor)
         if not shared or left == 2 or len(parts) == 1:  # else each part meets its like
@@ -108,7 +112,7 @@ def _of_product(traced: Traced, sites: Sites, product: Product) -> Iterator[Part
         for shared, own, _ in chosen:
             again += [site for site in own if site in names and not shared and site_place(site)[0] != "heads"]
             names |= dict.fromkeys(own)
-        yield (*names, *again), product.macs * prod(count for _, _, count in chosen) // whole
+        yield (*names, *again), macs * prod(count for _, _, count in chosen) // whole
 
 
 def _with_block(traced: Traced, sites: Sites, name: str, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -84,6 +84,9 @@ def train(
         InputError: network, data, teacher or configuration do not fit, or `out` holds another run.
         WorkFailed: the loss is no longer finite, the disk is full, or images have gone; the last state stands.
     """
+    _require_name("source", source)
+    if teacher is not None:
+        _require_name("teacher", teacher)
     where, folder = pick_device(device), Path(out)
     with random_state_kept(where), process_group(where), own_accelerate_state():
         accelerator = _accelerator(config, where)
@@ -107,6 +110,15 @@ def train(
         remedy = "set accumulate higher or batch_size lower, in another folder"
         with out_of_memory_named(config.batch_size, remedy), _state_named(folder):
             return run.finish()
+
+
+def _require_name(field: str, given: Any) -> None:
+    """Raises InputError where a network itself is given: a run that goes on later must be able to open it again."""
+    if not isinstance(given, str | Path):
+        raise InputError(
+            f"{field} is a {type(given).__name__}; give a folder, a checkpoint or timm's name. A network at hand is "
+            "written to a folder with save_pruned"
+        )
 
 
 def _identity(setup: Setup, source: str, teacher: str | Path | None, model_args: Mapping[str, Any]) -> Identity:

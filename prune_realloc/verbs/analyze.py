@@ -69,7 +69,8 @@ def analyze(
     """
     check_scorer(scorer)
     reading = Reading(batch_size=batch_size, workers=workers, progress=progress)
-    own = Own(batches=batches, loss=loss, inputs=inputs)
+    reads_logits = loss is None and scorer in GRADIENT_SCORERS
+    own = Own(batches=batches, loss=loss, inputs=inputs, reads_logits=reads_logits)
     source, images = read_options(None if isinstance(model, nn.Module) else model, data, options)
     own.check(images)
     if loss is not None and scorer not in GRADIENT_SCORERS:

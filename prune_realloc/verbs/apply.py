@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from prune_realloc.checkpoints.rebuild import check_rebuild
+from prune_realloc.checkpoints.rebuild import check_rebuild, is_of_timm
 from prune_realloc.checkpoints.save import save_pruned, save_weights
 from prune_realloc.core.cost import total_cost
 from prune_realloc.core.errors import require_at_least
@@ -36,7 +36,14 @@ from prune_realloc.results.opening import Reading, is_shipped, open_network
 from prune_realloc.runtime.device import out_of_memory_named, pick_device
 from prune_realloc.runtime.networks import evaluation_mode
 from prune_realloc.verbs.applied import Applied, Pair
-from prune_realloc.verbs.carry_out import Result, carry_out, check_fit, lawful_plan, no_worse_than_uniform
+from prune_realloc.verbs.carry_out import (
+    Result,
+    carry_out,
+    check_fit,
+    few_images_note,
+    lawful_plan,
+    no_worse_than_uniform,
+)
 from prune_realloc.verbs.judge import Judge, Judges, judges_for
 from prune_realloc.verbs.own import Own, Score, open_calibration, plain_taken_of
 
@@ -74,7 +81,7 @@ def apply(
         batches, loss, inputs: as in `analyze`; instead of the recipe's images.
         score: of a network: a number, larger is better. Reported of the source and of the result.
         out: folder for the pruned network, the recipe as carried out, the units that are left, and the numbers. Of a
-            network of your own it holds the weights only.
+            network of your own it has no `config.json`: `cut_to_widths` builds it again, as docs/own-network.md says.
         eval_split, eval_samples: images of the recipe's data set that the outcome is measured on; those that layers
             were fitted on are left out.
         timed: measure latency at batch 1 and 32.
@@ -86,13 +93,13 @@ def apply(
     reading = Reading(batch_size=batch_size, workers=workers, progress=progress)
     target = pick_device(device)
     net = adopted(_open_source(recipe.source) if model is None else model)
-    host, own = find_host(net), Own(batches=batches, loss=loss, inputs=inputs, score=score)
+    own = Own(batches=batches, loss=loss, inputs=inputs, score=score, reads_logits=True)
     own.check(recipe.data)
     if recipe.data.name is None and model is None and batches is None and is_shipped(recipe.source):
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"name": "demo"})})
     images = open_calibration(net, own, recipe.data, reading, recipe.scorer)
     notes = check_fit(recipe, net, given=model is not None)
-    if out is not None and host.stands_alone:
+    if out is not None and _builds_again(net):
         check_rebuild(net)
     unseen = _unseen(recipe, net, images, eval_split, eval_samples)
     judges = judges_for(net, images, own, predicts=is_classifier(net))
@@ -177,6 +184,7 @@ def _pruned(
         assert images is not None
         allocation, result, note = no_worse_than_uniform(result, seen, recipe, images, judge)
         notes.append(note)
+    notes += few_images_note(result, seen, recipe, images)
     done = axes_named(seen.analysis, recipe) | {"plan": result.plan, "allocation": allocation}
     return recipe.model_copy(update=done), result, notes
 
@@ -244,10 +252,15 @@ def _bytes(net: nn.Module) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in net.state_dict().values())
 
 
+def _builds_again(net: nn.Module) -> bool:
+    """Can others build it, from a file? One of the user's own, or inside one, its maker alone can."""
+    return find_host(net).stands_alone and is_of_timm(net)
+
+
 def _write(applied: Applied, out: str | Path) -> None:
     """The pruned network with its recipe and its numbers."""
     text = dump_recipe(applied.recipe, f"prune-realloc apply {RECIPE_FILE} -o pruned")
     numbers = json.dumps(applied.summary(), indent=1) + "\n"
     files = {RECIPE_FILE: text.encode(), RESULT_FILE: numbers.encode(), UNITS_FILE: units_file(applied.units)}
-    save = save_pruned if find_host(applied.network).stands_alone else save_weights
+    save = save_pruned if _builds_again(applied.network) else save_weights
     save(applied.network, out, files)

@@ -26,6 +26,9 @@ from prune_realloc.recipe.plan import Plan
 from prune_realloc.runtime.networks import model_identity
 from prune_realloc.verbs.judge import Judge
 
+_FEW = 128
+"""On fewer images than this a refit can hurt."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -103,9 +106,28 @@ def carry_out(done: Plan, seen: Examined, recipe: Recipe, images: Calibration | 
     """Cut, and make up for it as the recipe says."""
     keep = _kept(done, seen)
     pruned = cut(seen.network, seen.sites, keep)
-    if images is not None and (recipe.compensate.refit or recipe.compensate.mean_shift):
+    if images is not None and is_fitted(seen, recipe):
         refit_(pruned, seen.network, seen.sites, keep, seen.weights, images, ridge=recipe.compensate.refit)
     return Result(done, pruned, units_of(seen.sites, keep, seen.bases))
+
+
+def is_fitted(seen: Examined, recipe: Recipe) -> bool:
+    """Are layers fitted to the images, as far as there are any?"""
+    inner = find_host(seen.network).inner
+    return (recipe.compensate.refit or recipe.compensate.mean_shift) and bool(family_of(inner).describe(inner).branches)
+
+
+def few_images_note(result: Result, seen: Examined, recipe: Recipe, images: Calibration | None) -> list[str]:
+    """What to say where so few images were fitted that other images may be worse off than without."""
+    if images is None or not recipe.compensate.refit or not is_fitted(seen, recipe):
+        return []
+    count, widest = len(images.checksums), max(len(units.index) for units in result.units.values())
+    if count >= min(_FEW, widest):
+        return []
+    return [
+        f"layers of up to {widest} inputs were refitted on {count} images: below {_FEW} a refit can lose more than it "
+        "gains, which the images that were fitted do not show; take more (samples), or compensate.refit: false"
+    ]
 
 
 def no_worse_than_uniform(
@@ -121,9 +143,10 @@ def no_worse_than_uniform(
     except InputError as error:
         return "damage", planned, f"there is no uniform plan to compare with ({error})"
     control = carry_out(even, seen, recipe, images)
+    where = ", on the images that layers were fitted on" if judge.calibrated and is_fitted(seen, recipe) else ""
     text = (
         f"{judge.name}: {judge.text(planned.network)}{judge.unit} as planned, {judge.text(control.network)} with "
-        "uniform widths of equal cost"
+        f"uniform widths of equal cost{where}"
     )
     if judge.better(control.network, planned.network):
         return "uniform", control, f"{text}; the uniform plan was carried out"

@@ -29,6 +29,8 @@ class Judge:
     larger: bool
     """Is a larger number better?"""
     of: Callable[[nn.Module], float]
+    calibrated: bool = False
+    """Is it found on the calibration images?"""
     known: dict[nn.Module, float] = field(default_factory=dict)
 
     def __call__(self, network: nn.Module) -> float:
@@ -80,10 +82,10 @@ def judges_for(net: nn.Module, images: Calibration | None, own: Own, predicts: b
     if own.score is not None:
         score = Judge("score", "", True, partial(_score, own.score))
     if own.loss is not None and images is not None:
-        loss = Judge("mean loss", "", False, partial(mean_loss, own.loss, images))
+        loss = Judge("mean loss", "", False, partial(mean_loss, own.loss, images), calibrated=True)
     if predicts and images is not None:
         # against the source's own predictions: on labels, noise of either sign drowns what a good cut adds
-        distance = Judge("calibration loss added", " nats", False, partial(_distance, net, images))
+        distance = Judge("calibration loss added", " nats", False, partial(_distance, net, images), calibrated=True)
     return Judges(score=score, loss=loss, distance=distance)
 
 

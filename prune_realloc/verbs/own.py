@@ -22,7 +22,7 @@ from prune_realloc.pruning.handed_on import check_handed_on
 from prune_realloc.pruning.objectives import Loss, is_classifier
 from prune_realloc.recipe.document import Data
 from prune_realloc.results.opening import Reading, open_stream, require_images
-from prune_realloc.runtime.networks import count_classes, evaluation_mode
+from prune_realloc.runtime.networks import class_logits, count_classes, evaluation_mode
 
 Score = Callable[[nn.Module], float]
 """A network -> how good it is; larger is better."""
@@ -43,6 +43,8 @@ class Own:
     """What gradients are taken of: (output, batch) -> one value for each image."""
     score: Score | None = None
     """What is reported of source and result, and decides between candidates."""
+    reads_logits: bool
+    """A classifier's output will be read, not handed to `loss` alone."""
 
     def check(self, data: Data) -> None:
         """Raises InputError where parts do not fit each other, or the images of files."""
@@ -74,7 +76,7 @@ def open_batches(net: nn.Module, own: Own, data: Data, progress: Progress | None
         dtype=first.dtype,
         progress=progress,
     )
-    _check_goes_through(host, images.first.images.to(first))
+    _check_goes_through(host, images.first.images.to(first), own.reads_logits)
     labels = labels_of(images.first.given, len(images.first.images))
     if own.loss is None and data.labels and is_classifier(net) and labels is not None:
         images.classes = count_classes(net)
@@ -124,8 +126,15 @@ def _remarks(net: nn.Module, images: OwnBatches, own: Own) -> list[str]:
     return notes
 
 
-def _check_goes_through(host: Host, images: torch.Tensor) -> None:
-    """Does the network take these images, and hand them on where it only holds the one that is cut?"""
+def _check_goes_through(host: Host, images: torch.Tensor, reads_logits: bool) -> None:
+    """Does the network take these images, and hand them on where it only holds the one that is cut?
+
+    Args:
+        reads_logits: as in `Own`.
+
+    Raises:
+        InputError: it does not, or puts out no logits.
+    """
     net = host.network
     if not host.stands_alone:
         if family_of(host.inner).describe(host.inner).branches:
@@ -134,9 +143,11 @@ def _check_goes_through(host: Host, images: torch.Tensor) -> None:
         return
     try:
         with evaluation_mode(net), torch.no_grad():
-            net(images[:1])
+            out = net(images[:1])
     except (AssertionError, RuntimeError) as error:  # what timm and torch raise for images of another shape
         raise InputError(
             f"batches: images of shape {tuple(images.shape[1:])} do not go through the model ({first_line(error)}); it "
             f"takes {input_shape(net)}"
         ) from error
+    if reads_logits and is_classifier(net):
+        class_logits(out)

@@ -4,8 +4,10 @@ import pytest
 import torch
 from support.checkpoints import DEIT, same_weights
 
+from prune_realloc import cut_to_widths, find_sites, load_pruned, save_pruned
 from prune_realloc.checkpoints.create import create_fresh
 from prune_realloc.core.errors import InputError
+from prune_realloc.families.inputs import input_shape
 
 SMALL = {"embed_dim": 48, "depth": 2, "num_heads": 3, "num_classes": 5}
 
@@ -39,3 +41,21 @@ def test_new_networks_of_another_input_size():
 def test_networks_that_cannot_be_created(name, args, complaint):
     with pytest.raises(InputError, match=complaint):
         create_fresh(name, model_args=args)
+
+
+def test_a_network_that_is_built_for_no_size_takes_any_that_it_runs_at(tmp_path):
+    net = create_fresh("efficientvit_b0", img_size=64, model_args={"num_classes": 5})
+    assert input_shape(net) == (3, 64, 64)
+    save_pruned(net, tmp_path)
+    assert input_shape(load_pruned(tmp_path)) == (3, 64, 64)
+    with pytest.raises(InputError, match=r"Levit.* does not run on images of 64 x 64 .*--model-arg img_size=64$"):
+        create_fresh("levit_128s", img_size=64)
+
+
+def test_a_network_that_is_built_for_a_size_is_traced_at_it(tmp_path):
+    net = create_fresh("levit_128s", model_args={"num_classes": 5, "img_size": 64})
+    assert input_shape(net) == (3, 64, 64)
+    half = {site.name: site.width // 2 if site.axis == "ffn" else site.width for site in find_sites(net)}
+    smaller, images = cut_to_widths(net, half), torch.randn(2, 3, 64, 64)
+    save_pruned(smaller, tmp_path)
+    assert torch.equal(load_pruned(tmp_path)(images), smaller(images))

@@ -24,6 +24,7 @@ def test_what_was_taken_of_the_images(tmp_path):
     net = build(num_classes=3)
     overrides = {"mean": [0.1, 0.2, 0.3]}
     prepare = preprocessing(net, (3, 32, 32), overrides)
+    told = []
     stream = ImageStream(
         open_images(str(data), naming=naming_of(net, True)),
         prepare,
@@ -31,9 +32,11 @@ def test_what_was_taken_of_the_images(tmp_path):
         samples=None,
         batch_size=8,
         seed=0,
+        progress=lambda done, total: told.append((done, total)),
         prepared=preprocessing_taken(net, prepare, overrides),
     )
     list(stream)
+    assert told[-1] == (29, 29)
     said = {name: f"{fact.text()} ({fact.why()})" for name, fact in stream.taken().items()}
     assert said == {
         "layout": "class folders (the folders)",

@@ -1,6 +1,7 @@
 """The widths that rules leave, and what cannot be done under them."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -174,6 +175,31 @@ def test_what_cannot_be_done_says_why(deit_s, recipe, complaint):
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("allocation", ["damage", "uniform", "per-axis"])
+@pytest.mark.parametrize("axis", ["block", "heads"])
+def test_budgets_between_whole_blocks_or_heads_name_those_next_to_them_that_can_be_met(deit_s, axis, allocation):
+    rules = {"heads": {"round_to": 3}} if axis == "heads" else {}
+    asked = {"axes": (axis,), "allocation": allocation, "rules": rules}
+    with pytest.raises(InputError, match="asked for") as error:
+        plan(deit_s, Recipe(budget={"keep_macs": 0.555 if axis == "block" else 0.87}, **asked))
+    said = str(error.value)
+    below, above = (float(share) / 100 for share in re.findall(r"(\d+\.\d)%", said))
+    for share in (below, above):
+        assert plan(deit_s, Recipe(budget={"keep_macs": share}, **asked)).achieved <= share * deit_s.cost().macs
+    assert ("lower round_to of heads" in said) == (axis == "heads") == ("round_to" in said)
+    assert "add some of " in said
+    assert f" {axis}" not in said.split("add some of ")[1]
+
+
+def test_what_a_budget_needs_is_named_only_where_it_helps(deit_s):
+    with pytest.raises(InputError, match=r"; raise the budget, or add some of embed, block, qk, v, ffn to axes$"):
+        plan(deit_s, Recipe(budget={"keep_macs": 0.1}, axes=("heads",)))
+    with pytest.raises(InputError, match=r"change; lower round_to of qk, or add some of embed, block, heads"):
+        plan(deit_s, Recipe(budget={"keep_macs": 0.1}, axes=("qk",), rules={"qk": {"round_to": 64}}))
+    with pytest.raises(InputError, match=r"change; loosen freeze, keep and width, or add some of"):
+        plan(deit_s, Recipe(budget={"keep_macs": 0.1}, axes=("qk",), rules={"qk": {"freeze": True}}))
+
+
 def test_scores_that_do_not_compare_are_refused(deit_s):
     analysis = dataclasses.replace(deit_s, unit="magnitude", scorer="magnitude")
     with pytest.raises(InputError, match=r"allocation: damage .* scorer 'magnitude'; take uniform or per-axis"):
@@ -198,11 +224,11 @@ def test_an_axis_that_the_model_lacks_is_named():
         stability={},
     )
     budget = {"keep_macs": 0.5}
-    with pytest.raises(InputError, match="axes: this model has no qk; it has block, ffn"):
+    with pytest.raises(InputError, match="axes: this model has no qk, v; it has block, ffn"):
         plan(alone, Recipe(budget=budget, axes=INNER))
     assert plan(alone, Recipe(budget=budget)) == plan(alone, Recipe(budget=budget, axes=("ffn",)))
-    with pytest.raises(InputError, match="rules: this model has no embed; it has block, ffn"):
-        plan(alone, Recipe(budget=budget, axes=("ffn",), rules={"embed": {"keep": 0.5}}))
+    with pytest.raises(InputError, match="rules: this model has no embed, v; it has block, ffn"):
+        plan(alone, Recipe(budget=budget, axes=("ffn",), rules={"embed": {"keep": 0.5}, "v": {"keep": 0.5}}))
     assert plan(alone, Recipe(budget=budget, axes=("ffn",))).sites["blocks.0.ffn"].width == 200
     with pytest.raises(InputError, match=r"below the least that the rules allow, 1,200 .*; ffn may not change;"):
         plan(alone, Recipe(budget=budget, axes=("ffn",), rules={"ffn": {"freeze": True}}))

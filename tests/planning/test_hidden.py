@@ -13,7 +13,7 @@ from prune_realloc.planning.choices import PlanningProblem
 from prune_realloc.planning.evidence import read_evidence
 from prune_realloc.planning.plan import plan, planned
 from prune_realloc.planning.ranking import retention as ranked
-from prune_realloc.planning.retention import _share
+from prune_realloc.planning.retention import _Source
 from prune_realloc.recipe.document import Recipe
 from prune_realloc.recipe.reader import parse_recipe
 from prune_realloc.recipe.writer import dump_recipe
@@ -68,7 +68,7 @@ def test_without_axes_a_network_is_cut_where_it_has_something_inside():
 
 
 def test_axes_that_are_named_must_be_there():
-    with pytest.raises(InputError, match="axes: this model has no qk; it has block, embed, ffn, hidden"):
+    with pytest.raises(InputError, match="axes: this model has no qk, v; it has block, embed, ffn, hidden"):
         plan(mixed(), Recipe(budget={"keep_macs": 0.7}, axes=INNER))
 
 
@@ -166,7 +166,7 @@ def test_a_network_of_streams_only_is_planned():
 def test_what_a_blocks_ffns_keep_is_one_share():
     done = plan(mixed(), Recipe(rules={"ffn": {"keep": 0.5}}))
     sites = done.sites | {"blocks.1.ffn": done.sites["blocks.1.ffn"].model_copy(update={"width": 8})}
-    assert _share(sites, 3, ("ffn",), 1 / 3, 2 / 3) == pytest.approx((8 + 24) / (32 + 48))
+    assert _Source(sites).share(("ffn",), 1 / 3, 2 / 3) == pytest.approx((8 + 24) / (32 + 48))
 
 
 def test_units_of_all_sites_are_ranked_together():

@@ -198,3 +198,10 @@ def test_what_was_cut_twice_has_the_shapes_that_the_source_is_cut_to():
     assert {n: p.shape for n, p in rebuilt.state_dict().items()} == {
         n: p.shape for n, p in smaller.state_dict().items()
     }
+
+
+def test_half_precision_does_not_hide_the_way():
+    net = network("conv blocks")
+    found = {dtype: traced.describe(copy.deepcopy(net).to(dtype)) for dtype in (torch.float32, torch.bfloat16)}
+    assert [*map(str, found[torch.bfloat16].branches)] == [*map(str, found[torch.float32].branches)]
+    assert found[torch.bfloat16].notes == found[torch.float32].notes

@@ -189,3 +189,14 @@ def test_cli_eval_bad_input_is_one_line(run_cli, args, complaint):
     lines = [line for line in err.splitlines() if line.startswith("prune-realloc:")]
     assert (code, out, len(lines), "Traceback" in err) == (2, "", 1, False), err
     assert complaint in lines[0]
+
+
+def test_preprocessing_that_nothing_tells_is_said_to_be_a_guess():
+    net = nn.Sequential(nn.Conv2d(1, 4, 28), nn.Flatten(), nn.Linear(4, 10))
+    net.input_size, net.num_classes = (1, 28, 28), 10
+    [note] = evaluate(net, data="demo", samples=32).notes
+    assert note.startswith("the network does not tell how images are prepared for it: mean ")
+    assert "std " in note
+    stated = {"mean": 0.3, "std": 0.3, "interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center"}
+    assert evaluate(net, data="demo", samples=32, preprocess=stated).notes == ()
+    assert evaluate(samples=32).notes == ()

@@ -49,6 +49,23 @@ def conv(inside: int, outside: int, size: int = 1, **kwargs: int) -> nn.Conv2d:
     return nn.Conv2d(inside, outside, size, padding=size // 2, bias=False, **kwargs)
 
 
+class Gain(nn.Module):
+    """One number, without a dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mul_(self.weight) * self.weight.exp()
+
+
+def test_a_parameter_without_a_dimension_is_of_no_channel():
+    net = found(lambda m, x: m.c(m.gain(m.a(x))), a=conv(3, 4), gain=Gain(), c=conv(4, 2))
+    assert beside(net, "a.weight", 0, 2) == {("a.weight", 0): [2], ("c.weight", 1): [2]}
+    assert is_free(net, "a.weight", 0, 2)
+
+
 def test_depthwise_convolution_hands_a_channel_on():
     net = found(lambda m, x: m.c(m.b(m.a(x))), a=conv(3, 4), b=conv(4, 4, 3, groups=4), c=conv(4, 2))
     assert beside(net, "a.weight", 0, 2) == {("a.weight", 0): [2], ("b.weight", 0): [2], ("c.weight", 1): [2]}

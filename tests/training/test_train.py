@@ -55,6 +55,12 @@ def test_a_run_trains_and_writes_networks_that_load(variant, tmp_path):
     assert result["params"] == sum(p.numel() for p in net.parameters())
 
 
+def test_a_network_at_hand_is_refused_with_the_way_to_a_folder(tmp_path):
+    for given in ({"source": torch.nn.Linear(2, 2)}, {"source": "demo", "teacher": torch.nn.Linear(2, 2)}):
+        with pytest.raises(InputError, match=r"is a Linear; give a folder, .*save_pruned"):
+            train(**given, config=train_config("quick"), data="demo", out=tmp_path)
+
+
 def test_the_same_seed_gives_the_same_network_and_another_does_not(variant, tmp_path):
     weights = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):

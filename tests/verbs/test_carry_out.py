@@ -53,3 +53,14 @@ def test_other_weights_than_planned_for_are_said(applied):
         other.head.bias.add_(0.01)
     again = apply(done.recipe, model=other, **QUICK)
     assert any("weights are not those" in note for note in again.notes)
+
+
+@pytest.mark.parametrize(
+    ("samples", "compensate", "warned"),
+    [(48, {}, True), (128, {}, False), (48, {"refit": False, "mean_shift": False}, False)],
+)
+def test_numbers_of_the_images_that_were_fitted_say_so_and_few_of_them_are_warned_of(samples, compensate, warned):
+    done = apply(half(data={"samples": samples}, compensate=compensate), **QUICK)
+    assert any(f"were refitted on {samples} images" in note for note in done.notes) == warned
+    [judged] = [note for note in done.notes if note.startswith("calibration loss added")]
+    assert ("on the images that layers were fitted on" in judged) == (compensate == {})

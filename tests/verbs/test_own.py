@@ -21,10 +21,12 @@ from prune_realloc import (
     load_recipe,
     plan,
     read_units,
+    save_pruned,
 )
 from prune_realloc.core.analysis import Analysis
 from prune_realloc.core.errors import InputError
 from prune_realloc.recipe.document import Data
+from prune_realloc.results.evaluate import evaluate
 from prune_realloc.results.opening import Reading, open_stream
 
 SCENES = {"batches": scenes(dtype=torch.float32), "loss": mask_loss, "inputs": pixels_of}
@@ -137,6 +139,47 @@ def test_an_outer_network_is_rebuilt_from_its_folder(tmp_path):
     fresh.load_state_dict(load_file(tmp_path / "model.safetensors"))
     images = pixels_of(scenes(dtype=torch.float32)[0])
     assert torch.equal(fresh.eval()(images), done.network.eval()(images))
+
+
+class Halves(nn.Module):
+    """A block whose hidden channels go two ways, so that widths do not tell its forward pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(16), nn.Linear(16, 32), nn.Linear(32, 16)
+
+    def forward(self, x):
+        a, b = self.up(self.norm(x)).chunk(2, -1)
+        return x + self.down(torch.cat([a.relu(), b.tanh()], -1))
+
+
+class HalvesNetwork(nn.Module):
+    """A network of one's own, which timm does not know."""
+
+    num_classes, input_size = 10, (1, 28, 28)
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.blocks = nn.Conv2d(1, 16, 14, 14), nn.Sequential(Halves(), Halves())
+        self.norm, self.head = nn.LayerNorm(16), nn.Linear(16, 10)
+
+    def forward(self, images):
+        return self.head(self.norm(self.blocks(self.stem(images).flatten(2).transpose(1, 2))).mean(1))
+
+
+def test_a_network_that_no_file_can_describe_is_written_and_built_again(tmp_path):
+    torch.manual_seed(0)
+    net, images = HalvesNetwork().eval(), torch.randn(64, 1, 28, 28)
+    wanted = recipe(budget={"keep_macs": 0.8}, rules={"ffn": {"round_to": 1}})
+    done = apply(wanted, model=net, batches=[images], out=tmp_path, timed=False)
+    assert not (tmp_path / "config.json").exists()
+    planned, units = load_recipe(tmp_path / "recipe.yaml").plan, read_units((tmp_path / "units.json").read_text())
+    widths = {name: site.width for name, site in planned.sites.items()}
+    fresh = cut_to_widths(HalvesNetwork(), widths, kept={each.source: each.index for each in units.values()})
+    fresh.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    assert torch.equal(fresh.eval()(images), done.network.eval()(images))
+    with pytest.raises(InputError, match=r"HalvesNetwork is not built by timm.*docs/own-network.md"):
+        save_pruned(done.network, tmp_path / "again")
 
 
 def test_what_is_left_is_told_in_python_and_in_the_folder(tmp_path):
@@ -256,6 +299,35 @@ def test_what_does_not_fit_is_refused(arguments, complaint):
     with pytest.raises(InputError, match=complaint) as caught:
         analyze(small(), **arguments)
     assert "\n" not in str(caught.value)
+
+
+class Named(HalvesNetwork):
+    """Its logits lie in a dict, beside something else."""
+
+    def forward(self, images):
+        return {"logits": super().forward(images), "mean": images.mean((2, 3))}
+
+
+def test_outputs_that_are_no_logits_are_refused_at_once_or_scored_as_they_are():
+    torch.manual_seed(0)
+    net, batches = Named().eval(), [(torch.randn(16, 1, 28, 28), torch.randint(10, (16,)))]
+
+    def loss(out, batch):
+        return cross_entropy(out["logits"], batch)
+
+    for refused in (
+        lambda: analyze(net, batches=batches),
+        lambda: apply(recipe(), model=net, batches=batches, loss=loss, timed=False),
+        lambda: evaluate(net, data="demo", samples=32),
+    ):
+        with pytest.raises(
+            InputError, match=r"says num_classes, and its output is a dict, not one tensor \(B, num"
+        ) as e:
+            refused()
+        assert "\n" not in str(e.value)
+    assert analyze(net, batches=batches, loss=loss).data["labels"] == "own loss"
+    net.num_classes = 0
+    assert any("random projections" in note for note in analyze(net, batches=batches).notes)
 
 
 def test_a_network_that_runs_its_blocks_in_another_way_is_refused_before_the_work():
