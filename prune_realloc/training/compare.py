@@ -48,7 +48,7 @@ def compare(folders: Sequence[str | Path], control: str | None = None) -> tuple[
     """
     runs = _by_name(folders)
     if control is not None and control not in runs:
-        raise InputError(f"control {control!r} is none of the groups {', '.join(runs)}")
+        raise InputError(f"group {control!r} is not there; give one of {', '.join(runs)}")
     macs = {name: _macs(Path(by_seed[min(by_seed)]["folder"])) for name, by_seed in runs.items()}
     controls = [name for name in runs if (name == control if control else "control" in name)]
     groups = []
@@ -67,14 +67,14 @@ def _by_name(folders: Sequence[str | Path]) -> dict[str, dict[int, Result]]:
         result = _result(Path(folder))
         seed = int(result["config"]["seed"])
         name = _name(Path(folder), seed)
-        if seed in runs.setdefault(name, {}):
-            raise InputError(f"run {str(folder)!r}: seed {seed} of {name} is given twice; leave one out")
-        for other in runs[name].values():
+        for other in runs.setdefault(name, {}).values():
             if (differs := _first_difference(result, other)) is not None:
                 raise InputError(
                     f"run {str(folder)!r} is no other seed of {other['folder']!r}: {differs}; give its "
                     "folder another name"
                 )
+        if seed in runs[name]:
+            raise InputError(f"run {str(folder)!r}: seed {seed} of {name} is given twice; leave one out")
         runs[name][seed] = result
     return runs
 

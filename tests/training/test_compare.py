@@ -54,7 +54,10 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path):
     folders = [finished_run(tmp_path / "a" / "x-seed0", 0, 0.5), finished_run(tmp_path / "b" / "x-seed0", 0, 0.5)]
     with pytest.raises(InputError, match="seed 0 of x is given twice"):
         compare(folders)
-    with pytest.raises(InputError, match="control 'y' is none of the groups x"):
+    otherwise = finished_run(tmp_path / "c" / "x-seed0", 0, 0.5, epochs=2)
+    with pytest.raises(InputError, match=r"c/x-seed0' is no other seed of .*: config.epochs is 2 here, 1 there"):
+        compare([folders[0], otherwise])
+    with pytest.raises(InputError, match="group 'y' is not there; give one of x"):
         compare(folders[:1], control="y")
     other = finished_run(tmp_path / "a" / "x-seed1", 1, 0.5, epochs=2)
     with pytest.raises(InputError, match=r"is no other seed of .*: config.epochs is 2 here, 1 there"):
