@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from prune_realloc.cli.console import print_table, quiet_libraries, show_json
+from prune_realloc.cli.controls import half_width, show_claim
+from prune_realloc.core.errors import InputError
 
 if TYPE_CHECKING:
     from prune_realloc.training.group import Group
@@ -23,6 +25,10 @@ def compare(
             "--control", help="Group that the others are compared with. Default: named control, and nearest in MACs."
         ),
     ] = None,
+    controls: Annotated[
+        str | None,
+        typer.Option("--controls", help="Group that claims something; every other one is a control for it."),
+    ] = None,
     timed: Annotated[bool, typer.Option("--bench", help="Measure latency of the networks, in turns.")] = False,
     plot: Annotated[Path | None, typer.Option("--plot", help="Picture to write, .png or .svg.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON instead of a table.")] = False,
@@ -31,13 +37,19 @@ def compare(
 
     Runs whose folders differ only in an ending such as -seed1 belong together.
     """
+    _check_flags(controls, {"--control": control, "--bench": timed, "--plot": plot})
     with quiet_libraries():
         from prune_realloc.training.compare import compare as run
         from prune_realloc.training.compare import with_latency
+        from prune_realloc.training.controls import claim
+        from prune_realloc.training.group import pairing_notes
         from prune_realloc.training.plot import write_plot
 
-        groups = run(runs, control)
+        groups = run(runs, control if controls is None else controls)
         groups = with_latency(groups) if timed else groups
+    if controls is not None:
+        show_claim(claim(groups, controls), as_json)
+        return
     if plot is not None:
         write_plot(groups, plot)
     if as_json:
@@ -45,7 +57,14 @@ def compare(
         return
     several = len({group.control for group in groups if group.control}) > 1
     rows = [_row(group, several, timed) for group in groups]
-    print_table(None, False, f"runs: {len(runs)}", _columns(several, timed), rows, _notes(groups))
+    print_table(None, False, f"runs: {len(runs)}", _columns(several, timed), rows, pairing_notes(groups))
+
+
+def _check_flags(controls: str | None, others: Mapping[str, object]) -> None:
+    """Refuses what belongs to the other table."""
+    given = [flag for flag, value in others.items() if value]
+    if controls is not None and given:
+        raise InputError(f"--controls has a table of its own; leave out {given[0]}, or run compare again with it")
 
 
 def _columns(several: bool, timed: bool) -> list[str]:
@@ -69,30 +88,11 @@ def _row(group: Group, several: bool, timed: bool) -> tuple[str, ...]:
         group.name,
         str(len(group.seeds)),
         f"{100 * group.mean:.2f}",
-        _half(group.half_width),
+        half_width(group.half_width),
         "" if group.difference is None else f"{100 * group.difference:+.2f}",
-        _half(group.difference_half_width),
+        half_width(group.difference_half_width),
         *([group.control or ""] if several else []),
         f"{group.macs:,}",
         f"{group.params:,}",
         *([f"{group.latency_ms:.2f}"] if timed else []),
     )
-
-
-def _notes(groups: Sequence[Group]) -> tuple[str, ...]:
-    """Why a difference is missing, or is not the networks' alone."""
-    unpaired = tuple(
-        f"{g.name} and {g.control} have no seed in common, so there is no difference"
-        for g in groups
-        if g.control is not None and g.difference is None
-    )
-    unlike = tuple(
-        f"{g.name} and {g.control} were trained otherwise ({g.differs}), so their difference is not the networks' alone"
-        for g in groups
-        if g.differs is not None
-    )
-    return unpaired + unlike
-
-
-def _half(width: float | None) -> str:
-    return "" if width is None else f"+-{100 * width:.2f}"

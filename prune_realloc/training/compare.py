@@ -113,6 +113,7 @@ def _group(
         control=control,
         difference=float(np.mean(pairs)) if pairs else None,
         difference_half_width=interval(pairs),
+        data=first["data_name"],
         folder=first["folder"],
         differs=next((_first_difference(first, run, network=False) for run in base.values()), None),
     )
@@ -125,6 +126,7 @@ def _result(folder: Path) -> Result:
         built = json.loads((folder / LAST / "config.json").read_text())
         own |= {"network": {"architecture": built["architecture"]} | built["model_args"]}
         own |= {key: found.get(key) for key in ("teacher", "model_args")}  # older runs do not say
+        own |= {"data_name": str(found["data"]["name"])}
         return own | {"top1": float(found["top1"]), "folder": str(folder)}
     except FileNotFoundError as error:
         if not (folder / STATE_FILE).exists():

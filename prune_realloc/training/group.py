@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -31,7 +32,24 @@ class Group:
     """Half the width of the 95 % interval of the difference; None with fewer than two seeds in common."""
     differs: str | None
     """The first setting, or part of the data, in which it was trained otherwise than its control; None: in nothing."""
+    data: str
+    """Name of the data set of its runs."""
     folder: str
     """Folder of its first run."""
     latency_ms: float | None = None
     """Median time for one image, of the deploy form on the CPU; None: not measured."""
+
+
+def pairing_notes(groups: Sequence[Group]) -> tuple[str, ...]:
+    """Why a difference is missing, or is not the networks' alone."""
+    unpaired = tuple(
+        f"{g.name} and {g.control} have no seed in common, so there is no difference"
+        for g in groups
+        if g.control is not None and g.difference is None
+    )
+    unlike = tuple(
+        f"{g.name} and {g.control} were trained otherwise ({g.differs}), so their difference is not the networks' alone"
+        for g in groups
+        if g.differs is not None
+    )
+    return unpaired + unlike

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from support.training import SMALL, described, folder_of_images
+from support.training import SMALL, described, finished_run, folder_of_images
 
 from prune_realloc.cli.trained import say_timm_command
 from prune_realloc.training.config import train_config
@@ -110,3 +110,30 @@ def test_what_emit_wrote_trains_with_all_seeds_and_is_compared(run_cli, tmp_path
         "realloc-seed0",
         "realloc-seed1",
     ]
+
+
+def test_a_claim_against_its_controls(run_cli, tmp_path):
+    values = {"measured": (0.81, 0.84), "uniform": (0.80, 0.83), "random-1": (0.82, 0.80), "random-2": (0.80, 0.79)}
+    runs = [
+        finished_run(tmp_path / f"{name}-seed{seed}", seed, top1)
+        for name, tops in values.items()
+        for seed, top1 in enumerate(tops)
+    ]
+    code, out, err = run_cli("compare", *runs, "--controls", "measured")
+    assert code == 0, err
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert lines[0] == "seeds top-1 % 95 % measured minus it, points 95 % over zero MACs params"
+    assert lines[2].startswith("uniform 2 81.50 +-19.06 +1.00 +-0.00 yes 276,992")
+    assert "random-* 2 80.25 81.00, random-1 0 rank 1 of 3 0.33" in lines
+    assert lines[-1] == "measured is not shown to be above random-* (rank 1 of 3, p = 0.33)"
+    code, out, _ = run_cli("compare", *runs, "--controls", "measured", "--json")
+    found = json.loads(out)
+    assert (found["verdict"], found["sets"][0]["p"]) == (lines[-1], 1 / 3)
+    assert [row["name"] for row in (found["claiming"], *found["controls"])] == list(values)
+    for flags in (["--control", "uniform"], ["--bench"], ["--plot", tmp_path / "plot.png"]):
+        code, _, err = run_cli("compare", *runs, "--controls", "measured", *flags)
+        assert (code, err.count("\n")) == (2, 1)
+        assert f"--controls has a table of its own; leave out {flags[0]}, or" in err
+    code, _, err = run_cli("compare", *runs, "--controls", "planned")
+    assert code == 2
+    assert "group 'planned' is not there; give one of measured, uniform, random-1, random-2" in err
