@@ -1,18 +1,17 @@
-"""EfficientViTs of one budget by their widths: drawn at random over a wide space, and by rules that people use."""
+"""EfficientViTs of one budget by their widths: in given proportions, and drawn at random over a wide space."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
 
 import numpy as np
 
-from prune_realloc import Analysis, InputError, emit
-from prune_realloc.core.cost import Cost
+from prune_realloc import InputError
 from prune_realloc.models.efficientvit_config import SIZES, EfficientVitConfig
-from prune_realloc.planning.control import uniform_control
 from prune_realloc.planning.shapes import Shape, places_of
 from prune_realloc.recipe.target import Target
 
@@ -23,7 +22,7 @@ TOLERANCE = 0.01
 """A network costs its budget within so much."""
 M0 = SIZES["efficientvit_m0"]["embed_dim"]
 
-LEAST_EMBED = 8
+LEAST_EMBED, MOST_EMBED = 8, 180
 GROWTHS = (1 / 3, 3.0)
 """Channels of a stage, relative to a common factor: of two stages one may be nine times as wide."""
 QK, V, FFN = (4, 24), (0.5, 2.0), (0.125, 6.0)
@@ -112,6 +111,10 @@ class Proportions:
         return [max(LEAST_EMBED, HEADS * round(factor * growth / HEADS)) for growth in self.growth]
 
 
+LEAST = Proportions(M0, *((low,) * len(M0) for low in (QK[0], V[0], FFN[0])))
+"""Everything inside blocks as narrow as the table has it."""
+
+
 def drawn(number: int, budget: int) -> Allocation:
     """The random allocation of this number: every width log-uniform within its bounds, those that miss drawn anew."""
     draw = np.random.default_rng((number, budget))
@@ -127,23 +130,26 @@ def drawn(number: int, budget: int) -> Allocation:
     raise InputError(f"budget {budget:,}: no random widths meet it; give a larger one")
 
 
-def structured(budget: int, analyses: Mapping[str, Analysis]) -> dict[str, Allocation]:
-    """By name: uniform, the paper's rules, today's floors alone, NViT's rule, and what each analysis makes `emit` do.
+def widest(quality: Callable[[Allocation], float], budget: int) -> Allocation:
+    """Of the networks with every width inside blocks at its least, the one whose channels are best.
 
-    NViT's rule (Yang et al., CVPR 2023) is for blocks of equal channels; carried over, the first and the last stage are
-    its two ends, with half of the Q/K width of the middle and FFN ratio 3 in place of 6. Its fewer heads are left out.
+    Raises:
+        InputError: none meets the budget.
     """
-    rules = {
-        "paper": Proportions(M0, (8, 8, 8), (1, 1, 1), (2, 2, 2)).at_budget(budget),
-        "floors": Proportions(M0, (8, 8, 8), (1, 1, 1), (1, 1, 1)).at_budget(budget),
-        "nvit": Proportions(M0, (0.5, 1, 0.5), (1, 1, 1), (3, 6, 3)).at_budget(budget),
-    }
-    if missed := [name for name, found in rules.items() if found is None]:
-        raise InputError(f"budget {budget:,}: rounding misses it for {', '.join(missed)}; give another")
-    found = {"uniform": Allocation.of(uniform_control(TARGET, Cost(macs=budget, params=0), "macs"))}
-    found |= {name: allocation for name, allocation in rules.items() if allocation is not None}
-    for name, analysis in analyses.items():
-        wanted = TARGET.model_dump(exclude_unset=True) | {"macs": budget}
-        variant = emit(analysis, target=wanted, timed=False)[0]
-        found[f"reallocated-{name}"] = Allocation.of(variant.configs()["realloc"])
-    return found
+    every = range(LEAST_EMBED, MOST_EMBED, HEADS)
+
+    def macs(channels: Sequence[int]) -> int:
+        return LEAST.with_channels(channels).config().cost.macs
+
+    within = []
+    for before in product(every, repeat=len(M0) - 1):
+        if macs((*before, LEAST_EMBED)) > budget * (1 + TOLERANCE):
+            continue
+        first, end = (
+            bisect_left(every, budget * (1 + off), key=lambda last, before=before: macs((*before, last)))
+            for off in (-TOLERANCE, TOLERANCE)
+        )
+        within += [LEAST.with_channels((*before, last)) for last in every[first:end]]
+    if not within:
+        raise InputError(f"budget {budget:,}: no channels below {MOST_EMBED} meet it; give a smaller one")
+    return max(within, key=quality)

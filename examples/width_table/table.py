@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from allocations import HEADS, Allocation, drawn, structured
+from allocations import HEADS, Allocation, drawn
 from rows import CHOOSE, RANDOM, REPORT, STRUCTURED, Table
+from structured import structured
 
 from prune_realloc import Analysis, InputError, analyze, train
 from prune_realloc.checkpoints.save import config_file

@@ -3,9 +3,11 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from support.analyses import make_analysis
 from support.data import idx_bytes
 
 from prune_realloc.core.errors import InputError
@@ -18,7 +20,7 @@ BUDGET = 2_000_000
 def scripts(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     yield
-    for name in ("allocations", "judge", "rows", "study", "table"):
+    for name in ("allocations", "candidates", "judge", "rows", "rules", "structured", "study", "table"):
         sys.modules.pop(name, None)
 
 
@@ -39,20 +41,88 @@ def test_random_allocations_meet_the_budget_and_their_bounds():
 
 
 def test_structured_allocations_are_those_of_the_rules_and_of_the_study():
-    from allocations import structured
+    from structured import structured
 
     study = json.loads((FOLDER.parent / "reallocation_study" / "final.json").read_text())
     configs = study["results"]["cifar10"]["configs"]
     found = structured(BUDGET, {})
-    assert [*found] == ["uniform", "paper", "floors", "nvit"]
+    assert [*found] == ["uniform", "paper", "floors", "nvit", "least", "law"]
     for name, known in (("uniform", "2M-control"), ("paper", "2M-paper")):
         assert found[name].config().args() == configs[known]
     assert found["floors"].ffn == found["floors"].embed
     nvit = found["nvit"]
     assert [*nvit.ratios["ffn"]] == pytest.approx([3, 6, 3])
     assert nvit.qk[0] / nvit.embed[0] < 0.75 * nvit.qk[1] / nvit.embed[1]
+    for name in ("least", "law"):
+        assert found[name].qk == (4, 4, 4)
+        assert max(found[name].ratios["ffn"]) < 0.2
+        assert found[name].config().cost.macs == pytest.approx(BUDGET, rel=0.01)
     with pytest.raises(InputError, match="budget 100,000: rounding misses it for"):
         structured(100_000, {})
+
+
+def test_the_widest_of_equal_cost_is_the_best_by_its_quality():
+    from allocations import LEAST, widest
+
+    first = widest(lambda allocation: allocation.embed[0], 1_000_000)
+    last = widest(lambda allocation: allocation.embed[2], 1_000_000)
+    assert first.embed[0] > LEAST.at_budget(1_000_000).embed[0] > last.embed[0]
+    assert first.embed[2] < last.embed[2]
+    with pytest.raises(InputError, match="budget 1,000: no channels"):
+        widest(lambda allocation: 0, 1_000)
+
+
+def analysis_of(blocks):
+    """Streams lose 2, 1, 0; the FFN of block b loses b + 1 where it is gone."""
+    damage = {"embed": np.array([2.0, 1.0, 0.0])}
+    damage |= {f"blocks.{b}.ffn": np.array([b + 1.0, 0.0]) for b in range(blocks)}
+    return SimpleNamespace(damage=damage, widths={"embed": 2})
+
+
+def test_curves_of_a_source_lie_at_the_depth_of_their_blocks():
+    from rules import curves_of
+
+    curves = curves_of(analysis_of(6))
+    assert [curve[0] for curve in curves["ffn"]] == pytest.approx([1, 2 + 3, 4 + 5 + 6])
+    assert [curve[0] for curve in curves["embed"]] == [2, 2, 2]
+    assert curves["embed"][1][32] == 1
+    halves = curves_of(analysis_of(3))  # two of the target's six blocks lie beside each
+    assert [curve[0] for curve in halves["ffn"]] == pytest.approx([0.5, 0.5 + 2 / 2, 2 / 2 + 3])
+
+
+def test_what_is_foretold_is_the_sum_of_what_the_widths_lose():
+    from allocations import Allocation
+    from rules import curves_of, predicted
+
+    curves = curves_of(analysis_of(6))
+    allocation = Allocation(embed=(8, 4, 16), qk=(4,) * 3, v=(2,) * 3, ffn=(32, 8, 32))  # FFN ratios 4, 2, 2
+    assert predicted(curves, ("embed",), 16)(allocation) == pytest.approx(-(1 + 1.5 + 0))
+    assert predicted(curves, ("ffn",), 16)(allocation) == pytest.approx(-(0 + 5 / 2 + 15 / 2))
+
+
+def test_swapped_curves_are_the_same_curves_elsewhere():
+    from rules import curves_of, swapped
+
+    curves = curves_of(analysis_of(6))
+    found = swapped(curves, 3)
+    assert any(not np.array_equal(a, b) for name in found for a, b in zip(found[name], curves[name], strict=True))
+    before, after = (sorted(tuple(c) for stages in each.values() for c in stages) for each in (curves, found))
+    assert before == after
+    assert all(np.array_equal(*pair) for pair in zip(found["ffn"], swapped(curves, 3)["ffn"], strict=True))
+
+
+def test_candidates_stand_beside_what_has_measured_nothing(tmp_path, capsys):
+    import candidates
+
+    lines = [{"format": 1}, *rows_of(12, lambda allocation: -sum(1 / width for width in allocation.embed))]
+    path = tmp_path / "table.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    make_analysis(B=6, D=64, H=4, K=16, F=256, N=17).save(tmp_path / "analysis")
+    candidates.main([str(path), "--analysis", f"own={tmp_path / 'analysis'}"])
+    shown = capsys.readouterr().out
+    assert "| own: the stream |" in shown
+    assert shown.count("swapped curves") == 19
+    assert "| no measurement: channels alone | +1.00 |" in shown
 
 
 def data_set(folder):
