@@ -19,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 from allocations import Allocation
-from rows import CHOOSE, RANDOM, REPORT, Row, read
+from rows import CHOOSE, RANDOM, REPORT, STRUCTURED, Row, read
 from scipy.stats import rankdata
 
 from prune_realloc import InputError
-from prune_realloc.core.intervals import rank_correlation
+from prune_realloc.core.intervals import interval, rank_correlation
 
 DRAWS = 2000
 """Of the bootstrap."""
@@ -168,6 +168,24 @@ def noise(rows: list[Row]) -> str:
     )
 
 
+def named(rows: list[Row], tests: list[Row] | None = None) -> str:
+    """What the structured allocations came to, the best first, and how many of the random ones are below."""
+    accuracy = {(row["name"], row["seed"]): 100 * row["top1"] for row in (rows if tests is None else tests)}
+    kinds = {row["name"]: row["kind"] for row in rows}
+    drawn = [top1 for (name, seed), top1 in accuracy.items() if kinds[name] == RANDOM and seed == 0]
+    by_name: dict[str, list[float]] = {}
+    for (name, _), top1 in accuracy.items():
+        if kinds[name] == STRUCTURED:
+            by_name.setdefault(name, []).append(top1)
+    lines = [f"| allocation | seeds | top-1 % | 95 % | above so many of {len(drawn)} random |"]
+    lines.append("| --- | ---: | ---: | ---: | ---: |")
+    for name, values in sorted(by_name.items(), key=lambda item: -float(np.mean(item[1]))):
+        half, mean = interval(values), float(np.mean(values))
+        spread = "" if half is None else f"+-{half:.2f}"
+        lines.append(f"| {name} | {len(values)} | {mean:.2f} | {spread} | {sum(mean > top1 for top1 in drawn)} |")
+    return "\n".join(lines)
+
+
 def load_rule(spec: str) -> Rule:
     """The function that `file.py:name` names.
 
@@ -197,8 +215,9 @@ def main(argv: list[str] | None = None) -> None:
     try:
         rule = None if args.rule is None else load_rule(args.rule)
         rows = read(args.table)[1]
-        found = trained(rows, None if args.test is None else read(args.test)[1])
-        print(table(judge(found, args.half, rule)))
+        tests = None if args.test is None else read(args.test)[1]
+        print(table(judge(trained(rows, tests), args.half, rule)))
+        print(named(rows, tests))
         print(noise(rows))
     except InputError as error:
         parser.error(str(error))

@@ -38,6 +38,8 @@ SETTINGS: dict[str, Any] = {"batch_size": 256, "lr": 4e-3, "smoothing": 0.0}
 """Over the preset `quick`: its learning rate for batches of 128, at twice as many."""
 TWICE = 3
 """Every third random allocation is trained with a second seed, so that the noise is known."""
+SEEDS = 5
+"""Of the structured allocations."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +69,17 @@ class Entry:
 
 
 def entries(budget: int, count: int, analyses: dict[str, Analysis]) -> Iterator[Entry]:
-    """All trainings in their order: structured allocations, random ones, then second seeds."""
-    for name, allocation in structured(budget, analyses).items():
+    """All trainings in their order: structured allocations, random ones, then further seeds of both."""
+    known = structured(budget, analyses)
+    for name, allocation in known.items():
         yield Entry(name, STRUCTURED, None, allocation, 0)
     for number in range(count):
         yield random_entry(number, budget, 0)
     for number in range(0, count, TWICE):
         yield random_entry(number, budget, 1)
+    for seed in range(1, SEEDS):
+        for name, allocation in known.items():
+            yield Entry(name, STRUCTURED, None, allocation, seed)
 
 
 def random_entry(number: int, budget: int, seed: int) -> Entry:

@@ -142,6 +142,7 @@ def test_a_table_in_small_is_trained_once_and_goes_on(tmp_path, monkeypatch, cap
     import table
 
     monkeypatch.setattr(table, "SETTINGS", table.SETTINGS | {"batch_size": 64})
+    monkeypatch.setattr(table, "SEEDS", 2)
     monkeypatch.setattr(table, "analyses_of", lambda args: {})
     monkeypatch.setattr(table, "structured", lambda *_: {"flat": table.drawn(99, BUDGET)})
     sizes = ["--samples", "128", "--epochs", "1", "--out", str(tmp_path / "out"), "--tables", str(tmp_path)]
@@ -157,6 +158,7 @@ def test_a_table_in_small_is_trained_once_and_goes_on(tmp_path, monkeypatch, cap
         ("flat", 0, None),
         ("random-000", 0, "choose"),
         ("random-000", 1, "choose"),
+        ("flat", 1, None),
         ("random-001", 0, "report"),
     ]
     told = [json.loads(line) for line in tests.read_text().splitlines()[1:]]
@@ -197,6 +199,18 @@ def test_a_rule_that_knows_is_told_from_one_that_does_not():
     guess = np.random.default_rng(0)
     low, high = judge.judge(found, "report", lambda allocation: guess.normal())["the rule"].interval
     assert low < 0 < high
+
+
+def test_structured_allocations_are_ranked_among_the_random_ones():
+    import judge
+
+    rows = [{"name": "flat", "kind": "structured", "seed": seed, "top1": 0.5 + 0.1 * seed} for seed in range(2)]
+    rows += [{"name": "thin", "kind": "structured", "seed": 0, "top1": 0.7}]
+    rows += [{"name": f"random-{i:03}", "kind": "random", "seed": 0, "top1": top1} for i, top1 in enumerate((0.4, 0.6))]
+    *_, first, second = judge.named(rows).splitlines()
+    assert first == "| thin | 1 | 70.00 |  | 2 |"
+    assert second.startswith("| flat | 2 | 55.00 | +-")
+    assert second.endswith("| 1 |")
 
 
 def test_correlations_of_rows_are_those_of_each():
