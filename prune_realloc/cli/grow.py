@@ -44,8 +44,8 @@ def grow(
     """Train an EfficientViT, move its widths to where pruning keeps them, at equal cost, and train it again."""
     with quiet_libraries():
         from prune_realloc.results.trail import trail_columns, trail_rows
-        from prune_realloc.verbs.grow import GrowthData
         from prune_realloc.verbs.grow import grow as run
+        from prune_realloc.verbs.growth import GrowthData
 
         settings = train_settings(preset, config, setting or [], teacher)
         with training_progress(settings.epochs) as report:
