@@ -1,13 +1,14 @@
 """From the widths that a trained EfficientViT keeps to those of the next one of equal cost. No torch here.
 
 In the manner of MorphNet (Gordon et al., CVPR 2018): every width is that of the trained network times the share of it
-that pruning kept, and all of them are scaled by one multiplier until the budget is met. What no score measures keeps
-its relation to the channels of its stage.
+that pruning kept, and all of them are scaled by one multiplier until the budget is met. Channels of a stage have the
+share of all units that were measured in its blocks, so what keeps one share everywhere stays as it is. What was not
+measured keeps its relation to the channels of its stage.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from prune_realloc.core.structure import site_name
@@ -41,7 +42,8 @@ def grown(
 
     Args:
         config: the trained network.
-        kept: a name of `config.widths` -> the share of its units that pruning kept; what was not measured is missing.
+        kept: a block's name in `config.widths`, such as blocks.3.ffn -> the share of its units that pruning kept; what
+            was not measured is missing.
         target: its rules bound the widths; blocks share theirs as it says, where those of `config` do so too.
         kind, limit: what the network may cost.
 
@@ -81,7 +83,7 @@ def _start(config: EfficientVitConfig, places: list[Place]) -> Start:
 
 
 def _retention(config: EfficientVitConfig, kept: Mapping[str, float], places: list[Place]) -> Retention:
-    """The shares kept at the network's own places; channels have that of their stream."""
+    """The shares kept at the network's own places; channels have that of all units of their stage."""
     whole = {
         component: fmean(shares)
         for component in COMPONENTS
@@ -92,8 +94,21 @@ def _retention(config: EfficientVitConfig, kept: Mapping[str, float], places: li
         for name, everywhere in whole.items()
         for place in places
     }
-    stage = tuple(kept.get(site_name("embed", None, stage), 1.0) for stage in range(len(config.depth)))
+    stages = range(len(config.depth))
+    stage = tuple(_units_share(config, kept, [one]) or _units_share(config, kept, stages) or 1.0 for one in stages)
     return Retention(component=component, stage=stage, whole=whole)
+
+
+def _units_share(config: EfficientVitConfig, kept: Mapping[str, float], stages: Sequence[int]) -> float | None:
+    """Share kept of all units of all blocks of these stages; None where none were measured."""
+    had = left = 0.0
+    for number, block in enumerate(config.blocks):
+        units = {"qk": block.heads * block.qk, "v": block.heads * block.v, "ffn": 2 * block.num_ffns * block.ffn}
+        for component, count in units.items() if block.stage in stages else ():
+            share = kept.get(site_name(component, number))
+            if share is not None:
+                had, left = had + count, left + count * share
+    return left / had if had else None
 
 
 def _shares(kept: Mapping[str, float], component: str, blocks: range) -> list[float]:

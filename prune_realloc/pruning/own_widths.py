@@ -19,11 +19,13 @@ from prune_realloc.recipe.plan import SitePlan
 _BLOCK = re.compile(
     r"stages\.(\d+)\.blocks\.(\d+)\.(?:mixer\.m\.attn\.qkvs\.\d+|(?:before|after)\.\d+\.ffn\.m\.up)\.conv\.weight"
 )
-_REDUCE = re.compile(r"stages\.(\d+)\.downsample\.merge\.reduce\.conv\.weight")
 
 
 def kept_shares(net: EfficientVit, plan: Mapping[str, SitePlan]) -> dict[str, float]:
-    """Name of `EfficientVitConfig.widths` -> share of its units that a plan keeps; what has no site is missing."""
+    """Name of a block's width in `EfficientVitConfig.widths` -> share of its units that a plan keeps.
+
+    What has no site of its own is missing: the values of a cascade go with the stream.
+    """
     had: dict[str, float] = defaultdict(float)
     left: dict[str, float] = defaultdict(float)
     for site in find_sites(net):
@@ -35,11 +37,6 @@ def kept_shares(net: EfficientVit, plan: Mapping[str, SitePlan]) -> dict[str, fl
 
 def _widths_of(site: Site, config: EfficientVitConfig) -> Iterator[str]:
     """The width that the units of a site are part of, once for each weight whose rows they are."""
-    stem = f"patch_embed.conv{len(config.stem_strides)}.conv.weight"
     for name in sorted({part.parameter for part in site.slices if part.dim == 0}):
-        if site.axis == "embed" and name == stem:
-            yield site_name("embed", None, 0)
-        elif site.axis == "embed" and (found := _REDUCE.fullmatch(name)):
-            yield site_name("embed", None, int(found[1]))
-        elif (found := _BLOCK.fullmatch(name)) and site.axis == ("qk" if ".qkvs." in name else "ffn"):
+        if (found := _BLOCK.fullmatch(name)) and site.axis == ("qk" if ".qkvs." in name else "ffn"):
             yield site_name(site.axis, sum(config.depth[: int(found[1])]) + int(found[2]))

@@ -37,8 +37,8 @@ class Round:
     loss: float
     """Its cross-entropy on them, nats per image."""
     kept: Mapping[str, float] | None = None
-    """Width, such as blocks.3.ffn or stages.0.embed -> the share of its units that pruning kept, from which the next
-    network follows; None for the last."""
+    """Width, such as blocks.3.ffn -> share of its units that pruning kept, which the next network follows from; None
+    for the last."""
 
     @cached_property
     def config(self) -> EfficientVitConfig:

@@ -15,14 +15,11 @@ from prune_realloc.core.cost import DEFAULT_KIND
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.files import clear_half_written, make_folder, write_files
 from prune_realloc.core.names import EFFICIENTVIT
-from prune_realloc.core.structure import site_place
 from prune_realloc.models.efficientvit import EfficientVit
 from prune_realloc.planning.evidence import read_evidence
 from prune_realloc.planning.grown import grown
 from prune_realloc.pruning.inherit import inherit
 from prune_realloc.pruning.own_widths import kept_shares
-from prune_realloc.recipe.document import DEFAULT_AXES
-from prune_realloc.recipe.reader import build_recipe
 from prune_realloc.recipe.target import Target
 from prune_realloc.results.page import report_files
 from prune_realloc.runtime.global_state import random_state_kept
@@ -139,10 +136,7 @@ def require_shown(net: EfficientVit, trained: Trained, number: int) -> None:
 
 
 def _kept(net: EfficientVit, analysis: Analysis) -> dict[str, float]:
-    """Share kept of each width that is measured, where `emit` reads an analysis; here channels may go, too."""
-    present = {site_place(name)[0] for name in analysis.widths}
-    axes = [axis for axis in (*DEFAULT_AXES, "embed") if axis in present]
-    rules = {axis: {"round_to": 1} for axis in axes}
-    plan = read_evidence(analysis, build_recipe({"axes": axes, "rules": rules, "target": {}}))[0].plan
+    """Share kept of each width that is measured, where `emit` reads an analysis."""
+    plan = read_evidence(analysis, None)[0].plan
     assert plan is not None
-    return {name: round(share, 4) for name, share in kept_shares(net, plan.sites).items()}
+    return {name: float(f"{share:.4g}") for name, share in kept_shares(net, plan.sites).items()}
