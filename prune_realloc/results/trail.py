@@ -133,12 +133,14 @@ def trail_figure(rounds: Sequence[Round]) -> bytes:
 
 def _draw_widths(panel: Axes, rounds: Sequence[Round], component: str) -> None:
     """One line for each stage; where its blocks differ, one for each of them."""
-    for stage in range(len(rounds[0].config.depth)):
+    stages = len(rounds[0].config.depth)
+    for stage in range(stages):
         by_round = [found.widths(component)[stage] for found in rounds]
         for block in range(max(map(len, by_round))):
             widths = [own[min(block, len(own) - 1)] for own in by_round]
             label = f"stage {stage}" if block == 0 else None
-            panel.plot(widths, "o-", label=label, color=f"C{stage}", markersize=4.5)
+            thick = 1.5 * (stages - stage)  # narrower lines over wider ones, so stages of one width all show
+            panel.plot(widths, "o-", label=label, color=f"C{stage}", linewidth=thick, markersize=3 + thick)
     panel.set_title(component, fontsize=10)
     panel.set_ylim(0, 1.1 * panel.dataLim.y1)
 
