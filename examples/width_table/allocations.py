@@ -12,7 +12,7 @@ import numpy as np
 
 from prune_realloc import InputError
 from prune_realloc.models.efficientvit_config import SIZES, EfficientVitConfig
-from prune_realloc.planning.shapes import Shape, places_of
+from prune_realloc.planning.shapes import Shape, frame_of, places_of
 from prune_realloc.recipe.target import Target
 
 TARGET = Target(like="efficientvit_m0", img_size=32, in_chans=3, num_classes=10, stem_strides=(2, 2))
@@ -61,7 +61,7 @@ class Allocation:
             for place in places_of(TARGET)
             for axis in ("qk", "v", "ffn")
         }
-        return Shape(TARGET, places_of(TARGET), self.embed, inner).config()
+        return Shape(frame_of(TARGET), places_of(TARGET), self.embed, inner).config()
 
     def widths(self) -> dict[str, Any]:
         return asdict(self)

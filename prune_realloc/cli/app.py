@@ -18,6 +18,7 @@ from prune_realloc.cli.emit import emit
 from prune_realloc.cli.evaluate import evaluate
 from prune_realloc.cli.export import export
 from prune_realloc.cli.flags import with_flags
+from prune_realloc.cli.grow import grow
 from prune_realloc.cli.plan import plan
 from prune_realloc.cli.train import train
 from prune_realloc.cli.validate import validate
@@ -29,6 +30,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "apply": apply,
     "emit": emit,
     "train": train,
+    "grow": grow,
     "compare": compare,
     "validate": validate,
     "eval": evaluate,

@@ -63,7 +63,7 @@ def train(
         from prune_realloc.runtime.device import pick_device
         from prune_realloc.runtime.distributed import process_group
 
-        settings = _settings(preset, config, setting or [], teacher)
+        settings = train_settings(preset, config, setting or [], teacher)
         require_at_least("seeds", seeds, 1)
         naming = {name: images.pop(name) for name in ("class_map", "class_order") if name in images}
         parts = images | {"eval_split": eval_split}
@@ -107,7 +107,7 @@ def _emitted(source: str) -> list[str]:
     return [str(path) for path in both] if all((path / "config.json").is_file() for path in both) else [source]
 
 
-def _settings(preset: str, config: Path | None, items: list[str], teacher: str | None) -> TrainConfig:
+def train_settings(preset: str, config: Path | None, items: list[str], teacher: str | None) -> TrainConfig:
     """The preset, over it the file, and over both the flags."""
     from prune_realloc.training.config import train_config
 

@@ -14,6 +14,7 @@ from prune_realloc.planning.shapes import (
     Place,
     Shape,
     base_config,
+    frame_of,
     heads_per_stage,
     places_of,
     uniform_growth,
@@ -47,6 +48,7 @@ class _UniformShapes:
     def __init__(self, target: Target) -> None:
         self.target = target
         self.places = places_of(target.model_copy(update={"per": "stage"}))
+        self.frame = frame_of(target)
         self.heads = heads_per_stage(base_config(target))
         self.steps = [lcm(8, count) for count in self.heads]
 
@@ -66,7 +68,7 @@ class _UniformShapes:
                 ("v", place): part,
                 ("ffn", place): max(8, round(ratio * embed[place.stage] / 8) * 8),
             }
-        return Shape(self.target, self.places, embed, inner)
+        return Shape(self.frame, self.places, embed, inner)
 
 
 def _candidates(shapes: _UniformShapes, kind: str, goal: int) -> Iterator[tuple[float, Shape]]:

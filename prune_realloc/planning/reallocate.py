@@ -16,7 +16,7 @@ from prune_realloc.core.cost import DEFAULT_KIND, KINDS
 from prune_realloc.planning.control import uniform_control
 from prune_realloc.planning.retention import retention
 from prune_realloc.planning.shapes import base_config
-from prune_realloc.planning.sizing import Sizing
+from prune_realloc.planning.sizing import Sizing, uniform_start
 from prune_realloc.planning.spending import at_budget
 from prune_realloc.planning.width_reasons import Explained
 from prune_realloc.recipe.plan import SitePlan
@@ -35,7 +35,7 @@ def reallocate(sites: Mapping[str, SitePlan], target: Target) -> Network:
     base, kept = base_config(target), retention(sites, target)
     kind = target.kind or DEFAULT_KIND
     limit: int = getattr(target, kind) or base.cost.of(kind)
-    sizing = Sizing(target, base, kept)
+    sizing = Sizing(target, uniform_start(target), kept)
     shape, multiplier = at_budget(sizing, kind, limit)
     config = shape.config()
     control = uniform_control(target, config.cost, kind)

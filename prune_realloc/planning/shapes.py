@@ -63,11 +63,21 @@ def stem_strides(img_size: float) -> tuple[int, ...]:
     return (2,) * count + (1,) * (2 - count)
 
 
+def frame_of(target: Target) -> dict[str, Any]:
+    """Arguments of `EfficientVitConfig` that are no widths: depth, heads, kernels, and what lies outside the blocks."""
+    base = SIZES[target.like]
+    return {key: base[key] for key in ("depth", "num_heads", "kernels") if key in base} | outside_blocks(target)
+
+
 def places_of(target: Target) -> list[Place]:
-    """The runs of blocks that share their widths: stages, or single blocks."""
-    depths = base_config(target).depth
+    """The runs of blocks of a target that share their widths."""
+    return runs_of_blocks(base_config(target).depth, target.per)
+
+
+def runs_of_blocks(depths: Sequence[int], per: str) -> list[Place]:
+    """Stages of so many blocks as runs that share their widths, or single blocks."""
     firsts = [sum(depths[:stage]) for stage in range(len(depths))]
-    if target.per == "stage":
+    if per == "stage":
         return [Place(stage, first, count) for stage, (first, count) in enumerate(zip(firsts, depths, strict=True))]
     return [
         Place(stage, first + i, 1)
@@ -85,16 +95,18 @@ class Shape:
     """All widths of one network that is being sized, as integers, and what they cost."""
 
     def __init__(
-        self, target: Target, places: Sequence[Place], embed: Sequence[int], inner: Mapping[tuple[str, Place], int]
+        self,
+        frame: Mapping[str, Any],
+        places: Sequence[Place],
+        embed: Sequence[int],
+        inner: Mapping[tuple[str, Place], int],
     ) -> None:
-        self.target, self.places, self.embed, self.inner = target, places, tuple(embed), dict(inner)
+        """`frame`: arguments of `EfficientVitConfig` that are no widths."""
+        self.frame, self.places, self.embed, self.inner = frame, places, tuple(embed), dict(inner)
 
     def args(self) -> dict[str, Any]:
         """Arguments of `EfficientVitConfig`."""
-        base = SIZES[self.target.like]
-        found = {key: base[key] for key in ("depth", "num_heads", "kernels") if key in base} | outside_blocks(
-            self.target
-        )
+        found = dict(self.frame)
         found |= {"embed_dim": self.embed, "merge_dim": [MERGE * width for width in self.embed[:-1]]}
         for component, name in (("qk", "qk_dim"), ("v", "v_dim"), ("ffn", "ffn_dim")):
             stages: list[list[int]] = [[] for _ in self.embed]
@@ -118,9 +130,9 @@ class Shape:
         """With one width moved by `by` units; `where` is the stage for `embed`, else the place."""
         if isinstance(where, int):
             embed = [width + by * (stage == where) for stage, width in enumerate(self.embed)]
-            return Shape(self.target, self.places, embed, self.inner)
+            return Shape(self.frame, self.places, embed, self.inner)
         width = self.inner[component, where] + by
-        return Shape(self.target, self.places, self.embed, self.inner | {(component, where): width})
+        return Shape(self.frame, self.places, self.embed, self.inner | {(component, where): width})
 
 
 def stage_growth(target: Target, stage: int) -> float:

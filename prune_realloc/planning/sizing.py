@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import ceil, lcm
+from typing import Any
 
-from prune_realloc.models.efficientvit_config import EfficientVitConfig
 from prune_realloc.planning.retention import Retention
 from prune_realloc.planning.shapes import (
     EMBED_FLOOR,
     UNIFORM_FFN,
     Place,
     Shape,
+    base_config,
+    frame_of,
     heads_per_stage,
     places_of,
     stage_growth,
@@ -21,13 +25,45 @@ UNBOUNDED = 10**9
 """More units than any network has."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """The network whose widths are scaled by what pruning kept; they count the channels of its first stage as one."""
+
+    frame: Mapping[str, Any]
+    """Arguments of `EfficientVitConfig` that are no widths."""
+    places: Sequence[Place]
+    """The runs of blocks that share their widths."""
+    heads: Sequence[int]
+    """Heads of each stage."""
+    embed: Sequence[float]
+    """Channels of each stage."""
+    inner: Mapping[tuple[str, Place], float]
+    """Component and place -> its width; of Q/K and V in all heads together."""
+
+
+def uniform_start(target: Target) -> Start:
+    """The uniform network: Q = K = V = embed / heads, one FFN ratio, and the growth of the target."""
+    places = places_of(target)
+    embed = [stage_growth(target, stage) for stage in range(1 + places[-1].stage)]
+    return Start(
+        frame=frame_of(target),
+        places=places,
+        heads=heads_per_stage(base_config(target)),
+        embed=embed,
+        inner={
+            (component, place): embed[place.stage] * ratio
+            for place in places
+            for component, ratio in (("qk", 1), ("v", 1), ("ffn", UNIFORM_FFN))
+        },
+    )
+
+
 class Sizing:
     """The widths that a multiplier asks for, and what the rules make of them."""
 
-    def __init__(self, target: Target, base: EfficientVitConfig, kept: Retention) -> None:
-        self.target, self.base, self.kept = target, base, kept
-        self.places = places_of(target)
-        self.heads = heads_per_stage(base)
+    def __init__(self, target: Target, start: Start, kept: Retention) -> None:
+        self.target, self.start, self.kept = target, start, kept
+        self.places, self.heads = start.places, start.heads
 
     def follows(self, component: str) -> bool:
         """Is it as wide as the channels of its stage say, whatever pruning kept elsewhere?"""
@@ -37,19 +73,18 @@ class Sizing:
     def wanted_embed(self, stage: int, multiplier: float) -> float:
         """Channels of a stage before rounding and bounds."""
         tilt = self.kept.stage[stage] if self.target.rule("embed").move else 1.0
-        return multiplier * stage_growth(self.target, stage) * tilt
+        return multiplier * self.start.embed[stage] * tilt
 
     def wanted(self, component: str, place: Place, multiplier: float, embed: float) -> float:
         """Before rounding and bounds; `embed` is what the stage's channels came out as."""
         rule, per_head = self.target.rule(component), component != "ffn"
         unit = embed / self.heads[place.stage] if per_head else embed
-        uniform = 1 if per_head else UNIFORM_FFN
+        start = self.start.inner[component, place]
         if rule.width is not None:
             return rule.width
         if self.follows(component):
-            return unit * (rule.ratio or uniform)
-        plain = multiplier * stage_growth(self.target, place.stage) * uniform
-        return plain * self.kept.component[component, place] / (self.heads[place.stage] if per_head else 1)
+            return unit * (rule.ratio or start / self.start.embed[place.stage])
+        return multiplier * start * self.kept.component[component, place] / (self.heads[place.stage] if per_head else 1)
 
     def bounds(self, component: str, place: Place, embed: float) -> tuple[float, float]:
         """The least and the most that the rules allow inside a block, where its stage has `embed` channels."""
@@ -71,7 +106,7 @@ class Sizing:
     def shape(self, multiplier: float) -> Shape:
         """Every width at its nearest multiple, inside its bounds."""
         embed: list[int] = []
-        for stage in range(len(self.base.depth)):
+        for stage in range(len(self.start.embed)):
             step, (floor, ceiling) = self.embed_step(stage), self.embed_bounds()
             nearest = round(self.wanted_embed(stage, multiplier) / step) * step
             embed.append(max(min(nearest, ceiling // step * step), ceil(floor / step) * step))
@@ -81,7 +116,7 @@ class Sizing:
                 low, high = self.bounds(component, place, embed[place.stage])
                 wanted = self.wanted(component, place, multiplier, embed[place.stage])
                 inner[component, place] = self._rounded(component, wanted, low, high)
-        return Shape(self.target, self.places, embed, inner)
+        return Shape(self.start.frame, self.places, embed, inner)
 
     def completed(self, shape: Shape) -> Shape:
         """The shape with the widths that follow from its channels, and with floors met."""
@@ -93,7 +128,7 @@ class Sizing:
                 inner[component, place] = self._rounded(component, self.wanted(component, place, 1.0, embed), low, high)
             elif self.target.rule(component).width is None and width < low:
                 inner[component, place] = self._rounded(component, low, low, high)
-        return Shape(shape.target, shape.places, shape.embed, inner)
+        return Shape(shape.frame, shape.places, shape.embed, inner)
 
     def allows(self, shape: Shape, component: str, where: Place | int) -> bool:
         """Whether a width of the shape meets its floor; `where` is the stage for its channels, else the place."""

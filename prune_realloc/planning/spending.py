@@ -110,7 +110,7 @@ class _Spending:
             if min(embed) < low or max(embed) > high:
                 continue
             off = sum(abs(log(width / want)) for width, want in zip(embed, wanted, strict=True))
-            found = self.sizing.completed(Shape(shape.target, shape.places, embed, shape.inner))
+            found = self.sizing.completed(Shape(shape.frame, shape.places, embed, shape.inner))
             if off < nearest and self._meets_budget(found):
                 best, nearest = found, off
         return best

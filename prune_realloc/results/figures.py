@@ -35,7 +35,7 @@ def retention_figure(*analyses: Analysis) -> bytes:
         named = f"{analysis.model['architecture']}\n" if len(analyses) > 1 else ""
         panels[0].set_ylabel(f"{named}units kept, %")
     rows[0][0].legend(frameon=False, loc="best", fontsize=9)
-    return _png(figure)
+    return as_png(figure)
 
 
 def curves_figure(rows: Sequence[Mapping[str, float]]) -> bytes:
@@ -55,7 +55,7 @@ def curves_figure(rows: Sequence[Mapping[str, float]]) -> bytes:
         panel.grid(alpha=0.3)
         panel.set_xlim(0.5, len(rows) + 0.5)
         panel.locator_params(axis="x", integer=True)
-    return _png(figure)
+    return as_png(figure)
 
 
 def _draw_retention(panel: Axes, kept: Mapping[str, float]) -> None:
@@ -85,7 +85,7 @@ def _draw_retention(panel: Axes, kept: Mapping[str, float]) -> None:
     panel.spines[["top", "right"]].set_visible(False)
 
 
-def _png(figure: Figure) -> bytes:
+def as_png(figure: Figure) -> bytes:
     """The file's bytes, the same for the same figure."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
