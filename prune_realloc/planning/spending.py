@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -49,7 +49,7 @@ def _multiplier(sizing: Sizing, kind: str, limit: int) -> float:
     if cost(low) > limit:
         raise InputError(
             f"{kind}: the budget of {limit:,} is below the least that the rules allow, {cost(low):,} "
-            f"(embed {list(sizing.shape(low).embed)}); raise it, or lower floors"
+            f"(embed {list(sizing.shape(low).embed)}); raise it, or lower floors or round_to"
         )
     while cost(high) <= limit:
         low, high = high, 2 * high
@@ -71,17 +71,28 @@ class _Spending:
         self.sizing, self.kind, self.limit, self.multiplier = sizing, kind, limit, multiplier
 
     def spent(self, shape: Shape) -> Shape:
-        """What rounding left over goes, step by step, to the width that fell shortest and still fits."""
+        """What rounding left over goes, step by step, to the width that fell shortest and still fits.
+
+        A width that asks for no more than its least gets some of it only where nothing else spends enough. Where no
+        width inside blocks asks for more, all is in the channels, and their proportions come first.
+        """
+        if not any(asked for *_, asked in self._inner_steps(shape)):
+            shape = self._with_other_channels(shape) or shape
+        shape = self._widened(shape, self._steps)
+        if self._meets_budget(shape):
+            return shape
+        found = self._exchanged(shape) or self._with_other_channels(shape)
+        return found or self._widened(shape, self._unasked_steps)
+
+    def _widened(self, shape: Shape, steps: Callable[[Shape], list[_Step]]) -> Shape:
+        """With one step after the other, until the budget is spent or none fits."""
         while shape.cost(self.kind) < (1 - TOLERANCE / 4) * self.limit:
-            wider = (self.sizing.completed(step.up(shape)) for step in self._steps(shape))
+            wider = (self.sizing.completed(step.up(shape)) for step in steps(shape))
             fitting = next((found for found in wider if found.cost(self.kind) <= self.limit), None)
             if fitting is None:
-                return shape if self._is_enough(shape) else self._exchanged(shape) or self._with_other_channels(shape)
+                return shape
             shape = fitting
         return shape
-
-    def _is_enough(self, shape: Shape) -> bool:
-        return shape.cost(self.kind) >= (1 - TOLERANCE) * self.limit
 
     def _meets_budget(self, shape: Shape) -> bool:
         return (1 - TOLERANCE) * self.limit <= shape.cost(self.kind) <= self.limit
@@ -101,13 +112,13 @@ class _Spending:
                     return found
         return None
 
-    def _with_other_channels(self, shape: Shape) -> Shape:
+    def _with_other_channels(self, shape: Shape) -> Shape | None:
         """Where rules leave little else to move: the channels within two steps that spend enough, nearest to wanted."""
-        best, nearest = shape, inf
-        low, high = self.sizing.embed_bounds()
+        best, nearest = None, inf
+        bounds = [self.sizing.embed_bounds(stage) for stage in range(len(shape.embed))]
         wanted = [self.sizing.wanted_embed(stage, self.multiplier) for stage in range(len(shape.embed))]
         for embed in self._channels_around(shape):
-            if min(embed) < low or max(embed) > high:
+            if any(not low <= width <= high for width, (low, high) in zip(embed, bounds, strict=True)):
                 continue
             off = sum(abs(log(width / want)) for width, want in zip(embed, wanted, strict=True))
             found = self.sizing.completed(Shape(shape.target, shape.places, embed, shape.inner))
@@ -124,31 +135,41 @@ class _Spending:
         """The multiple that a width moves by."""
         if isinstance(step.where, int):
             return self.sizing.embed_step(step.where)
-        return self.sizing.target.rule(step.component).round_to
+        return self.sizing.target.rule_of(step.component).round_to
 
     def _steps(self, shape: Shape) -> list[_Step]:
         """A step up of every width that may grow, the one first that fell shortest of what is wanted.
 
         Half a step past what is wanted is as good as half a step short of it.
         """
-        found = [*self._embed_steps(shape), *self._inner_steps(shape)]
-        return [step for _, step in sorted(found, key=lambda item: -item[0])]
+        inner = [(short, step) for short, step, asked in self._inner_steps(shape) if asked]
+        return _shortest_first([*self._embed_steps(shape), *inner])
+
+    def _unasked_steps(self, shape: Shape) -> list[_Step]:
+        """The same of the widths that ask for no more than their least."""
+        return _shortest_first((short, step) for short, step, asked in self._inner_steps(shape) if not asked)
 
     def _embed_steps(self, shape: Shape) -> Iterator[tuple[float, _Step]]:
         for stage, width in enumerate(shape.embed):
-            by, (_, most) = self.sizing.embed_step(stage), self.sizing.embed_bounds()
+            by, (_, most) = self.sizing.embed_step(stage), self.sizing.embed_bounds(stage)
             short = self.sizing.wanted_embed(stage, self.multiplier) / width
             if width + by <= most:
                 yield short / (1 + by / width) ** 0.5, _Step("embed", stage, by)
 
-    def _inner_steps(self, shape: Shape) -> Iterator[tuple[float, _Step]]:
+    def _inner_steps(self, shape: Shape) -> Iterator[tuple[float, _Step, bool]]:
+        """How short a width fell, its step, and whether it asks for more than its least."""
         for (component, place), width in shape.inner.items():
-            rule, embed = self.sizing.target.rule(component), shape.embed[place.stage]
+            rule, embed = self.sizing.target.rule_of(component), shape.embed[place.stage]
             if rule.width is not None or self.sizing.follows(component):
                 continue
             by = rule.round_to - width % rule.round_to
             low, high = self.sizing.bounds(component, place, embed)
             if width + by > high:
                 continue
-            wanted = max(low, self.sizing.wanted(component, place, self.multiplier, embed))
-            yield wanted / width / (1 + by / width) ** 0.5, _Step(component, place, by)
+            wanted = self.sizing.wanted(component, place, self.multiplier, embed)
+            short = max(low, wanted) / width / (1 + by / width) ** 0.5
+            yield short, _Step(component, place, by), wanted > low
+
+
+def _shortest_first(found: Iterable[tuple[float, _Step]]) -> list[_Step]:
+    return [step for _, step in sorted(found, key=lambda item: -item[0])]

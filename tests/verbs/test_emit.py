@@ -36,8 +36,10 @@ def emitted(analysis, tmp_path_factory):
 
 def test_folders_hold_networks_that_timm_loads(emitted):
     out, variant = emitted
-    assert sorted(p.name for p in out.iterdir()) == ["control", "realloc"]
-    for name, args in (("realloc", variant.network.args), ("control", variant.network.control_args)):
+    assert sorted(p.name for p in out.iterdir()) == ["control", "realloc", "unmeasured"]
+    network = variant.network
+    all_args = {"realloc": network.args, "control": network.control_args, "unmeasured": network.unmeasured_args}
+    for name, args in all_args.items():
         assert sorted(p.name for p in (out / name).iterdir()) == ["config.json", "model_card.md", "recipe.yaml"]
         net = timm.create_model(f"local-dir:{out / name}", pretrained=False).eval()
         assert net(torch.zeros(2, 3, 32, 32)).shape == (2, 5)
@@ -54,7 +56,7 @@ def test_recipe_explains_every_width_and_emits_the_same_again(emitted, tmp_path)
     assert recipe.target.network == variant.network
     assert all(width.reason for width in recipe.target.network.widths.values())
     emit(path, out=tmp_path, timed=False)
-    for name in ("realloc", "control"):
+    for name in ("realloc", "control", "unmeasured"):
         for file in ("config.json", "recipe.yaml"):
             assert (tmp_path / name / file).read_bytes() == (out / name / file).read_bytes()
 
@@ -92,7 +94,7 @@ def test_card_has_cost_components_reasons_and_a_way_to_retrain(emitted):
 def test_latency_of_both_is_measured(analysis):
     variant = emit(analysis, target=SMALL)[0]
     assert {(t.model, t.batch_size) for t in variant.latency.timings} == {
-        (name, size) for name in ("control", "realloc") for size in (1, 32)
+        (name, size) for name in ("control", "realloc", "unmeasured") for size in (1, 32)
     }
 
 
