@@ -105,7 +105,9 @@ FLOORS = (
 
 @pytest.mark.parametrize("source", ["analysis", "variants/realloc/recipe.yaml"])
 def test_emit_finds_the_same_network(source, old, run_cli):
-    Path("floors.yaml").write_text(f"target: {{img_size: 32, macs: 4M, rules: {{{FLOORS}}}}}\n")
+    Path("floors.yaml").write_text(
+        f"target: {{img_size: 32, in_chans: 1, num_classes: 3, macs: 4M, rules: {{{FLOORS}}}}}\n"
+    )
     code, _, err = run_cli("emit", source, "--recipe", "floors.yaml", "--no-bench", "-o", "again")
     assert code == 0, err
     for name in ("realloc", "control"):

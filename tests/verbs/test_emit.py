@@ -105,6 +105,30 @@ def test_grid_emits_every_size(analysis, tmp_path):
     assert (tmp_path / "efficientvit_m5" / "control" / "config.json").exists()
 
 
+def test_an_older_unmeasured_network_goes_with_what_it_was_beside(analysis, tmp_path):
+    """Where the rules leave none, that of an earlier emission must not lie beside the new ones."""
+    emit(analysis, target={"macs": 8_000_000}, out=tmp_path, timed=False)
+    assert (tmp_path / "unmeasured" / "config.json").exists()
+    narrow = {"macs": 8_000_000, "rules": {"embed": {"ceiling": 24}}}
+    variant = emit(analysis, target=narrow, out=tmp_path, timed=False)[0]
+    assert variant.network.unmeasured_args is None
+    assert [*(tmp_path / "unmeasured").iterdir()] == []
+
+
+def test_the_rule_and_its_seed_stand_in_the_recipe_and_give_the_same_again(analysis, tmp_path, run_cli):
+    flags = ("--macs", "8M", "--rule", "shuffled", "--seed", "3", "--no-bench", "-o", tmp_path / "v")
+    code, out, err = run_cli("emit", analysis, *flags)
+    assert code == 0, err
+    assert "rule shuffled gives " in out
+    target = load_recipe(tmp_path / "v" / "realloc" / "recipe.yaml").target
+    assert (target.rule, target.seed) == ("shuffled", 3)
+    again = emit(tmp_path / "v" / "realloc" / "recipe.yaml", timed=False)[0]
+    assert again.network == target.network
+    assert (
+        emit(analysis, target={"macs": 8_000_000, "rule": "kept"}, timed=False)[0].network.args != target.network.args
+    )
+
+
 def test_stock_sizes_lose_nothing_in_the_stock_class():
     for name, args in SIZES.items():
         stock, lost = stock_args(EfficientVitConfig(**args))
@@ -230,6 +254,7 @@ def test_command_line(run_cli, analysis, tmp_path):
         (("--macs", "8M", "--stem-strides", "2,4"), "stem_strides [2, 4] must be a list of 1 and 2"),
         (("--macs", "8M", "--stem-strides", "2,x"), "target.stem_strides[1]: must be a whole number"),
         (("--macs", "8M", "--per", "head"), "target.per: unknown value 'head'"),
+        (("--macs", "8M", "--rule", "shufled"), "target.rule: unknown value 'shufled'; did you mean 'shuffled'?"),
     ],
 )
 def test_bad_flags_are_one_line(run_cli, analysis, flags, words):
