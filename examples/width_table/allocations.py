@@ -128,7 +128,7 @@ def drawn(number: int, budget: int) -> Allocation:
 
 
 def structured(budget: int, analyses: Mapping[str, Analysis]) -> dict[str, Allocation]:
-    """By name: uniform, the paper's rules, today's floors alone, NViT's rule, and what each analysis makes `emit` do.
+    """By name: uniform, the paper's rules, the former floors alone, NViT's rule, and what `emit` makes of analyses.
 
     NViT's rule (Yang et al., CVPR 2023) is for blocks of equal channels; carried over, the first and the last stage are
     its two ends, with half of the Q/K width of the middle and FFN ratio 3 in place of 6. Its fewer heads are left out.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -21,6 +21,14 @@ class _Step:
     where: Place | int
     """The place; for `embed` the stage."""
     by: int
+    wanted: float
+    """Units that it wants to have."""
+    asked: bool
+    """Does it want more than its least?"""
+
+    def width(self, shape: Shape) -> int:
+        where = self.where
+        return shape.embed[where] if isinstance(where, int) else shape.inner[self.component, where]
 
     def up(self, shape: Shape) -> Shape:
         return shape.raised(self.component, self.where, self.by)
@@ -76,18 +84,20 @@ class _Spending:
         A width that asks for no more than its least gets some of it only where nothing else spends enough. Where no
         width inside blocks asks for more, all is in the channels, and their proportions come first.
         """
-        if not any(asked for *_, asked in self._inner_steps(shape)):
+        if not any(step.asked for _, step in self._inner_steps(shape)):
             shape = self._with_other_channels(shape) or shape
-        shape = self._widened(shape, self._steps)
+        shape = self._widened(shape, lambda step, width: width < step.wanted)
         if self._meets_budget(shape):
             return shape
         found = self._exchanged(shape) or self._with_other_channels(shape)
-        return found or self._widened(shape, self._unasked_steps)
+        return found or self._widened(shape, lambda step, width: True)
 
-    def _widened(self, shape: Shape, steps: Callable[[Shape], list[_Step]]) -> Shape:
-        """With one step after the other, until the budget is spent or none fits."""
+    def _widened(self, shape: Shape, may: Callable[[_Step, int], bool]) -> Shape:
+        """With one step after the other, of those that `may` allows for their width, until the budget is spent or none
+        fits."""
         while shape.cost(self.kind) < (1 - TOLERANCE / 4) * self.limit:
-            wider = (self.sizing.completed(step.up(shape)) for step in steps(shape))
+            steps = [step for step in self._steps(shape) if may(step, step.width(shape))]
+            wider = (self.sizing.completed(step.up(shape)) for step in steps)
             fitting = next((found for found in wider if found.cost(self.kind) <= self.limit), None)
             if fitting is None:
                 return shape
@@ -99,7 +109,7 @@ class _Spending:
 
     def _exchanged(self, shape: Shape) -> Shape | None:
         """Where every step is too long: one width a step up and another a step down, if that spends enough."""
-        steps = self._steps(shape)
+        steps = [step for step in self._steps(shape) if step.asked]
         for up in steps:
             wider = self.sizing.completed(up.up(shape))
             for down in reversed(steps):  # the one that is the widest for what is wanted
@@ -142,22 +152,17 @@ class _Spending:
 
         Half a step past what is wanted is as good as half a step short of it.
         """
-        inner = [(short, step) for short, step, asked in self._inner_steps(shape) if asked]
-        return _shortest_first([*self._embed_steps(shape), *inner])
-
-    def _unasked_steps(self, shape: Shape) -> list[_Step]:
-        """The same of the widths that ask for no more than their least."""
-        return _shortest_first((short, step) for short, step, asked in self._inner_steps(shape) if not asked)
+        found = [*self._embed_steps(shape), *self._inner_steps(shape)]
+        return [step for _, step in sorted(found, key=lambda item: -item[0])]
 
     def _embed_steps(self, shape: Shape) -> Iterator[tuple[float, _Step]]:
         for stage, width in enumerate(shape.embed):
             by, (_, most) = self.sizing.embed_step(stage), self.sizing.embed_bounds(stage)
-            short = self.sizing.wanted_embed(stage, self.multiplier) / width
+            wanted = self.sizing.wanted_embed(stage, self.multiplier)
             if width + by <= most:
-                yield short / (1 + by / width) ** 0.5, _Step("embed", stage, by)
+                yield wanted / width / (1 + by / width) ** 0.5, _Step("embed", stage, by, wanted, True)
 
-    def _inner_steps(self, shape: Shape) -> Iterator[tuple[float, _Step, bool]]:
-        """How short a width fell, its step, and whether it asks for more than its least."""
+    def _inner_steps(self, shape: Shape) -> Iterator[tuple[float, _Step]]:
         for (component, place), width in shape.inner.items():
             rule, embed = self.sizing.target.rule_of(component), shape.embed[place.stage]
             if rule.width is not None or self.sizing.follows(component):
@@ -168,8 +173,4 @@ class _Spending:
                 continue
             wanted = self.sizing.wanted(component, place, self.multiplier, embed)
             short = max(low, wanted) / width / (1 + by / width) ** 0.5
-            yield short, _Step(component, place, by), wanted > low
-
-
-def _shortest_first(found: Iterable[tuple[float, _Step]]) -> list[_Step]:
-    return [step for _, step in sorted(found, key=lambda item: -item[0])]
+            yield short, _Step(component, place, by, wanted, wanted > low)
