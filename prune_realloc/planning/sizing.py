@@ -88,15 +88,15 @@ class Sizing:
         return Shape(self.target, self.places, embed, inner)
 
     def completed(self, shape: Shape) -> Shape:
-        """The shape with the widths that follow from its channels, and with floors met."""
+        """The shape with the widths that follow from its channels, and with bounds met."""
         inner = dict(shape.inner)
         for (component, place), width in shape.inner.items():
             embed = shape.embed[place.stage]
             low, high = self.bounds(component, place, embed)
             if self.follows(component):
                 inner[component, place] = self._rounded(component, self.wanted(component, place, 1.0, embed), low, high)
-            elif self.target.rule_of(component).width is None and width < low:
-                inner[component, place] = self._rounded(component, low, low, high)
+            elif not low <= width <= high:
+                inner[component, place] = self._rounded(component, width, low, high)
         return Shape(shape.target, shape.places, shape.embed, inner)
 
     def allows(self, shape: Shape, component: str, where: Place | int) -> bool:
