@@ -69,21 +69,21 @@ def _emit(found: Analysis, out: Path) -> None:
     from prune_realloc.verbs.emit import emit
 
     show_lines(
-        "", "4 emit: the EfficientViT whose widths follow from what was kept, and the uniform one of equal cost", ""
+        "", "4 emit: the EfficientViT whose widths follow from what was kept, and two controls of equal cost", ""
     )
     wanted = {"macs": 5_000_000, "stem_strides": [2, 2]}
     show_variants(emit(found, target=wanted, out=out / "variants"), out / "variants", as_json=False)
 
 
 def _train(out: Path) -> list[Path]:
-    """Folders of the two runs."""
-    from prune_realloc.results.variant import CONTROL, REALLOCATED
+    """Folders of the runs."""
+    from prune_realloc.results.variant import NETWORKS
     from prune_realloc.training.config import train_config
     from prune_realloc.training.train import train
 
-    show_lines("", "5 train: both for three epochs on the shipped images, and 6 compare", "")
+    show_lines("", "5 train: all three for three epochs on the shipped images, and 6 compare", "")
     settings = train_config(epochs=3, batch_size=64)
-    folders = [out / "trained" / name for name in (REALLOCATED, CONTROL)]
+    folders = [out / "trained" / name for name in NETWORKS]
     for folder in folders:
         source = out / "variants" / folder.name
         with training_progress(settings.epochs) as report:

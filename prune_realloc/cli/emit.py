@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from prune_realloc.results.variant import Variant
 
 _LIKE_HELP = "efficientvit_m0 to m5: depth, heads and kernels; its cost is the budget."
+_RULE_HELP = "How what was measured is read: kept (default), or as a control shuffled, inverted, unmeasured."
 _PER_HELP = "stage (default) or block: what shares its widths."
-_WANTED_HELP = {"like": _LIKE_HELP, "per": _PER_HELP} | {
+_WANTED_HELP = {"like": _LIKE_HELP, "per": _PER_HELP, "rule": _RULE_HELP} | {
     kind.name: size_help(kind, kind.emitted_example) for kind in KINDS.values()
 }
 _SHAPE_HELP = {"img_size": "Pixels: one number, or HEIGHT,WIDTH. Default: the source's."}
@@ -32,7 +33,7 @@ def emit(
     recipe: Annotated[
         Path | None, option(PLAN, "--recipe", help="Recipe whose target says what is wanted and what may move.")
     ] = None,
-    wanted: Annotated[dict[str, Any], target_flags(PLAN, "like", *KINDS, "per", help=_WANTED_HELP)],
+    wanted: Annotated[dict[str, Any], target_flags(PLAN, "like", *KINDS, "per", "rule", "seed", help=_WANTED_HELP)],
     grid: Annotated[bool, option(PLAN, "--grid", help="One variant for each of M0 to M5.")] = False,
     shape: Annotated[
         dict[str, Any], target_flags(MODEL, "img_size", "in_chans", "num_classes", "stem_strides", help=_SHAPE_HELP)
@@ -45,7 +46,10 @@ def emit(
     out: Annotated[Path | None, option(RUN, "-o", "--out", help="Folder for the variants.")] = None,
     as_json: Json = False,
 ) -> None:
-    """A new EfficientViT (MSRA) whose widths follow from what pruning keeps, and the uniform control of equal cost."""
+    """A new EfficientViT (MSRA) whose widths follow from what pruning keeps, and two controls of equal cost.
+
+    The uniform one has Q = K = V = embed / heads; the unmeasured one the least widths that the rules allow.
+    """
     with quiet_libraries():
         from prune_realloc.core.analysis import META_FILE, Analysis
         from prune_realloc.recipe.reader import load_recipe
@@ -70,7 +74,7 @@ def emit(
 
 
 def show_variants(found: Sequence[Variant], out: Path | None, as_json: bool) -> None:
-    """Print what was emitted: each network beside its control."""
+    """Print what was emitted: each network beside its controls."""
     from prune_realloc.results.tables import variant_facts, variant_tables
 
     if as_json:
@@ -81,7 +85,7 @@ def show_variants(found: Sequence[Variant], out: Path | None, as_json: bool) -> 
             show_lines("", *variant_facts(variant))
     if out is not None:
         for variant in found:
-            say(f"wrote {out / variant.name / 'realloc'} and {out / variant.name / 'control'}")
+            say(f"wrote {', '.join(str(out / variant.name / name) for name in variant.configs())}")
 
 
 def _numbers(variant: Variant) -> dict[str, Any]:

@@ -101,10 +101,10 @@ def _runs(source: str, settings: TrainConfig, seeds: int | None, out: Path) -> l
 
 def _emitted(source: str) -> list[str]:
     """The networks of a folder that `emit -o` wrote; else the source itself."""
-    from prune_realloc.results.variant import CONTROL, REALLOCATED
+    from prune_realloc.results.variant import CONTROL, NETWORKS, REALLOCATED
 
-    both = [Path(source) / name for name in (REALLOCATED, CONTROL)]
-    return [str(path) for path in both] if all((path / "config.json").is_file() for path in both) else [source]
+    there = {name: Path(source) / name for name in NETWORKS if (Path(source) / name / "config.json").is_file()}
+    return [str(path) for path in there.values()] if {REALLOCATED, CONTROL} <= there.keys() else [source]
 
 
 def train_settings(preset: str, config: Path | None, items: list[str], teacher: str | None) -> TrainConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from prune_realloc.core.errors import InputError
 from prune_realloc.core.names import PREPROCESSING, RECIPE_FILE
 from prune_realloc.core.structure import INNER_AXES, site_place
 from prune_realloc.planning.plan import plan
+from prune_realloc.planning.retention import check_measured
 from prune_realloc.recipe.document import Recipe
 from prune_realloc.recipe.reader import build_recipe, load_recipe
 
@@ -81,6 +83,22 @@ def _planned(recipe: Recipe, where: str) -> Recipe:
             f"{where} has no plan, so it does not show what pruning keeps; run `plan`, or give the folder "
             "of an analysis"
         )
+    return _measured(recipe)
+
+
+def _measured(recipe: Recipe) -> Recipe:
+    """The planned recipe, whose widths say what matters.
+
+    Raises:
+        InputError: every site kept the same share.
+    """
+    assert recipe.plan is not None
+    if recipe.allocation == "uniform":
+        raise InputError(
+            "allocation: uniform keeps the same share of every site, so nothing was measured; plan with allocation: "
+            "damage"
+        )
+    check_measured(recipe.plan.sites)
     return recipe
 
 
@@ -105,7 +123,7 @@ def _read_analysis(analysis: Analysis, recipe: Recipe | None) -> tuple[Recipe, d
                 done, high = tried, middle
             else:
                 low = middle
-    return done, _facts(analysis)
+    return _measured(done), _facts(analysis)
 
 
 def _planned_at(keep: float, analysis: Analysis, axes: Sequence[str], own: Mapping[str, Any]) -> Recipe:
@@ -131,6 +149,22 @@ def _check_trained(analysis: Analysis, axes: Sequence[str]) -> None:
     if 2 * dead > len(names):
         raise InputError(
             f"source: {dead} of {len(names)} sites have only zero scores; the network is untrained, train it first"
+        )
+    _check_above_chance(analysis)
+
+
+def _check_above_chance(analysis: Analysis) -> None:
+    """Raises InputError where the labels were given and the network is no better than guessing them."""
+    classes = analysis.model.get("num_classes") or 0
+    if analysis.top1 is None or classes < 2:
+        return
+    chance = 1 / classes
+    error = sqrt(chance * (1 - chance) / analysis.samples)
+    if analysis.top1 <= chance + error:
+        raise InputError(
+            f"source: its top-1 of {analysis.top1:.1%} on {analysis.samples:,} images is not above chance "
+            f"({chance:.1%} +- {error:.1%} with {classes:,} classes); train it first, or analyze it with the labels "
+            "that it has learned (--class-map, --class-order)"
         )
 
 

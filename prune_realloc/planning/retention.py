@@ -11,7 +11,8 @@ from prune_realloc.planning.shapes import Place, base_config, places_of
 from prune_realloc.recipe.plan import SitePlan
 from prune_realloc.recipe.target import Target
 
-_COMPONENTS = ("qk", "v", "ffn")
+COMPONENTS = ("qk", "v", "ffn")
+"""What a block of the target has inside."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ def retention(sites: Mapping[str, SitePlan], target: Target) -> Retention:
         InputError: the plan has no attention or no FFN, or nothing at some depth.
     """
     source = _Source(sites)
-    whole = {name: share for name in _COMPONENTS if (share := source.share((name,), 0, 1)) is not None}
+    whole = {name: share for name in COMPONENTS if (share := source.share((name,), 0, 1)) is not None}
     _check_shown(sites, whole)
     depths = base_config(target).depth
     component: dict[tuple[str, Place], float] = {}
@@ -53,6 +54,17 @@ def retention(sites: Mapping[str, SitePlan], target: Target) -> Retention:
             component[name, place] = whole[name] if share is None else share
     stage = _stages(source, _streams(sites), depths)
     return Retention(component=component, stage=stage, whole=whole, elsewhere=frozenset(elsewhere))
+
+
+def check_measured(sites: Mapping[str, SitePlan]) -> None:
+    """Raises InputError where every site kept the same share, so that nothing is said of what matters."""
+    source = _Source(sites)
+    shares = {round(kept / had, 6) for kept, had in source.units.values() if had}
+    if len(shares) == 1 and len({*_streams(sites)}) == 1:
+        raise InputError(
+            f"source: pruning kept {shares.pop():.1%} of every site, so nothing was measured; give an analysis, or a "
+            "plan with allocation: damage"
+        )
 
 
 def _check_shown(sites: Iterable[str], shown: Iterable[str]) -> None:
@@ -72,13 +84,13 @@ def _check_shown(sites: Iterable[str], shown: Iterable[str]) -> None:
 
 def _stages(source: _Source, streams: Sequence[float], depths: Sequence[int]) -> tuple[float, ...]:
     """What `Retention.stage` says, for stages of so many blocks."""
-    everything = source.share(_COMPONENTS, 0, 1)
+    everything = source.share(COMPONENTS, 0, 1)
     if not everything:
         raise InputError("pruning kept nothing of the source, so it shows nothing; raise its budget")
     stage, first = [], 0
     for index, blocks_here in enumerate(depths):
         start, end = first / sum(depths), (first + blocks_here) / sum(depths)
-        here = source.share(_COMPONENTS, start, end)
+        here = source.share(COMPONENTS, start, end)
         if here is None:
             raise InputError(
                 f"the source has no {', '.join(INNER_AXES)} from {start:.0%} to {end:.0%} of its depth; reallocation "

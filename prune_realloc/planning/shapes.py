@@ -16,8 +16,6 @@ TOLERANCE = 0.01
 """The network spends at most so much less than its budget, and never more; the control differs from it by no more."""
 UNIFORM_FFN = 4
 """Hidden units of a uniform network's FFN, as a multiple of its channels."""
-EMBED_FLOOR = 8
-"""Channels of a stage, where no rule says more."""
 MERGE = 4
 """Hidden channels of a patch merging, as a multiple of the channels before it, as in the paper."""
 

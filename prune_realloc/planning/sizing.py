@@ -9,7 +9,6 @@ from typing import Any
 
 from prune_realloc.planning.retention import Retention
 from prune_realloc.planning.shapes import (
-    EMBED_FLOOR,
     UNIFORM_FFN,
     Place,
     Shape,
@@ -67,17 +66,17 @@ class Sizing:
 
     def follows(self, component: str) -> bool:
         """Is it as wide as the channels of its stage say, whatever pruning kept elsewhere?"""
-        rule = self.target.rule(component)
+        rule = self.target.rule_of(component)
         return rule.width is None and (rule.ratio is not None or not rule.move or component not in self.kept.whole)
 
     def wanted_embed(self, stage: int, multiplier: float) -> float:
         """Channels of a stage before rounding and bounds."""
-        tilt = self.kept.stage[stage] if self.target.rule("embed").move else 1.0
+        tilt = self.kept.stage[stage] if self.target.rule_of("embed").move else 1.0
         return multiplier * self.start.embed[stage] * tilt
 
     def wanted(self, component: str, place: Place, multiplier: float, embed: float) -> float:
         """Before rounding and bounds; `embed` is what the stage's channels came out as."""
-        rule, per_head = self.target.rule(component), component != "ffn"
+        rule, per_head = self.target.rule_of(component), component != "ffn"
         unit = embed / self.heads[place.stage] if per_head else embed
         start = self.start.inner[component, place]
         if rule.width is not None:
@@ -87,27 +86,32 @@ class Sizing:
         return multiplier * start * self.kept.component[component, place] / (self.heads[place.stage] if per_head else 1)
 
     def bounds(self, component: str, place: Place, embed: float) -> tuple[float, float]:
-        """The least and the most that the rules allow inside a block, where its stage has `embed` channels."""
-        rule = self.target.rule(component)
+        """The least and the most that the rules allow inside a block, where its stage has `embed` channels.
+
+        The least is the first multiple, unless a floor is set, which is exact and holds against a ceiling. What goes
+        with the channels is as narrow as they make it.
+        """
+        rule = self.target.rule_of(component)
         unit = embed / self.heads[place.stage] if component != "ffn" else embed
-        low = max(rule.floor or 1, (rule.floor_ratio or 0) * unit)
         high = min(rule.ceiling or UNBOUNDED, (rule.ceiling_ratio or UNBOUNDED) * unit)
-        return low, high
+        floor = max(rule.floor or 0, (rule.floor_ratio or 0) * unit)
+        least = 1 if self.follows(component) else rule.round_to
+        return floor or min(least, int(max(high, 1))), high
 
     def embed_step(self, stage: int) -> int:
         """What the channels of a stage are a multiple of."""
-        return lcm(self.target.rule("embed").round_to, self.heads[stage])
+        return lcm(self.target.rule_of("embed").round_to, self.heads[stage])
 
-    def embed_bounds(self) -> tuple[int, int]:
+    def embed_bounds(self, stage: int) -> tuple[int, int]:
         """The least and the most channels that the rules allow."""
-        rule = self.target.rule("embed")
-        return rule.floor or EMBED_FLOOR, rule.ceiling or UNBOUNDED
+        rule = self.target.rule_of("embed")
+        return rule.floor or self.embed_step(stage), rule.ceiling or UNBOUNDED
 
     def shape(self, multiplier: float) -> Shape:
         """Every width at its nearest multiple, inside its bounds."""
         embed: list[int] = []
         for stage in range(len(self.start.embed)):
-            step, (floor, ceiling) = self.embed_step(stage), self.embed_bounds()
+            step, (floor, ceiling) = self.embed_step(stage), self.embed_bounds(stage)
             nearest = round(self.wanted_embed(stage, multiplier) / step) * step
             embed.append(max(min(nearest, ceiling // step * step), ceil(floor / step) * step))
         inner: dict[tuple[str, Place], int] = {}
@@ -119,26 +123,26 @@ class Sizing:
         return Shape(self.start.frame, self.places, embed, inner)
 
     def completed(self, shape: Shape) -> Shape:
-        """The shape with the widths that follow from its channels, and with floors met."""
+        """The shape with the widths that follow from its channels, and with bounds met."""
         inner = dict(shape.inner)
         for (component, place), width in shape.inner.items():
             embed = shape.embed[place.stage]
             low, high = self.bounds(component, place, embed)
             if self.follows(component):
                 inner[component, place] = self._rounded(component, self.wanted(component, place, 1.0, embed), low, high)
-            elif self.target.rule(component).width is None and width < low:
-                inner[component, place] = self._rounded(component, low, low, high)
+            elif not low <= width <= high:
+                inner[component, place] = self._rounded(component, width, low, high)
         return Shape(shape.frame, shape.places, shape.embed, inner)
 
     def allows(self, shape: Shape, component: str, where: Place | int) -> bool:
         """Whether a width of the shape meets its floor; `where` is the stage for its channels, else the place."""
         if isinstance(where, int):
-            return shape.embed[where] >= self.embed_bounds()[0]
+            return shape.embed[where] >= self.embed_bounds(where)[0]
         low, _ = self.bounds(component, where, shape.embed[where.stage])
         return shape.inner[component, where] >= low
 
     def _rounded(self, component: str, wanted: float, low: float, high: float) -> int:
-        rule = self.target.rule(component)
+        rule = self.target.rule_of(component)
         if rule.width is not None:
             return rule.width
         if self.follows(component):  # a ratio is exact; embed / heads is whole

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -21,6 +21,14 @@ class _Step:
     where: Place | int
     """The place; for `embed` the stage."""
     by: int
+    wanted: float
+    """Units that it wants to have."""
+    asked: bool
+    """Does it want more than its least?"""
+
+    def width(self, shape: Shape) -> int:
+        where = self.where
+        return shape.embed[where] if isinstance(where, int) else shape.inner[self.component, where]
 
     def up(self, shape: Shape) -> Shape:
         return shape.raised(self.component, self.where, self.by)
@@ -49,7 +57,7 @@ def _multiplier(sizing: Sizing, kind: str, limit: int) -> float:
     if cost(low) > limit:
         raise InputError(
             f"{kind}: the budget of {limit:,} is below the least that the rules allow, {cost(low):,} "
-            f"(embed {list(sizing.shape(low).embed)}); raise it, or lower floors"
+            f"(embed {list(sizing.shape(low).embed)}); raise it, or lower floors or round_to"
         )
     while cost(high) <= limit:
         low, high = high, 2 * high
@@ -71,24 +79,37 @@ class _Spending:
         self.sizing, self.kind, self.limit, self.multiplier = sizing, kind, limit, multiplier
 
     def spent(self, shape: Shape) -> Shape:
-        """What rounding left over goes, step by step, to the width that fell shortest and still fits."""
+        """What rounding left over goes, step by step, to the width that fell shortest and still fits.
+
+        A width that asks for no more than its least gets some of it only where nothing else spends enough. Where no
+        width inside blocks asks for more, all is in the channels, and their proportions come first.
+        """
+        if not any(step.asked for _, step in self._inner_steps(shape)):
+            shape = self._with_other_channels(shape) or shape
+        shape = self._widened(shape, lambda step, width: width < step.wanted)
+        if self._meets_budget(shape):
+            return shape
+        found = self._exchanged(shape) or self._with_other_channels(shape)
+        return found or self._widened(shape, lambda step, width: True)
+
+    def _widened(self, shape: Shape, may: Callable[[_Step, int], bool]) -> Shape:
+        """With one step after the other, of those that `may` allows for their width, until the budget is spent or none
+        fits."""
         while shape.cost(self.kind) < (1 - TOLERANCE / 4) * self.limit:
-            wider = (self.sizing.completed(step.up(shape)) for step in self._steps(shape))
+            steps = [step for step in self._steps(shape) if may(step, step.width(shape))]
+            wider = (self.sizing.completed(step.up(shape)) for step in steps)
             fitting = next((found for found in wider if found.cost(self.kind) <= self.limit), None)
             if fitting is None:
-                return shape if self._is_enough(shape) else self._exchanged(shape) or self._with_other_channels(shape)
+                return shape
             shape = fitting
         return shape
-
-    def _is_enough(self, shape: Shape) -> bool:
-        return shape.cost(self.kind) >= (1 - TOLERANCE) * self.limit
 
     def _meets_budget(self, shape: Shape) -> bool:
         return (1 - TOLERANCE) * self.limit <= shape.cost(self.kind) <= self.limit
 
     def _exchanged(self, shape: Shape) -> Shape | None:
         """Where every step is too long: one width a step up and another a step down, if that spends enough."""
-        steps = self._steps(shape)
+        steps = [step for step in self._steps(shape) if step.asked]
         for up in steps:
             wider = self.sizing.completed(up.up(shape))
             for down in reversed(steps):  # the one that is the widest for what is wanted
@@ -101,13 +122,13 @@ class _Spending:
                     return found
         return None
 
-    def _with_other_channels(self, shape: Shape) -> Shape:
+    def _with_other_channels(self, shape: Shape) -> Shape | None:
         """Where rules leave little else to move: the channels within two steps that spend enough, nearest to wanted."""
-        best, nearest = shape, inf
-        low, high = self.sizing.embed_bounds()
+        best, nearest = None, inf
+        bounds = [self.sizing.embed_bounds(stage) for stage in range(len(shape.embed))]
         wanted = [self.sizing.wanted_embed(stage, self.multiplier) for stage in range(len(shape.embed))]
         for embed in self._channels_around(shape):
-            if min(embed) < low or max(embed) > high:
+            if any(not low <= width <= high for width, (low, high) in zip(embed, bounds, strict=True)):
                 continue
             off = sum(abs(log(width / want)) for width, want in zip(embed, wanted, strict=True))
             found = self.sizing.completed(Shape(shape.frame, shape.places, embed, shape.inner))
@@ -124,7 +145,7 @@ class _Spending:
         """The multiple that a width moves by."""
         if isinstance(step.where, int):
             return self.sizing.embed_step(step.where)
-        return self.sizing.target.rule(step.component).round_to
+        return self.sizing.target.rule_of(step.component).round_to
 
     def _steps(self, shape: Shape) -> list[_Step]:
         """A step up of every width that may grow, the one first that fell shortest of what is wanted.
@@ -136,19 +157,20 @@ class _Spending:
 
     def _embed_steps(self, shape: Shape) -> Iterator[tuple[float, _Step]]:
         for stage, width in enumerate(shape.embed):
-            by, (_, most) = self.sizing.embed_step(stage), self.sizing.embed_bounds()
-            short = self.sizing.wanted_embed(stage, self.multiplier) / width
+            by, (_, most) = self.sizing.embed_step(stage), self.sizing.embed_bounds(stage)
+            wanted = self.sizing.wanted_embed(stage, self.multiplier)
             if width + by <= most:
-                yield short / (1 + by / width) ** 0.5, _Step("embed", stage, by)
+                yield wanted / width / (1 + by / width) ** 0.5, _Step("embed", stage, by, wanted, True)
 
     def _inner_steps(self, shape: Shape) -> Iterator[tuple[float, _Step]]:
         for (component, place), width in shape.inner.items():
-            rule, embed = self.sizing.target.rule(component), shape.embed[place.stage]
+            rule, embed = self.sizing.target.rule_of(component), shape.embed[place.stage]
             if rule.width is not None or self.sizing.follows(component):
                 continue
             by = rule.round_to - width % rule.round_to
             low, high = self.sizing.bounds(component, place, embed)
             if width + by > high:
                 continue
-            wanted = max(low, self.sizing.wanted(component, place, self.multiplier, embed))
-            yield wanted / width / (1 + by / width) ** 0.5, _Step(component, place, by)
+            wanted = self.sizing.wanted(component, place, self.multiplier, embed)
+            short = max(low, wanted) / width / (1 + by / width) ** 0.5
+            yield short, _Step(component, place, by, wanted, wanted > low)

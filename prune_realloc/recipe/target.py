@@ -63,7 +63,7 @@ class TargetRule(Part):
     ratio: PositiveNumber | None = None
     """Exactly this share: qk and v of embed / heads, ffn of embed. Excludes width."""
     floor: Count | None = None
-    """Never fewer units than this, for qk and v in each head; holds against ceilings. embed: 8 by default."""
+    """Never fewer units than this, for qk and v in each head; holds against ceilings. Default: one round_to."""
     ceiling: Count | None = None
     """Never more units than this; for qk and v in each head."""
     floor_ratio: PositiveNumber | None = None
@@ -71,7 +71,7 @@ class TargetRule(Part):
     ceiling_ratio: PositiveNumber | None = None
     """Never a larger share: qk and v of embed / heads, ffn of embed."""
     round_to: Count = 8
-    """Widths are multiples of this; embed also of the number of heads."""
+    """Widths are multiples of this, and at least one of it; embed is a multiple of the number of heads too."""
 
     @property
     def fixed(self) -> bool:
@@ -96,15 +96,6 @@ class TargetRule(Part):
                 yield Conflict((low,), f"{least:g} is above {high} {most:g}; lower it to at most {most:g}")
 
 
-DEFAULT_RULES: dict[Component, TargetRule] = {
-    "embed": TargetRule(),
-    "qk": TargetRule(floor=8, ceiling_ratio=1.0),
-    "v": TargetRule(floor_ratio=1.0, ceiling_ratio=2.0),
-    "ffn": TargetRule(floor_ratio=1.0, ceiling_ratio=4.0),
-}
-"""Where a recipe has no rule for a component: Q/K at most, V at least embed / heads wide, FFN ratio from 1 to 4."""
-
-
 class NetworkWidth(Part):
     """The decision about one component of one stage, or of one block."""
 
@@ -112,9 +103,13 @@ class NetworkWidth(Part):
     """Units; for qk and v in each head."""
     control: Count
     """Units of the uniform control of equal cost."""
+    unmeasured: Count | None = None
+    """Units of the unmeasured network of equal cost."""
     kept: Number | None = None
-    """Share of the source's units there that pruning kept; for embed, relative to the whole source. Without: the
-    source has no such units that could be cut."""
+    """Share of the source's units there that pruning kept, as the rule reads it; for embed, relative to the whole
+    source. Without: the source has no such units that could be cut."""
+    bound: Literal["floor", "ceiling", "least"] | None = None
+    """What decides the width in place of what was kept: a floor or a ceiling of the rules, or the least multiple."""
     reason: StrictStr
     """How the width follows."""
 
@@ -127,10 +122,16 @@ def _cost_of_control(kind: CostKind) -> tuple[Any, Any]:
     return amount_type(kind), Field(description=f"{kind.noun.capitalize()} of the uniform control.")
 
 
+def _cost_of_unmeasured(kind: CostKind) -> tuple[Any, Any]:
+    described = f"{kind.noun.capitalize()} of the unmeasured network. Without: the rules leave none of this budget."
+    return amount_type(kind) | None, Field(None, description=described)
+
+
+@per_kind("unmeasured_{}", _cost_of_unmeasured)
 @per_kind("control_{}", _cost_of_control)
 @per_kind("{}", _cost_of_network)
 class _NetworkCosts(CostPart):
-    """What an emitted network and its control cost."""
+    """What an emitted network, its control and the unmeasured one cost."""
 
     kind: KindName
     """Kind of cost that requested counts."""
@@ -147,6 +148,8 @@ class Network(_NetworkCosts):
     """Arguments of timm's efficientvit_flex for the network."""
     control_args: PlainDict
     """The same for the control."""
+    unmeasured_args: PlainDict | None = None
+    """The same for the unmeasured network. Without: the rules leave none of this budget."""
 
 
 def _budget_of_target(kind: CostKind) -> tuple[Any, Any]:
@@ -177,6 +180,11 @@ class Target(_TargetBudget):
     """Factor between the uniform network's channels from stage to stage; like: in the proportions of like."""
     per: Literal["stage", "block"] = "stage"
     """stage: the blocks of a stage are alike; block: each has widths of its own."""
+    rule: Literal["kept", "shuffled", "inverted", "unmeasured"] = "kept"
+    """How what was measured is read: kept, as it is; as controls shuffled (by seed), inverted (what kept most is given
+    least) or unmeasured (nothing is read)."""
+    seed: Natural = 0
+    """Of rule shuffled."""
     rules: dict[Component, TargetRule] = {}
     """Component -> what it must or must not do."""
     network: Network | None = None
@@ -187,9 +195,9 @@ class Target(_TargetBudget):
         """The kind of cost that the budget counts; None where none is set."""
         return next((kind for kind in KINDS if getattr(self, kind) is not None), None)
 
-    def rule(self, component: str) -> TargetRule:
-        """The recipe's rule, or the default."""
-        return {**DEFAULT_RULES, **self.rules}[component]  # type: ignore[index]
+    def rule_of(self, component: str) -> TargetRule:
+        """The recipe's rule for a component; without one only its multiple bounds it."""
+        return self.rules.get(component, TargetRule())  # type: ignore[call-overload]
 
     def _conflicts(self) -> Iterator[Conflict]:
         first, *more = [kind for kind in KINDS if getattr(self, kind) is not None] or [""]

@@ -103,7 +103,7 @@ def _target_lines(target: Target) -> list[str]:
     if target.network is not None:
         lines += ["  network:"]
         for key, value in target.network.model_dump(exclude={"widths"}).items():
-            lines.append(f"    {key}: {_flow(value)}")
+            lines += [] if value is None else [f"    {key}: {_flow(value)}"]
         names = {name: f"{_flow(name)}:" for name in target.network.widths}
         longest = max(map(len, names.values()), default=0)
         lines.append("    widths:")

@@ -8,15 +8,15 @@ from prune_realloc.core.cost import KINDS
 from prune_realloc.models.efficientvit_stock import stock_args
 from prune_realloc.results.columns import COST_COLUMNS
 from prune_realloc.results.rendering import render
-from prune_realloc.results.variant import REALLOCATED, Variant
-from prune_realloc.results.variant_rows import component_rows, width_rows
+from prune_realloc.results.variant import Variant
+from prune_realloc.results.variant_rows import component_rows, width_columns, width_rows
 
 
 def model_card(variant: Variant, name: str, folder: str, source: str | None, inherited: str | None) -> str:
-    """The page of one of the two networks of a variant.
+    """The page of one of the networks of a variant.
 
     Args:
-        name: which of the two.
+        name: which of them.
         folder: where it lies, for the commands that use it.
         source: the network whose pruning shows what to keep.
         inherited: the network whose weights it starts with; None: it is untrained.
@@ -24,24 +24,25 @@ def model_card(variant: Variant, name: str, folder: str, source: str | None, inh
     network, target = variant.network, variant.recipe.target
     assert target is not None
     configs = variant.configs()
-    other = next(key for key in configs if key != name)
+    others = [key for key in configs if key != name]
     stock, lost = stock_args(configs[name])
     return render(
         "model_card.md.jinja",
         name=name,
-        other=other,
-        reallocated=name == REALLOCATED,
+        others=others,
+        count=len(configs),
         folder=folder,
         source=source,
         inherited=inherited,
         like=target.like,
-        costs=_cost_rows(variant, (name, other)),
+        costs=_cost_rows(variant, (name, *others)),
         latency=variant.latency,
         requested=network.requested,
         budget_noun=KINDS[network.kind].noun,
-        share_columns=_share_columns(),
+        share_columns=_share_columns(variant),
         shares=component_rows(variant),
         reading=_reading(variant),
+        width_columns=[*width_columns(variant), "reason"],
         widths=width_rows(variant),
         stock=", ".join(f"{key}={value}" for key, value in stock.items()),
         lost=lost,
@@ -49,7 +50,7 @@ def model_card(variant: Variant, name: str, folder: str, source: str | None, inh
 
 
 def _cost_rows(variant: Variant, names: Sequence[str]) -> list[tuple[str, ...]]:
-    """Each kind of cost of both networks, and where it was measured their latency at each batch size."""
+    """Each kind of cost of the networks, and where it was measured their latency at each batch size."""
     costs = [variant.configs()[name].cost for name in names]
     rows = [(kind.noun, *(f"{cost.of(kind.name):,}" for cost in costs)) for kind in COST_COLUMNS]
     timings = () if variant.latency is None else variant.latency.timings
@@ -59,9 +60,13 @@ def _cost_rows(variant: Variant, names: Sequence[str]) -> list[tuple[str, ...]]:
     return rows
 
 
-def _share_columns() -> list[str]:
-    three = ([f"{kind.label} control", f"{kind.label} realloc", "change"] for kind in COST_COLUMNS)
-    return ["component", *(column for columns in three for column in columns)]
+def _share_columns(variant: Variant) -> list[str]:
+    _, _, *rest = variant.configs()
+    columns = ["component"]
+    for kind in COST_COLUMNS:
+        columns += [f"{kind.label} control", f"{kind.label} realloc", "change"]
+        columns += [f"{kind.label} {name}" for name in rest]
+    return columns
 
 
 def _reading(variant: Variant) -> str:

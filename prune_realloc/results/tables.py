@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from rich.table import Table
@@ -12,9 +12,10 @@ from prune_realloc.core.structure import INNER_AXES, site_place
 from prune_realloc.planning.site_reasons import allocation_note
 from prune_realloc.recipe.cost_fields import CostPart
 from prune_realloc.recipe.document import Recipe
+from prune_realloc.recipe.target import Network
 from prune_realloc.results.columns import COST_COLUMNS
-from prune_realloc.results.variant import Variant
-from prune_realloc.results.variant_rows import COMPONENTS, component_rows, component_shares, width_rows
+from prune_realloc.results.variant import CONTROL, REALLOCATED, UNMEASURED, Variant
+from prune_realloc.results.variant_rows import COMPONENTS, component_rows, component_shares, width_columns, width_rows
 
 AnySite = TypeVar("AnySite")
 LABELS = {
@@ -157,17 +158,18 @@ def outcome_facts(numbers: dict[str, Any]) -> list[str]:
 
 
 def variant_tables(variant: Variant) -> list[Table]:
-    """Where an emitted network spends its cost against its control, and the width of every place with its reason."""
-    shares = _table(f"{variant.name or 'The emitted network'} and its uniform control")
+    """Where an emitted network spends its cost against its controls, and the width of every place with its reason."""
+    shares = _table(f"{variant.name or 'The emitted network'} and its controls")
     shares.add_column("component")
+    _, _, *rest = variant.configs()
     for kind in COST_COLUMNS:
-        for column in (f"{kind.label}: control", "realloc", "points"):
+        for column in (f"{kind.label}: control", "realloc", "points", *rest):
             shares.add_column(column, justify="right")
     for row in component_rows(variant):
         shares.add_row(*row)
     widths = _table("Widths", "of each head for qk and v")
-    for column in ("place", "control", "realloc", "why"):
-        widths.add_column(column, justify="right" if column in ("control", "realloc") else "left")
+    for column in (*width_columns(variant), "why"):
+        widths.add_column(column, justify="left" if column in ("place", "why") else "right")
     for row in width_rows(variant):
         widths.add_row(*row)
     return [shares, widths]
@@ -176,31 +178,47 @@ def variant_tables(variant: Variant) -> list[Table]:
 def variant_facts(variant: Variant) -> list[str]:
     """Cost, latency, and what moved, in words."""
     network = variant.network
-    lines = [
-        f"budget: {network.requested:,} {network.kind}; reallocated {_costs(network)}; "
+    unmeasured = network.unmeasured_args is not None
+    cost = [
+        f"budget: {network.requested:,} {network.kind}",
+        f"reallocated {_costs(network)}",
         f"control {_costs(network, 'control_')}",
-        *(() if variant.latency is None else variant.latency.verdicts()),
+        *([f"unmeasured {_costs(network, 'unmeasured_')}"] if unmeasured else []),
     ]
-    inside = [width for name, width in network.widths.items() if site_place(name)[0] != "embed"]
-    floors = sum("at its floor" in width.reason for width in inside)
-    if 2 * floors > len(inside):
-        lines.append(
-            f"{floors} of {len(inside)} widths inside blocks stand at the floors of the rules, which decide "
-            "them rather than what pruning kept"
-        )
+    lines = ["; ".join(cost), *(() if variant.latency is None else variant.latency.verdicts())]
+    lines += _bounded(network)
     if still := sorted({site_place(name)[0] for name, width in network.widths.items() if width.kept is None}):
         lines.append(
             f"not measured: {', '.join(still)}, which the source has not, or not so that it can be cut; relative to "
             "the channels it is as wide as the uniform network's"
         )
-    return [*lines, _moved(variant)]
+    return [*lines, *_against_unmeasured(variant), _moved(variant)]
+
+
+def _bounded(network: Network) -> Iterator[str]:
+    """The widths that what was kept does not decide."""
+    every = len(network.widths)
+    bounds = {name: width.bound for name, width in network.widths.items()}
+    if users := [f"{name} ({bound})" for name, bound in bounds.items() if bound in ("floor", "ceiling")]:
+        yield f"bounds of the rules decide {len(users)} of {every} widths: {', '.join(users)}"
+    if least := [name for name, bound in bounds.items() if bound == "least"]:
+        yield f"{len(least)} of {every} widths, of which less was kept, stand at the least multiple: {', '.join(least)}"
+
+
+def _against_unmeasured(variant: Variant) -> Iterator[str]:
+    """That there is no unmeasured network, or no other than the reallocated one."""
+    configs = variant.configs()
+    if UNMEASURED not in configs:
+        yield "unmeasured: the rules leave no such network of this budget, so there is none"
+    elif configs[UNMEASURED] == configs[REALLOCATED]:
+        yield f"the measurement changes nothing: {REALLOCATED} and {UNMEASURED} are the same network"
 
 
 def _moved(variant: Variant) -> str:
     """Which components have another share of the cost than in the control, the largest difference first."""
     kind = KINDS[DEFAULT_KIND]
     shares = component_shares(variant, kind.name)
-    points = {COMPONENTS[part]: round(after - before, 1) for part, (before, after) in shares.items()}
+    points = {COMPONENTS[part]: round(after - shares[CONTROL][part], 1) for part, after in shares[REALLOCATED].items()}
     largest = sorted(points.items(), key=lambda item: -abs(item[1]))
     words = [f"{name} {moved:+.1f}" for name, moved in largest if abs(moved) >= 0.5]
     return f"share of the {kind.label} against the control, in points: {', '.join(words) or 'nothing moved'}"

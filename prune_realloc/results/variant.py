@@ -1,4 +1,4 @@
-"""An emitted network with its control."""
+"""An emitted network with its controls."""
 
 from __future__ import annotations
 
@@ -13,37 +13,38 @@ from prune_realloc.recipe.target import Network
 if TYPE_CHECKING:
     from prune_realloc.results.bench import Bench
 
-REALLOCATED, CONTROL = "realloc", "control"
-"""The two folders of an emitted variant."""
+REALLOCATED, CONTROL, UNMEASURED = "realloc", "control", "unmeasured"
+NETWORKS = (REALLOCATED, CONTROL, UNMEASURED)
+"""The folders of an emitted variant."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """A reallocated network and its control."""
+    """A reallocated network, its uniform control and, where the rules leave one, the unmeasured network."""
 
     name: str
-    """Folder under the output that holds both; empty: the output itself."""
+    """Folder under the output that holds them; empty: the output itself."""
     recipe: Recipe
-    """What led to the two, with the decisions in `target.network`."""
+    """What led to them, with the decisions in `target.network`."""
     latency: Bench | None
-    """Latency of both in their deploy form, untrained; None: not measured."""
+    """Latency of all in their deploy form, untrained; None: not measured."""
 
     @property
     def network(self) -> Network:
-        """What was decided about the two networks."""
+        """What was decided about the networks."""
         assert self.recipe.target is not None
         assert self.recipe.target.network is not None
         return self.recipe.target.network
 
     def configs(self) -> dict[str, EfficientVitConfig]:
-        """Name of the network -> its configuration; the control first, as the other is compared with it."""
-        return {
-            CONTROL: EfficientVitConfig(**self.network.control_args),
-            REALLOCATED: EfficientVitConfig(**self.network.args),
-        }
+        """Name of the network -> its configuration; the control first, as the others are compared with it."""
+        found = {CONTROL: self.network.control_args, REALLOCATED: self.network.args}
+        if self.network.unmeasured_args is not None:
+            found[UNMEASURED] = self.network.unmeasured_args
+        return {name: EfficientVitConfig(**args) for name, args in found.items()}
 
     def components(self) -> dict[str, dict[str, Cost]]:
-        """Network -> component -> cost, with the same components in both."""
+        """Network -> component -> cost, with the same components in all."""
         found = {name: config.component_costs for name, config in self.configs().items()}
         names = list(dict.fromkeys(part for costs in found.values() for part in costs))
         return {name: {part: costs.get(part, Cost()) for part in names} for name, costs in found.items()}

@@ -1,9 +1,9 @@
-"""The rows that an emitted network and its control have in tables and on their pages."""
+"""The rows that an emitted network and its controls have in tables and on their pages."""
 
 from __future__ import annotations
 
 from prune_realloc.results.columns import COST_COLUMNS
-from prune_realloc.results.variant import CONTROL, REALLOCATED, Variant
+from prune_realloc.results.variant import CONTROL, REALLOCATED, UNMEASURED, Variant
 
 COMPONENTS = {
     "qk": "Q/K",
@@ -19,27 +19,37 @@ COMPONENTS = {
 """What a component of an EfficientViT is called."""
 
 
-def component_shares(variant: Variant, kind: str) -> dict[str, tuple[float, float]]:
-    """Component -> its percentage of one kind of cost in the control, and in the reallocated network."""
-    parts = variant.components()
-    control, realloc = (
-        {part: 100 * cost.of(kind) / sum(c.of(kind) for c in costs.values()) for part, cost in costs.items()}
-        for costs in (parts[CONTROL], parts[REALLOCATED])
-    )
-    return {part: (control[part], realloc[part]) for part in control}
+def component_shares(variant: Variant, kind: str) -> dict[str, dict[str, float]]:
+    """Network -> component -> its percentage of one kind of cost."""
+    return {
+        name: {part: 100 * cost.of(kind) / sum(c.of(kind) for c in costs.values()) for part, cost in costs.items()}
+        for name, costs in variant.components().items()
+    }
 
 
 def component_rows(variant: Variant) -> list[tuple[str, ...]]:
-    """Component, then for each kind of cost: share in the control, share in the reallocated network, difference."""
+    """Component, then for each kind of cost: share in the control, share in the reallocated network, difference; and,
+    where there is one, share in the unmeasured network."""
     shares = [component_shares(variant, kind.name) for kind in COST_COLUMNS]
     rows = []
-    for part in shares[0]:
-        pairs = [of_kind[part] for of_kind in shares]
-        cells = [(f"{before:.1f} %", f"{after:.1f} %", f"{after - before:+.1f}") for before, after in pairs]
-        rows.append((COMPONENTS[part], *(cell for three in cells for cell in three)))
+    for part in shares[0][CONTROL]:
+        cells = [COMPONENTS[part]]
+        for of_kind in shares:
+            before, after, *rest = (parts[part] for parts in of_kind.values())
+            cells += [f"{before:.1f} %", f"{after:.1f} %", f"{after - before:+.1f}", *(f"{s:.1f} %" for s in rest)]
+        rows.append(tuple(cells))
     return rows
 
 
+def width_columns(variant: Variant) -> list[str]:
+    """Headings of `width_rows`, but for the last, the reason."""
+    return ["place", *variant.configs()]
+
+
 def width_rows(variant: Variant) -> list[tuple[str, ...]]:
-    """Place, width of the control, width of the reallocated network, reason."""
-    return [(place, str(w.control), str(w.width), w.reason) for place, w in variant.network.widths.items()]
+    """Place, its width in each network in the order of `configs`, reason."""
+    rows = []
+    for place, width in variant.network.widths.items():
+        widths = {CONTROL: width.control, REALLOCATED: width.width, UNMEASURED: width.unmeasured}
+        rows.append((place, *(str(widths[name]) for name in variant.configs()), width.reason))
+    return rows

@@ -1,4 +1,4 @@
-"""The verb `emit`: what pruning shows -> folders with a reallocated EfficientViT and its uniform control."""
+"""The verb `emit`: what pruning shows -> folders with a reallocated EfficientViT and its two controls."""
 
 from __future__ import annotations
 
@@ -29,12 +29,15 @@ from prune_realloc.recipe.writer import dump_recipe
 from prune_realloc.results.bench import Bench, bench
 from prune_realloc.results.export import deployed
 from prune_realloc.results.model_card import model_card
-from prune_realloc.results.variant import REALLOCATED, Variant
+from prune_realloc.results.variant import NETWORKS, REALLOCATED, Variant
 from prune_realloc.runtime.global_state import random_state_kept
 from prune_realloc.runtime.networks import model_identity
 
 _SHAPE = ("img_size", "in_chans", "num_classes")
 """Fields of the target that a source usually tells."""
+_CARD_FILE = "model_card.md"
+_UNTRAINED = (RECIPE_FILE, _CARD_FILE, "config.json")
+"""The files of a network without weights."""
 
 
 def emit(
@@ -48,7 +51,7 @@ def emit(
     timed: bool = True,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[Variant, ...]:
-    """A reallocated EfficientViT and its uniform control of equal cost, for each budget.
+    """A reallocated EfficientViT, its uniform control and the unmeasured network of equal cost, for each budget.
 
     Args:
         source: what pruning shows: the folder of an analysis, a planned recipe, or the folder of a pruned network.
@@ -57,9 +60,10 @@ def emit(
             0.01 nats per image are lost), its axes and rules what may go.
         target: fields of the recipe's target that override it, such as `{"like": "efficientvit_m2"}`.
         grid: one variant for each of M0 to M5, at its cost, in place of the recipe's budget.
-        inherit: checkpoint of the EfficientViT that `source` is an analysis of; both networks start with what survives
+        inherit: checkpoint of the EfficientViT that `source` is an analysis of; all networks start with what survives
             of its weights.
-        out: folder to write to; each variant becomes `realloc/` and `control/` there, or in `NAME/` with `grid`.
+        out: folder to write to; each variant becomes `realloc/`, `control/` and `unmeasured/` there, or in `NAME/` with
+            `grid`.
         timed: measure latency.
 
     Raises:
@@ -74,7 +78,7 @@ def emit(
         weights = [_inherited(variant, net, scores) for variant in found]
     for place, variant in enumerate(found if timed else ()):
         if progress is not None:
-            progress(f"timing {variant.name or 'both networks'}")
+            progress(f"timing {variant.name or 'the networks'}")
         found[place] = replace(variant, latency=_latency(variant))
     if out is not None:
         for variant, files in zip(found, weights, strict=True):
@@ -151,16 +155,18 @@ def _latency(variant: Variant) -> Bench:
 def _write(
     variant: Variant, folder: Path, facts: Mapping[str, Any], weights: Mapping[str, bytes], inherited: str | None
 ) -> None:
-    """The folders of both networks, as one set of files."""
+    """The folders of the networks, as one set of files."""
     recipe = dump_recipe(variant.recipe, f"prune-realloc emit {RECIPE_FILE} -o variants")
     source = facts.get("architecture")
     files: dict[str, bytes] = {}
-    for name, config in variant.configs().items():
-        make_folder(folder / name)
+    configs = variant.configs()
+    for name in NETWORKS:
         if name not in weights and (folder / name / WEIGHTS_FILE).exists():
             raise InputError(
                 f"output {str(folder / name)!r} holds the weights of another network; choose another folder"
             )
+    for name, config in configs.items():
+        make_folder(folder / name)
         stock, lost = stock_args(config)
         described = config_file(
             EFFICIENTVIT,
@@ -172,7 +178,7 @@ def _write(
             more={"stock": {"architecture": "EfficientVitMsra", "model_args": stock, "not_expressed": lost}},
         )
         card = model_card(variant, name, str(folder / name), source, inherited)
-        beside = {RECIPE_FILE: recipe.encode(), "model_card.md": card.encode()}
+        beside = {RECIPE_FILE: recipe.encode(), _CARD_FILE: card.encode()}
         own = network_files(described, weights.get(name), beside)
         files |= {f"{name}/{file}": content for file, content in own.items()}
-    write_files(folder, files)
+    write_files(folder, files, [f"{name}/{file}" for name in NETWORKS if name not in configs for file in _UNTRAINED])

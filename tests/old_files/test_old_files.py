@@ -97,10 +97,18 @@ def test_an_emitted_network_is_built(name):
     assert sum(p.numel() for p in new_model(DATA / "variants" / name).parameters()) == params
 
 
+FLOORS = (
+    "qk: {floor: 8, ceiling_ratio: 1}, v: {floor_ratio: 1, ceiling_ratio: 2}, ffn: {floor_ratio: 1, ceiling_ratio: 4}"
+)
+"""What held then where a recipe had no rule."""
+
+
 @pytest.mark.parametrize("source", ["analysis", "variants/realloc/recipe.yaml"])
 def test_emit_finds_the_same_network(source, old, run_cli):
-    wanted = ("--img-size", "32", "--macs", "4M") if source == "analysis" else ()
-    code, _, err = run_cli("emit", source, *wanted, "--no-bench", "-o", "again")
+    Path("floors.yaml").write_text(
+        f"target: {{img_size: 32, in_chans: 1, num_classes: 3, macs: 4M, rules: {{{FLOORS}}}}}\n"
+    )
+    code, _, err = run_cli("emit", source, "--recipe", "floors.yaml", "--no-bench", "-o", "again")
     assert code == 0, err
     for name in ("realloc", "control"):
         then, now = (json.loads((Path(place) / name / "config.json").read_text()) for place in ("variants", "again"))

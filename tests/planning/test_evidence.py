@@ -4,8 +4,10 @@ import dataclasses
 
 import pytest
 from support.analyses import DEIT_S, make_analysis
+from support.pruned import EVEN
 
 from prune_realloc.core.analysis import Analysis
+from prune_realloc.core.errors import InputError
 from prune_realloc.planning.evidence import read_evidence
 from prune_realloc.planning.plan import plan
 from prune_realloc.recipe.document import Recipe
@@ -50,3 +52,42 @@ def test_an_analysis_at_two_sizes_is_planned():
     recipe = planned(analysis)
     assert recipe.source.img_size == (64, 32)
     assert parse_recipe(dump_recipe(recipe, "x")) == recipe
+
+
+@pytest.mark.parametrize(
+    ("top1", "classes", "refused"),
+    [
+        (0.10, 10, True),
+        (0.129, 10, True),  # 100 images: 10 % +- 3 %
+        (0.131, 10, False),
+        (0.5, 2, True),
+        (None, 10, False),  # without labels nobody knows
+        (0.0, 0, False),  # no classifier
+    ],
+)
+def test_a_network_at_chance_shows_nothing(top1, classes, refused):
+    analysis = dataclasses.replace(analysis_of([3, 224, 224], classes), top1=top1, samples=100)
+    if not refused:
+        assert read_evidence(analysis, None)[0].plan is not None
+        return
+    with pytest.raises(InputError, match=r"source: its top-1 of .* on 100 images is not above chance \(") as raised:
+        read_evidence(analysis, None)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_source_that_kept_the_same_of_everything_shows_nothing():
+    plan_of = planned(analysis_of([3, 224, 224])).plan
+    even = build_recipe({"plan": plan_of.model_copy(update={"sites": EVEN}).model_dump()})
+    with pytest.raises(InputError, match=r"source: pruning kept 50.0% of every site, so nothing was measured"):
+        read_evidence(even, None)
+    shown = EVEN | {"blocks.3.qk": EVEN["blocks.3.qk"].model_copy(update={"width": 8})}
+    uneven = build_recipe({"plan": plan_of.model_copy(update={"sites": shown}).model_dump()})
+    assert read_evidence(uneven, None)[0] == uneven
+
+
+def test_a_uniform_plan_shows_nothing_even_where_it_was_rounded():
+    analysis = analysis_of([3, 224, 224])
+    recipe = build_recipe(analysis.as_recipe() | {"budget": {"keep_macs": 0.6}, "allocation": "uniform"})
+    recipe = recipe.model_copy(update={"plan": plan(analysis, recipe)})
+    with pytest.raises(InputError, match="allocation: uniform keeps the same share of every site, so nothing was"):
+        read_evidence(recipe, None)

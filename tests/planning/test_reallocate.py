@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from support.pruned import EVEN, papers, source
 from prune_realloc.models.efficientvit_config import SIZES, EfficientVitConfig
 from prune_realloc.planning.reallocate import reallocate
 from prune_realloc.planning.shapes import stem_strides
+from prune_realloc.recipe.reader import load_recipe
 from prune_realloc.recipe.target import Target, TargetRule
 
 
@@ -21,7 +23,8 @@ def test_import_is_light():
 
 @pytest.mark.parametrize("like", ["efficientvit_m0", "efficientvit_m2", "efficientvit_m5"])
 def test_the_papers_pattern_gives_the_papers_choices(like):
-    network = reallocate(source(papers), Target(like=like, rules={"qk": TargetRule(floor=16)}))
+    floors = {"qk": TargetRule(floor=16), "v": TargetRule(floor_ratio=1)}
+    network = reallocate(source(papers), Target(like=like, rules=floors))
     config = EfficientVitConfig(**network.args)
     assert [block.qk for block in config.blocks][:1] == [16]
     assert all(block.qk <= 0.45 * block.embed / block.heads or block.qk == 16 for block in config.blocks)
@@ -37,13 +40,13 @@ def test_with_the_smallest_width_allowed_qk_takes_it_everywhere():
 
 
 def test_an_even_source_changes_only_what_its_share_changes():
-    """Half of everything: Q, K and FFN half of the uniform network's relation to embed, V at its floor."""
+    """Half of everything: Q, K, V and FFN half of the uniform network's relation to embed."""
     network = reallocate(EVEN, Target(like="efficientvit_m2"))
     config = EfficientVitConfig(**network.args)
     assert all(share == 1 for share in (network.widths[f"stages.{s}.embed"].kept for s in range(3)))
     for block in config.blocks:
-        assert 0 <= block.v - block.embed // block.heads <= 8
         assert block.ffn / block.embed == pytest.approx(2, abs=0.3)
+        assert block.qk == block.v
         assert block.qk * block.heads / block.embed == pytest.approx(0.5, abs=0.25)
 
 
@@ -82,6 +85,34 @@ def test_the_papers_rules_at_the_papers_budgets_are_the_papers_networks(like):
         assert abs(width - paper) <= 24  # one multiple of 8 and 3 heads
 
 
+def test_the_shipped_recipe_of_the_papers_rules_gives_m0():
+    target = load_recipe(Path("recipes/efficientvit_paper.yaml")).target
+    config = EfficientVitConfig(**reallocate(source(papers), target).args)
+    paper = EfficientVitConfig(**SIZES["efficientvit_m0"])
+    assert (config.embed_dim, config.cost) == (paper.embed_dim, paper.cost)
+    for ours, theirs in zip(config.blocks, paper.blocks, strict=True):
+        assert (ours.qk, ours.v, ours.ffn) == (theirs.qk, theirs.v, theirs.ffn)
+
+
+def test_a_width_of_which_nothing_was_kept_gets_the_least_multiple():
+    """No bound of taste holds it up: 8 in each head, and 8 hidden units; with other multiples, one of those."""
+    nothing = source(lambda axis, depth: {"qk": 0.0, "v": 0.0, "ffn": 0.0 if depth < 0.5 else 0.6}[axis])
+    network = reallocate(nothing, Target())
+    for place in ("stages.0.qk", "stages.1.v", "stages.0.ffn"):
+        assert (network.widths[place].width, network.widths[place].bound) == (8, "least")
+        assert network.widths[place].reason.endswith("; the least multiple of 8")
+    rules = {"qk": TargetRule(round_to=4), "v": TargetRule(round_to=16), "ffn": TargetRule(floor=3)}
+    network = reallocate(nothing, Target(rules=rules))
+    assert [network.widths[f"stages.0.{axis}"].width for axis in ("qk", "v", "ffn")] == [4, 16, 3]
+    assert network.widths["stages.0.ffn"].bound == "floor"
+
+
+def test_a_ceiling_below_the_first_multiple_holds():
+    network = reallocate(source(papers), Target(rules={"qk": TargetRule(ceiling=5)}))
+    assert {network.widths[f"stages.{stage}.qk"].width for stage in range(3)} == {5}
+    assert {network.widths[f"stages.{stage}.qk"].bound for stage in range(3)} == {"ceiling"}
+
+
 def test_per_block_follows_the_source_inside_a_stage():
     network = reallocate(source(lambda a, d: 1 - 0.8 * d), Target(like="efficientvit_m5", per="block"))
     widths = [network.widths[f"blocks.{b}.ffn"].width for b in range(4, 8)]
@@ -115,9 +146,11 @@ def test_budget_and_control_are_met_for_any_source(kept, tail, like, per, kind, 
     assert (network.macs, network.params) == (config.cost.macs, config.cost.params)
     assert (network.control_macs, network.control_params) == (control.cost.macs, control.cost.params)
     for block in config.blocks:
-        assert block.v >= block.embed // block.heads
-        assert block.embed <= block.ffn <= 4 * block.embed
-        assert block.qk >= 8
+        assert min(block.qk, block.v, block.ffn) >= 8
+        assert not any(width % 8 for width in (block.qk, block.v, block.ffn))
+    least = EfficientVitConfig(**network.unmeasured_args)
+    assert 0.99 * limit <= getattr(least.cost, kind) <= limit
+    assert {(block.qk, block.v, block.ffn) for block in least.blocks} == {(8, 8, 8)}
 
 
 def test_same_input_same_widths():

@@ -31,7 +31,8 @@ def test_a_budget_below_what_the_rules_allow_is_refused():
 
 
 def test_a_budget_above_what_the_rules_allow_is_refused():
-    rules = {"embed": TargetRule(ceiling=64)}
+    inner = {axis: TargetRule(ceiling_ratio=most) for axis, most in (("qk", 1), ("v", 2), ("ffn", 4))}
+    rules = {"embed": TargetRule(ceiling=64)} | inner
     with pytest.raises(InputError, match=r"macs: the rules leave at most .*, below the budget of 500,000,000"):
         reallocate(EVEN, Target(macs=500_000_000, rules=rules))
 

@@ -1,12 +1,17 @@
 import dataclasses
 
 import numpy as np
+import pytest
+from support.pruned import papers, source
 from support.toy_analysis import make_toy_analysis
 from support.variants import old_variant
 
 from prune_realloc.core.cost import KINDS, Term
 from prune_realloc.planning.plan import planned
+from prune_realloc.planning.reallocate import reallocate
 from prune_realloc.recipe.document import Recipe
+from prune_realloc.recipe.reader import build_recipe
+from prune_realloc.recipe.target import Target
 from prune_realloc.results import tables
 from prune_realloc.results.columns import COST_COLUMNS
 from prune_realloc.results.summary import summary
@@ -19,8 +24,10 @@ from prune_realloc.results.tables import (
     variant_facts,
     variant_tables,
 )
+from prune_realloc.results.variant import Variant
 from prune_realloc.results.variant_rows import component_rows, width_rows
 
+UNSAID_PLAN = dict(kind="macs", requested=None, achieved=1, source=2, macs=1, params=1)
 ENERGY = dataclasses.replace(KINDS["params"], name="energy", label="mJ", noun="millijoules")
 
 
@@ -114,6 +121,50 @@ def test_lines_under_an_emitted_network():
     points = [float(word.split()[-1]) for word in moved.partition("points: ")[2].split(", ")]
     assert points == sorted(points, key=abs, reverse=True)
     assert min(map(abs, points)) >= 0.5
+
+
+def emitted(macs=5_000_000, **wanted):
+    target = Target(macs=macs, img_size=32, num_classes=10, **wanted)
+    sites = source(papers)
+    recipe = build_recipe({"plan": UNSAID_PLAN | {"sites": sites}, "target": target.model_dump(exclude_unset=True)})
+    network = reallocate(sites, recipe.target)
+    done = recipe.model_copy(update={"target": recipe.target.model_copy(update={"network": network})})
+    return Variant(name="", recipe=done, latency=None)
+
+
+def test_the_unmeasured_network_has_its_columns_and_its_cost():
+    variant = emitted()
+    shares, widths = variant_tables(variant)
+    assert headers_of(shares)[1:5] == ["params: control", "realloc", "points", "unmeasured"]
+    assert headers_of(widths) == ["place", "control", "realloc", "unmeasured", "why"]
+    qk = variant.network.widths["stages.0.qk"]
+    row = next(row for row in rows_of(widths) if row[0] == "stages.0.qk")
+    assert row[1:4] == (str(qk.control), str(qk.width), str(qk.unmeasured))
+    sums = [sum(float(row[column].removesuffix(" %")) for row in rows_of(shares)) for column in (1, 2, 4)]
+    assert sums == pytest.approx([100, 100, 100], abs=0.5)
+    assert f"unmeasured {variant.network.unmeasured_macs:,} MACs, " in variant_facts(variant)[0]
+
+
+def test_widths_that_bounds_decide_and_those_at_the_least_multiple_are_named():
+    plain = variant_facts(emitted())
+    assert not [line for line in plain if "bounds of the rules" in line]
+    (least,) = [line for line in plain if "least multiple" in line]
+    assert least.startswith("6 of 12 widths, of which less was kept, stand at the least multiple: stages.0.qk, ")
+    rules = {"qk": {"ceiling": 4}, "v": {"floor": 12}, "ffn": {"round_to": 8}}
+    (bounds,) = [line for line in variant_facts(emitted(rules=rules)) if "bounds of the rules" in line]
+    assert bounds.startswith("bounds of the rules decide 6 of 12 widths: stages.0.qk (ceiling), stages.0.v (floor), ")
+
+
+def test_a_measurement_that_changes_nothing_is_said_aloud():
+    said = "the measurement changes nothing: realloc and unmeasured are the same network"
+    assert said not in variant_facts(emitted())
+    fixed = {"embed": {"move": False}, "qk": {"width": 8}, "v": {"width": 8}, "ffn": {"ratio": 2.0}}
+    assert said in variant_facts(emitted(macs=20_000_000, rules=fixed))
+
+
+def test_an_unmeasured_network_that_the_rules_do_not_leave_is_missed_aloud():
+    line = "unmeasured: the rules leave no such network of this budget, so there is none"
+    assert line in variant_facts(emitted(rules={"embed": {"ceiling": 16}}))
 
 
 def with_convs():

@@ -36,8 +36,10 @@ def emitted(analysis, tmp_path_factory):
 
 def test_folders_hold_networks_that_timm_loads(emitted):
     out, variant = emitted
-    assert sorted(p.name for p in out.iterdir()) == ["control", "realloc"]
-    for name, args in (("realloc", variant.network.args), ("control", variant.network.control_args)):
+    assert sorted(p.name for p in out.iterdir()) == ["control", "realloc", "unmeasured"]
+    network = variant.network
+    all_args = {"realloc": network.args, "control": network.control_args, "unmeasured": network.unmeasured_args}
+    for name, args in all_args.items():
         assert sorted(p.name for p in (out / name).iterdir()) == ["config.json", "model_card.md", "recipe.yaml"]
         net = timm.create_model(f"local-dir:{out / name}", pretrained=False).eval()
         assert net(torch.zeros(2, 3, 32, 32)).shape == (2, 5)
@@ -54,7 +56,7 @@ def test_recipe_explains_every_width_and_emits_the_same_again(emitted, tmp_path)
     assert recipe.target.network == variant.network
     assert all(width.reason for width in recipe.target.network.widths.values())
     emit(path, out=tmp_path, timed=False)
-    for name in ("realloc", "control"):
+    for name in ("realloc", "control", "unmeasured"):
         for file in ("config.json", "recipe.yaml"):
             assert (tmp_path / name / file).read_bytes() == (out / name / file).read_bytes()
 
@@ -92,7 +94,7 @@ def test_card_has_cost_components_reasons_and_a_way_to_retrain(emitted):
 def test_latency_of_both_is_measured(analysis):
     variant = emit(analysis, target=SMALL)[0]
     assert {(t.model, t.batch_size) for t in variant.latency.timings} == {
-        (name, size) for name in ("control", "realloc") for size in (1, 32)
+        (name, size) for name in ("control", "realloc", "unmeasured") for size in (1, 32)
     }
 
 
@@ -101,6 +103,30 @@ def test_grid_emits_every_size(analysis, tmp_path):
     assert [variant.name for variant in found] == list(SIZES)
     assert [v.network.macs for v in found] == sorted(v.network.macs for v in found)
     assert (tmp_path / "efficientvit_m5" / "control" / "config.json").exists()
+
+
+def test_an_older_unmeasured_network_goes_with_what_it_was_beside(analysis, tmp_path):
+    """Where the rules leave none, that of an earlier emission must not lie beside the new ones."""
+    emit(analysis, target={"macs": 8_000_000}, out=tmp_path, timed=False)
+    assert (tmp_path / "unmeasured" / "config.json").exists()
+    narrow = {"macs": 8_000_000, "rules": {"embed": {"ceiling": 24}}}
+    variant = emit(analysis, target=narrow, out=tmp_path, timed=False)[0]
+    assert variant.network.unmeasured_args is None
+    assert [*(tmp_path / "unmeasured").iterdir()] == []
+
+
+def test_the_rule_and_its_seed_stand_in_the_recipe_and_give_the_same_again(analysis, tmp_path, run_cli):
+    flags = ("--macs", "8M", "--rule", "shuffled", "--seed", "3", "--no-bench", "-o", tmp_path / "v")
+    code, out, err = run_cli("emit", analysis, *flags)
+    assert code == 0, err
+    assert "rule shuffled gives " in out
+    target = load_recipe(tmp_path / "v" / "realloc" / "recipe.yaml").target
+    assert (target.rule, target.seed) == ("shuffled", 3)
+    again = emit(tmp_path / "v" / "realloc" / "recipe.yaml", timed=False)[0]
+    assert again.network == target.network
+    assert (
+        emit(analysis, target={"macs": 8_000_000, "rule": "kept"}, timed=False)[0].network.args != target.network.args
+    )
 
 
 def test_stock_sizes_lose_nothing_in_the_stock_class():
@@ -228,6 +254,7 @@ def test_command_line(run_cli, analysis, tmp_path):
         (("--macs", "8M", "--stem-strides", "2,4"), "stem_strides [2, 4] must be a list of 1 and 2"),
         (("--macs", "8M", "--stem-strides", "2,x"), "target.stem_strides[1]: must be a whole number"),
         (("--macs", "8M", "--per", "head"), "target.per: unknown value 'head'"),
+        (("--macs", "8M", "--rule", "shufled"), "target.rule: unknown value 'shufled'; did you mean 'shuffled'?"),
     ],
 )
 def test_bad_flags_are_one_line(run_cli, analysis, flags, words):

@@ -16,7 +16,7 @@ from prune_realloc.verbs.analyze import analyze
 
 def test_only_the_analysed_efficientvit_hands_on_its_weights(tmp_path):
     folder = saved(flex(), tmp_path / "net")
-    found = analyze(ckpt=folder, data="demo", samples=32)
+    found = analyze(ckpt=folder, data="demo", samples=32, labels=False)
     target = {"like": "efficientvit_m0", "macs": 20_000_000}
     widths = emit(found, target=target, timed=False)[0].network.widths
     unmeasured = {name for name, width in widths.items() if width.kept is None}
@@ -47,9 +47,9 @@ def test_inheritance_opens_the_network_as_the_analysis_did(tmp_path):
 def test_inherited_folders_load_with_their_weights(tmp_path):
     net = flex(depth=(1, 2, 3), num_heads=4, embed_dim=(32, 48, 64), stem_strides=(2, 1), kernels=(5, 5, 5, 5))
     ckpt = saved(net, tmp_path / "net")
-    found = analyze(ckpt=ckpt, data="demo", samples=32)
+    found = analyze(ckpt=ckpt, data="demo", samples=32, labels=False)
     emit(found, target={"like": "efficientvit_m0", "macs": 12_000_000}, inherit=ckpt, out=tmp_path / "v", timed=False)
-    for name in ("realloc", "control"):
+    for name in ("realloc", "control", "unmeasured"):
         again = load_model(ckpt=tmp_path / "v" / name)
         assert again(images(2, 28, 1)).shape == (2, 10)
         assert torch.equal(
@@ -72,7 +72,7 @@ def saved(net, folder):
 def test_a_plan_of_its_analysis_is_carried_out_and_read_again(tmp_path):
     """From one analysis: what `plan` decides `apply` cuts, and `emit` reads it too, planned or not."""
     ckpt = saved(flex(), tmp_path / "net")
-    found = analyze(ckpt=ckpt, data="demo", samples=64)
+    found = analyze(ckpt=ckpt, data="demo", samples=64, labels=False)
     asked = {"budget": {"keep_macs": 0.7}, "axes": ["qk", "ffn", "hidden", "embed"]}
     recipe = planned(found, build_recipe(found.as_recipe() | asked))
     done = apply(recipe, out=tmp_path / "small", timed=False, eval_samples=16)
