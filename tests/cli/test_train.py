@@ -5,6 +5,7 @@ import json
 import pytest
 from support.training import SMALL, described, folder_of_images
 
+from prune_realloc.cli.train import _emitted
 from prune_realloc.cli.trained import say_timm_command
 from prune_realloc.training.config import train_config
 
@@ -110,3 +111,13 @@ def test_what_emit_wrote_trains_with_all_seeds_and_is_compared(run_cli, tmp_path
         "realloc-seed0",
         "realloc-seed1",
     ]
+
+
+@pytest.mark.parametrize("there", [("realloc", "control"), ("realloc", "control", "unmeasured"), ("realloc",)])
+def test_all_networks_that_emit_wrote_are_trained(tmp_path, there):
+    """Older folders have no unmeasured network."""
+    for name in there:
+        (tmp_path / name).mkdir()
+        described(tmp_path / name)
+    expected = [str(tmp_path / name) for name in there] if len(there) > 1 else [str(tmp_path)]
+    assert _emitted(str(tmp_path)) == expected
