@@ -5,6 +5,7 @@ import json
 import pytest
 from support.training import SMALL, described, finished_run, folder_of_images
 
+from prune_realloc.cli.train import _emitted
 from prune_realloc.cli.trained import say_timm_command
 from prune_realloc.training.config import train_config
 
@@ -137,3 +138,13 @@ def test_a_claim_against_its_controls(run_cli, tmp_path):
     code, _, err = run_cli("compare", *runs, "--controls", "planned")
     assert code == 2
     assert "group 'planned' is not there; give one of measured, uniform, random-1, random-2" in err
+
+
+@pytest.mark.parametrize("there", [("realloc", "control"), ("realloc", "control", "unmeasured"), ("realloc",)])
+def test_all_networks_that_emit_wrote_are_trained(tmp_path, there):
+    """Older folders have no unmeasured network."""
+    for name in there:
+        (tmp_path / name).mkdir()
+        described(tmp_path / name)
+    expected = [str(tmp_path / name) for name in there] if len(there) > 1 else [str(tmp_path)]
+    assert _emitted(str(tmp_path)) == expected
