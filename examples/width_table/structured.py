@@ -31,8 +31,9 @@ def structured(budget: int, analyses: Mapping[str, Analysis]) -> dict[str, Alloc
     found["law"] = widest(law, budget)
     for name, analysis in analyses.items():
         wanted = TARGET.model_dump(exclude_unset=True) | {"macs": budget}
-        variant = emit(analysis, target=wanted, timed=False)[0]
-        found[f"emitted-{name}"] = Allocation.of(variant.configs()["realloc"])
+        networks = emit(analysis, target=wanted, timed=False)[0].configs()
+        found[f"emitted-{name}"] = Allocation.of(networks["realloc"])
+        found["unmeasured"] = Allocation.of(networks["unmeasured"])  # of every analysis the same
         stream = predicted(curves_of(analysis), ("embed",), analysis.widths["embed"])
         found[f"stream-{name}"] = widest(stream, budget)
     return found

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from prune_realloc.core.analysis import Analysis
 
 
+_EPOCHS = 3
+"""Of each training."""
+
+
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for what the steps write.")] = Path("runs/demo"),
 ) -> None:
@@ -30,7 +34,7 @@ def demo(
         trained = _train(out)
     compare(trained)
     show_lines(
-        "one seed, three epochs, 4,000 images: a try-out, no evidence",
+        f"one seed, {_EPOCHS} epochs, 4,000 images: a try-out, no evidence",
         "",
         f"reports: {out}/report.html (the analysis), {out}/variants/realloc/model_card.md (the network's card), "
         f"{out}/trained/realloc/report.html (its training)",
@@ -81,8 +85,8 @@ def _train(out: Path) -> list[Path]:
     from prune_realloc.training.config import train_config
     from prune_realloc.training.train import train
 
-    show_lines("", "5 train: all three for three epochs on the shipped images, and 6 compare", "")
-    settings = train_config(epochs=3, batch_size=64)
+    show_lines("", f"5 train: all three for {_EPOCHS} epochs on the shipped images, and 6 compare", "")
+    settings = train_config(epochs=_EPOCHS, batch_size=64)
     folders = [out / "trained" / name for name in NETWORKS]
     for folder in folders:
         source = out / "variants" / folder.name

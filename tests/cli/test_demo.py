@@ -3,8 +3,11 @@
 import re
 from pathlib import Path
 
+from prune_realloc.cli import demo
 
-def test_demo_runs_every_step(run_cli, tmp_path):
+
+def test_demo_runs_every_step(run_cli, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "_EPOCHS", 1)
     code, out, err = run_cli("demo", "-o", tmp_path / "demo")
     assert code == 0, err
     assert "top-1" in out
