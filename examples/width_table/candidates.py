@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from judge import Rule, correlations, table, trained
+from judge import Rule, correlations, named, table, trained
 from rows import CHOOSE, REPORT, read
 from rules import COMPONENTS, curves_of, law, predicted, swapped, synflow
 
@@ -46,9 +46,11 @@ def main(argv: list[str] | None = None) -> None:
             name, _, folder = pair.partition("=")
             rules |= candidates(name, Analysis.load(folder))
         rules |= {"no measurement: channels alone": law, "no measurement: synflow": synflow}
-        judged = [one for one in trained(read(args.table)[1]) if one.half == args.half]
+        rows = read(args.table)[1]
+        judged = [one for one in trained(rows) if one.half == args.half]
         predictions = {name: [rule(one.allocation) for one in judged] for name, rule in rules.items()}
         print(table(correlations(predictions, np.array([one.top1 for one in judged]))))
+        print(f"\n{named(rows)}")
     except InputError as error:
         parser.error(str(error))
 

@@ -146,11 +146,14 @@ def bounds(values: np.ndarray) -> tuple[float, float]:
 
 
 def table(judged: Mapping[str, Judged]) -> str:
-    lines = ["| predictor | Spearman | 95 % interval | the rule minus its size |", "| --- | ---: | ---: | ---: |"]
+    """With a last column where there is a rule that the others are set against."""
+    against = any(one.behind is not None for one in judged.values())
+    heads = ["predictor", "Spearman", "95 % interval", *(["the rule minus its size"] if against else [])]
+    lines = [f"| {' | '.join(heads)} |", f"| --- |{' ---: |' * (len(heads) - 1)}"]
     for name, one in judged.items():
+        cells = [name, f"{one.correlation:+.2f}", f"{one.interval[0]:+.2f} to {one.interval[1]:+.2f}"]
         behind = "" if one.behind is None else f"{one.behind[0]:+.2f} to {one.behind[1]:+.2f}"
-        interval = f"{one.interval[0]:+.2f} to {one.interval[1]:+.2f}"
-        lines.append(f"| {name} | {one.correlation:+.2f} | {interval} | {behind} |")
+        lines.append(f"| {' | '.join(cells + ([behind] if against else []))} |")
     return "\n".join(lines)
 
 

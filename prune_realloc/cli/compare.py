@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prune_realloc.cli.console import print_table, quiet_libraries, show_json
-from prune_realloc.cli.controls import half_width, show_claim
+from prune_realloc.cli.controls import accuracy_cells, show_claim
 from prune_realloc.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -85,12 +85,7 @@ def _columns(several: bool, timed: bool) -> list[str]:
 
 def _row(group: Group, several: bool, timed: bool) -> tuple[str, ...]:
     return (
-        group.name,
-        str(len(group.seeds)),
-        f"{100 * group.mean:.2f}",
-        half_width(group.half_width),
-        "" if group.difference is None else f"{100 * group.difference:+.2f}",
-        half_width(group.difference_half_width),
+        *accuracy_cells(group),
         *([group.control or ""] if several else []),
         f"{group.macs:,}",
         f"{group.params:,}",

@@ -11,6 +11,7 @@ from prune_realloc.cli.console import say_notes, show_json, show_lines, show_tab
 
 if TYPE_CHECKING:
     from prune_realloc.training.controls import Claim, ControlSet, Row
+    from prune_realloc.training.group import Group
 
 
 def show_claim(found: Claim, as_json: bool) -> None:
@@ -38,12 +39,7 @@ def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
 
 def _row(row: Row) -> tuple[str, ...]:
     return (
-        row.name,
-        str(len(row.seeds)),
-        f"{100 * row.mean:.2f}",
-        half_width(row.half_width),
-        "" if row.difference is None else f"{100 * row.difference:+.2f}",
-        half_width(row.difference_half_width),
+        *accuracy_cells(row),
         {None: "", True: "yes", False: "no"}[row.over_zero],
         f"{row.macs:,}",
         f"{row.params:,}",
@@ -62,6 +58,18 @@ def _set_row(found: ControlSet) -> tuple[str, ...]:
     )
 
 
-def half_width(width: float | None) -> str:
+def accuracy_cells(found: Group | Row) -> tuple[str, ...]:
+    """Name, seeds, mean and interval, difference and interval, of one row of either table."""
+    return (
+        found.name,
+        str(len(found.seeds)),
+        f"{100 * found.mean:.2f}",
+        _half_width(found.half_width),
+        "" if found.difference is None else f"{100 * found.difference:+.2f}",
+        _half_width(found.difference_half_width),
+    )
+
+
+def _half_width(width: float | None) -> str:
     """Half an interval of shares, in points."""
     return "" if width is None else f"+-{100 * width:.2f}"

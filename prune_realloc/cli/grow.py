@@ -8,7 +8,21 @@ from typing import Annotated, Any
 import typer
 
 from prune_realloc.cli.console import print_table, quiet_libraries, say, training_progress
-from prune_realloc.cli.options import DATA, PLAN, RUN, Device, Json, data_flags, option
+from prune_realloc.cli.options import (
+    PLAN,
+    RUN,
+    Config,
+    Device,
+    EvalSplit,
+    Json,
+    Preset,
+    Settings,
+    Teacher,
+    TrainData,
+    TrainSamples,
+    data_flags,
+    option,
+)
 from prune_realloc.cli.train import train_settings
 
 
@@ -20,24 +34,18 @@ def grow(
         ),
     ],
     *,
-    data: Annotated[str, option(DATA, "--data", help="Folder of labelled images, 'demo', or a timm data set.")],
+    data: TrainData,
     out: Annotated[Path, option(RUN, "-o", "--out", help="Folder of all rounds; the same command goes on from it.")],
     rounds: Annotated[
         int, option(PLAN, "--rounds", help="How many times widths move; one more network is trained.")
     ] = 3,
-    preset: Annotated[str, option(PLAN, "--preset", help="quick, paper or recover.")] = "quick",
-    config: Annotated[Path | None, option(PLAN, "--config", help="YAML file of settings, over the preset.")] = None,
-    setting: Annotated[
-        list[str] | None, option(PLAN, "--set", help="KEY=VALUE over both, such as epochs=30; may be repeated.")
-    ] = None,
-    teacher: Annotated[
-        str | None, option(PLAN, "--teacher", help="Checkpoint, 'demo', or timm's name of a network to distil from.")
-    ] = None,
+    preset: Preset = "quick",
+    config: Config = None,
+    setting: Settings = None,
+    teacher: Teacher = None,
     images: Annotated[dict[str, Any], data_flags("split", "data_dir", "class_map", "class_order")],
-    eval_split: Annotated[
-        str, option(DATA, "--eval-split", help="Part that is evaluated; held-out: what --samples leaves of --split.")
-    ] = "validation",
-    samples: Annotated[int | None, option(DATA, "--samples", help="Train on so many images. Default: all.")] = None,
+    eval_split: EvalSplit = "validation",
+    samples: TrainSamples = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:

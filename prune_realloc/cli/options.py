@@ -59,6 +59,19 @@ Device = Annotated[str, option(RUN, "--device", help="auto, cpu or cuda.")]
 Amp = Annotated[bool, option(RUN, "--amp", help="Score in bfloat16 autocast.")]
 Seed = Annotated[int, option(RUN, "--seed", help="Chooses the images and every draw.")]
 Json = Annotated[bool, option(RUN, "--json", help="Print the numbers as JSON instead of tables.")]
+TrainData = Annotated[str, option(DATA, "--data", help="Folder of labelled images, 'demo', or a timm data set.")]
+EvalSplit = Annotated[
+    str, option(DATA, "--eval-split", help="Part that is evaluated; held-out: what --samples leaves of --split.")
+]
+TrainSamples = Annotated[int | None, option(DATA, "--samples", help="Train on so many images. Default: all.")]
+Preset = Annotated[str, option(PLAN, "--preset", help="quick, paper or recover.")]
+Config = Annotated[Path | None, option(PLAN, "--config", help="YAML file of settings, over the preset.")]
+Settings = Annotated[
+    list[str] | None, option(PLAN, "--set", help="KEY=VALUE over both, such as epochs=30; may be repeated.")
+]
+Teacher = Annotated[
+    str | None, option(PLAN, "--teacher", help="Checkpoint, 'demo', or timm's name of a network to distil from.")
+]
 *_MOST, _LAST = get_args(ScorerName)
 Scorer = Annotated[str, option(RUN, "--scorer", help=f"{', '.join(_MOST)} or {_LAST}.")]
 

@@ -9,7 +9,23 @@ import typer
 
 from prune_realloc.cli.compare import compare
 from prune_realloc.cli.console import quiet_libraries, say, say_notes, say_taken, training_progress
-from prune_realloc.cli.options import DATA, MODEL, PLAN, RUN, Device, Json, data_flags, option, source_flags
+from prune_realloc.cli.options import (
+    MODEL,
+    PLAN,
+    RUN,
+    Config,
+    Device,
+    EvalSplit,
+    Json,
+    Preset,
+    Settings,
+    Teacher,
+    TrainData,
+    TrainSamples,
+    data_flags,
+    option,
+    source_flags,
+)
 from prune_realloc.cli.trained import say_timm_command, show_trained
 from prune_realloc.cli.values import parse_pairs
 from prune_realloc.core.errors import InputError, require_at_least
@@ -29,24 +45,18 @@ def train(
         ),
     ],
     *,
-    data: Annotated[str, option(DATA, "--data", help="Folder of labelled images, 'demo', or a timm data set.")],
+    data: TrainData,
     out: Annotated[Path, option(RUN, "-o", "--out", help="Folder of the run; the same command goes on from it.")],
-    preset: Annotated[str, option(PLAN, "--preset", help="quick, paper or recover.")] = "quick",
-    config: Annotated[Path | None, option(PLAN, "--config", help="YAML file of settings, over the preset.")] = None,
-    setting: Annotated[
-        list[str] | None, option(PLAN, "--set", help="KEY=VALUE over both, such as epochs=30; may be repeated.")
-    ] = None,
+    preset: Preset = "quick",
+    config: Config = None,
+    setting: Settings = None,
     seeds: Annotated[
         int | None, option(PLAN, "--seeds", help="So many runs, OUT/NAME-seed0 and on, and their comparison.")
     ] = None,
-    teacher: Annotated[
-        str | None, option(PLAN, "--teacher", help="Checkpoint, 'demo', or timm's name of a network to distil from.")
-    ] = None,
+    teacher: Teacher = None,
     images: Annotated[dict[str, Any], data_flags("split", "data_dir", "class_map", "class_order")],
-    eval_split: Annotated[
-        str, option(DATA, "--eval-split", help="Part that is evaluated; held-out: what --samples leaves of --split.")
-    ] = "validation",
-    samples: Annotated[int | None, option(DATA, "--samples", help="Train on so many images. Default: all.")] = None,
+    eval_split: EvalSplit = "validation",
+    samples: TrainSamples = None,
     network: Annotated[dict[str, Any], source_flags("model_args")],
     num_classes: Annotated[
         int | None, option(MODEL, "--num-classes", help="Classes of a new head; 1: one logit. Default: the data's.")

@@ -33,6 +33,12 @@ def median_interval(values: np.ndarray) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
+def guessing(classes: int, images: int) -> tuple[float, float]:
+    """Share of so many images that guessing one of the classes gets right, and its standard error."""
+    chance = 1 / classes
+    return chance, sqrt(chance * (1 - chance) / images)
+
+
 def interval(values: Sequence[float]) -> float | None:
     """Half the width of Student's 95 % interval of the mean; None for fewer than two values."""
     from scipy.stats import t

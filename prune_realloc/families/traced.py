@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from prune_realloc.core.errors import InputError, first_line
-from prune_realloc.core.structure import Branch, Pair, Site, Structure
+from prune_realloc.core.structure import Branch, Structure
 from prune_realloc.tracing import candidates as grouping
 from prune_realloc.tracing.apart import modules_apart, most_layers_within
 from prune_realloc.tracing.attention import exchanged
-from prune_realloc.tracing.branches import crossings, exits, norms, pairs
+from prune_realloc.tracing.branches import crossings, exits, fitted_pairs, norms
 from prune_realloc.tracing.candidates import Traced
 from prune_realloc.tracing.chain import evaluating
 from prune_realloc.tracing.check import Checked, checked
@@ -31,7 +31,7 @@ from prune_realloc.tracing.record import Record
 from prune_realloc.tracing.residual import residual_units
 from prune_realloc.tracing.rewrite import rewrite_
 from prune_realloc.tracing.run import traced
-from prune_realloc.tracing.sites import Sites, sites
+from prune_realloc.tracing.sites import sites
 from prune_realloc.tracing.terms import terms
 from prune_realloc.tracing.walk import Walk
 
@@ -340,20 +340,4 @@ def _structure(model: nn.Module, found: Checked) -> Structure:
         norms=norms(whole),
         crossings=found.crossings,
     )
-    return dataclasses.replace(structure, pairs=_pairs(whole, every, structure))
-
-
-def _pairs(whole: Traced, every: Sites, structure: Structure) -> tuple[Pair, ...]:
-    """Those of whose activations and gradients the moments are known."""
-    by_name = {site.name: site for site in every.every}
-    keys = structure.writers()
-    known = [pair for pair in pairs(whole, every) if structure.branches]
-    logits = {
-        pair.site for pair in known if by_name[pair.site].axis == "qk" and by_name[pair.site].gates[0].units is None
-    }
-    return tuple(pair for pair in known if pair.site in logits | {*keys} and _is_all(pair, by_name[pair.site]))
-
-
-def _is_all(pair: Pair, site: Site) -> bool:
-    """Does nothing else hold units of its site?"""
-    return {part.parameter for part in site.slices} == {part.parameter for part in (*pair.left, *pair.right)}
+    return dataclasses.replace(structure, pairs=fitted_pairs(whole, every, structure))

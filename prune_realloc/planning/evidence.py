@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from math import sqrt
 from pathlib import Path
 from typing import Any
 
 from prune_realloc.core.analysis import META_FILE, Analysis
 from prune_realloc.core.cost import DEFAULT_KIND
 from prune_realloc.core.errors import InputError
+from prune_realloc.core.intervals import guessing
 from prune_realloc.core.names import PREPROCESSING, RECIPE_FILE
 from prune_realloc.core.structure import INNER_AXES, site_place
 from prune_realloc.planning.plan import plan
@@ -158,8 +158,7 @@ def _check_above_chance(analysis: Analysis) -> None:
     classes = analysis.model.get("num_classes") or 0
     if analysis.top1 is None or classes < 2:
         return
-    chance = 1 / classes
-    error = sqrt(chance * (1 - chance) / analysis.samples)
+    chance, error = guessing(classes, analysis.samples)
     if analysis.top1 <= chance + error:
         raise InputError(
             f"source: its top-1 of {analysis.top1:.1%} on {analysis.samples:,} images is not above chance "

@@ -7,7 +7,7 @@ from itertools import takewhile
 
 import numpy as np
 
-from prune_realloc.core.structure import Branch, Crossing, Pair, Slice
+from prune_realloc.core.structure import Branch, Crossing, Pair, Site, Slice, Structure
 from prune_realloc.tracing.candidates import Traced
 from prune_realloc.tracing.record import Layer
 from prune_realloc.tracing.residual import writers
@@ -139,6 +139,23 @@ def norms(traced: Traced) -> dict[str, str]:
     batch = [norm for norm in traced.record.norms if norm.kind == "batch" and norm.pure]
     found = {layers[norm.source]: norm.module for norm in batch if norm.source is not None}
     return {layer: norm for layer, norm in found.items() if norm and layer}
+
+
+def fitted_pairs(traced: Traced, sites: Sites, structure: Structure) -> tuple[Pair, ...]:
+    """The pairs of whose activations and gradients the moments are known."""
+    if not structure.branches:
+        return ()
+    by_name = {site.name: site for site in sites.every}
+    known, keys = pairs(traced, sites), structure.writers()
+    logits = {
+        pair.site for pair in known if by_name[pair.site].axis == "qk" and by_name[pair.site].gates[0].units is None
+    }
+    return tuple(pair for pair in known if pair.site in logits | {*keys} and _is_all(pair, by_name[pair.site]))
+
+
+def _is_all(pair: Pair, site: Site) -> bool:
+    """Does nothing else hold units of its site?"""
+    return {part.parameter for part in site.slices} == {part.parameter for part in (*pair.left, *pair.right)}
 
 
 def pairs(traced: Traced, sites: Sites) -> tuple[Pair, ...]:

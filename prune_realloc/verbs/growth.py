@@ -14,6 +14,7 @@ from prune_realloc.core.analysis import META_FILE, Analysis
 from prune_realloc.core.cost import DEFAULT_KIND
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.files import clear_half_written, make_folder, write_files
+from prune_realloc.core.intervals import guessing
 from prune_realloc.core.names import EFFICIENTVIT
 from prune_realloc.models.efficientvit import EfficientVit
 from prune_realloc.planning.evidence import read_evidence
@@ -127,8 +128,9 @@ def open_efficientvit(source: str | Path) -> EfficientVit:
 
 def require_shown(net: EfficientVit, trained: Trained, number: int) -> None:
     """Raises InputError where a network is no better than chance, by two standard errors: nothing follows from it."""
-    chance, images = 1 / count_classes(net), trained.data["validation_images"]
-    if trained.top1 <= chance + 2 * (chance * (1 - chance) / images) ** 0.5:
+    images = trained.data["validation_images"]
+    chance, error = guessing(count_classes(net), images)
+    if trained.top1 <= chance + 2 * error:
         raise InputError(
             f"round {number}: the trained network is right on {trained.top1:.1%} of {images} images, near chance, so "
             "it shows nothing; train longer (--set epochs=...), into another folder"
