@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch_pruning_baseline import CLOSE, SLACK, count_macs, evaluate, load_tensors
 
 from prune_realloc import InputError, apply, build_recipe, load_model
+from prune_realloc.core.structure import INNER_AXES
 from prune_realloc.models.efficientvit_layers import WindowAttention
 from prune_realloc.pruning.sites import find_sites
 
@@ -44,10 +45,10 @@ def only(*parts: str) -> dict[str, Any]:
     return {"compensate": {part: part in parts for part in PARTS}}
 
 
-STREAMS = "rotation and refit, the streams too"
+WHOLE = "rotation and refit, the streams whole"
 VARIANTS: dict[str, dict[str, Any]] = {
     "rotation and refit (the default)": {},
-    STREAMS: {},  # with all axes that the network has but blocks
+    WHOLE: {},  # with all axes that the network has inside its blocks
     "refit": only("refit"),
     "rotation, mean shift": only("rotate", "mean_shift"),
     "mean shift": only("mean_shift"),
@@ -62,8 +63,8 @@ SECONDS = 60
 
 def ours(net: nn.Module, folder: Path, data: str, test: tuple[Tensor, Tensor]) -> Iterator[dict[str, Any]]:
     """A row for each variant and share."""
-    every = sorted({site.axis for site in find_sites(net)} - {"block"})
-    for (name, values), share in product((VARIANTS | {STREAMS: {"axes": every}}).items(), SHARES):
+    inside = sorted({site.axis for site in find_sites(net)} & {*INNER_AXES})
+    for (name, values), share in product((VARIANTS | {WHOLE: {"axes": inside}}).items(), SHARES):
         images = {"name": data, "samples": CALIBRATION_IMAGES}
         source = {"ckpt": str(folder)}
         recipe = build_recipe({"budget": {"keep_macs": share}, "source": source, "data": images} | values)

@@ -99,8 +99,9 @@ def iterate(
     unreadable: list[str] | None = None,
     remarks: list[str] | None = None,
     part: tuple[int, int] = (0, 1),
+    first: int = 0,
 ) -> Iterator[Batch]:
-    """Batches of `samples` images, chosen without replacement and ordered by `seed`.
+    """Batches of `samples` images, chosen without replacement and ordered by `seed`, from the `first` of that order on.
 
     `part` (i, n) yields every n-th of them from the i-th: what one of n processes looks at.
 
@@ -111,7 +112,8 @@ def iterate(
         InputError: more than `MAX_UNREADABLE` of the images cannot be read.
     """
     skipped = [] if unreadable is None else unreadable
-    chosen = torch.randperm(source.count, generator=torch.Generator().manual_seed(seed))[:samples].tolist()
+    order = torch.randperm(source.count, generator=torch.Generator().manual_seed(seed))
+    chosen = order[first : first + samples].tolist()
     mine = range(part[0], len(chosen), part[1])
     loader = torch.utils.data.DataLoader(
         _Prepared(source, prepare, chosen),

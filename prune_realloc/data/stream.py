@@ -19,6 +19,9 @@ from prune_realloc.data.preprocessing import Preprocessing, guessed_note
 from prune_realloc.runtime.distributed import gathered, place
 from prune_realloc.runtime.networks import count_classes
 
+_ENOUGH = 0.25
+"""Held-back images for each one that is fitted."""
+
 
 def use_labels(net: nn.Module, source: ImageSource, wanted: bool) -> bool:
     """Whether the data's labels are there, wanted, and the network's classes.
@@ -84,14 +87,16 @@ class ImageStream:
         workers: int = 0,
         progress: Progress | None = None,
         prepared: Taken | None = None,
+        first: int = 0,
     ) -> None:
         """`classes`: how many the labels may name; None: they are not read. `samples`: None takes all.
 
-        `prepared`: the facts of `prepare`.
+        `prepared`: the facts of `prepare`. `first`: the place in the seeded order to begin with.
         """
         self.prepared = prepared or {}
         self.images, self.prepare, self.classes, self.progress = images, prepare, classes, progress
-        self.asked, self.wanted = samples, min(samples or images.count, images.count)
+        self.first, self.asked = first, samples
+        self.wanted = min(samples or images.count, images.count - first)
         if self.wanted < place()[1]:
             raise InputError(f"samples {self.wanted} are fewer than the {place()[1]} processes; raise --samples")
         self.loading: dict[str, int] = {"batch_size": batch_size, "seed": seed, "workers": workers}
@@ -108,6 +113,7 @@ class ImageStream:
             unreadable=self.unreadable,
             remarks=self.remarks,
             part=place(),
+            first=self.first,
             **self.loading,
         ):
             if self.classes is not None:
@@ -125,6 +131,22 @@ class ImageStream:
         if self.progress is not None and self.unreadable:
             self.progress(len(self.checksums), len(self.checksums))
         self.remarks = gathered(self.remarks)
+
+    def held_back(self) -> ImageStream | None:
+        """As many images again, of those that follow in the order; None where they are too few to judge by."""
+        end = self.first + self.wanted
+        if self.images.count - end < max(_ENOUGH * self.wanted, place()[1]):
+            return None
+        return ImageStream(
+            self.images,
+            self.prepare,
+            classes=self.classes,
+            samples=self.wanted,
+            progress=self.progress,
+            prepared=self.prepared,
+            first=end,
+            **self.loading,
+        )
 
     def facts(self) -> dict[str, Any]:
         return {

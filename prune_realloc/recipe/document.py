@@ -17,7 +17,7 @@ from prune_realloc.recipe.target import Target
 
 RecipeAxis = Literal["qk", "v", "ffn", "hidden", "heads", "embed", "block"]
 """`structure.Axis`, in the order in which recipes list them."""
-DEFAULT_AXES: tuple[RecipeAxis, ...] = ("qk", "v", "ffn", "hidden")
+DEFAULT_AXES: tuple[RecipeAxis, ...] = ("qk", "v", "ffn", "hidden", "embed")
 """What may be cut where a recipe does not say it, as far as the network has it."""
 Scorer = Literal["fisher", "taylor", "loss", "activation", "magnitude", "magnitude-l1", "random"]
 COMPARABLE_SCORERS: tuple[Scorer, ...] = ("fisher", "taylor", "loss")
@@ -111,7 +111,7 @@ class Recipe(Part):
     """damage: where it hurts least per cost; uniform: the same share everywhere; per-axis: one share for each axis.
     Default: damage, or per-axis with a scorer whose scores cannot be compared across sites."""
     axes: tuple[RecipeAxis, ...] = ("qk", "v", "ffn")
-    """What may be cut to meet the budget. Default: of qk, v, ffn and hidden what the network has."""
+    """What may be cut to meet the budget. Default: of qk, v, ffn, hidden and, by damage, embed what the network has."""
     rules: dict[RecipeAxis, OneOrMany] = {}
     """Axis -> one rule, or a list of rules in which later ones override earlier ones."""
     compensate: Compensation = Compensation()

@@ -38,11 +38,11 @@ from prune_realloc.runtime.networks import evaluation_mode
 from prune_realloc.verbs.applied import Applied, Pair
 from prune_realloc.verbs.carry_out import (
     Result,
+    best_judged,
     carry_out,
     check_fit,
     few_images_note,
     lawful_plan,
-    no_worse_than_uniform,
 )
 from prune_realloc.verbs.judge import Judge, Judges, judges_for
 from prune_realloc.verbs.own import Own, Score, open_calibration, plain_taken_of
@@ -71,9 +71,10 @@ def apply(
 ) -> Applied:
     """Cut a network as the recipe says, make up for what is lost, and measure before and after.
 
-    Where the recipe has no plan, the network is analysed and planned first; of that plan and the uniform one at the
-    same budget, the one with the larger score is carried out; without one, that of the lower mean loss, and without
-    that, the one nearer to the source (KL on the calibration images). The source stays as it is.
+    Where the recipe has no plan, the network is analysed and planned first; of that plan, the uniform one and, where
+    streams were cut unasked, one that leaves them whole, all at the same budget, the one with the largest score is
+    carried out; without a score, that of the lowest mean loss, and without a loss, the one nearest to the source (KL
+    on images that no layer was fitted on, where the data has any). The source stays as it is.
 
     Args:
         model: the network, instead of the recipe's source; with `batches`, also one of your own that holds a supported
@@ -175,18 +176,17 @@ def _pruned(
     """The recipe with its plan, what it makes of the network, and notes.
 
     Args:
-        judge: a plan that is made here is carried out only where the uniform one is not judged better.
+        judge: a plan that is made here is carried out only where none of the other ways is judged better.
     """
-    allocation: str = recipe.allocation
+    given = recipe.plan is not None
     recipe, planned, notes = lawful_plan(recipe, seen)
     result = carry_out(planned, seen, recipe, images)
-    if recipe.plan is None and recipe.budget is not None and allocation == "damage" and judge is not None:
+    if not given and recipe.budget is not None and recipe.allocation == "damage" and judge is not None:
         assert images is not None
-        allocation, result, note = no_worse_than_uniform(result, seen, recipe, images, judge)
+        recipe, result, note = best_judged(result, seen, recipe, images, judge)
         notes.append(note)
     notes += few_images_note(result, seen, recipe, images)
-    done = axes_named(seen.analysis, recipe) | {"plan": result.plan, "allocation": allocation}
-    return recipe.model_copy(update=done), result, notes
+    return recipe.model_copy(update=axes_named(seen.analysis, recipe) | {"plan": result.plan}), result, notes
 
 
 def _measured(

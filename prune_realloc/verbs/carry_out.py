@@ -9,6 +9,7 @@ from torch import nn
 
 from prune_realloc.core.cost import total_cost
 from prune_realloc.core.errors import InputError
+from prune_realloc.core.structure import OUTER_AXES, site_place
 from prune_realloc.data.calibration import Calibration
 from prune_realloc.families import family_of
 from prune_realloc.families.host import find_host
@@ -130,24 +131,41 @@ def few_images_note(result: Result, seen: Examined, recipe: Recipe, images: Cali
     ]
 
 
-def no_worse_than_uniform(
+def best_judged(
     planned: Result, seen: Examined, recipe: Recipe, images: Calibration, judge: Judge
-) -> tuple[str, Result, str]:
-    """Allocation, result and a note: what was planned, or the uniform one where it is judged better.
+) -> tuple[Recipe, Result, str]:
+    """The recipe, its result and a note: what was planned, or another way to spend the budget that is judged better.
 
     Args:
-        judge: decides between the two.
+        judge: decides between them.
     """
-    try:
-        even = plan(seen.analysis, recipe.model_copy(update={"allocation": "uniform"}))
-    except InputError as error:
-        return "damage", planned, f"there is no uniform plan to compare with ({error})"
-    control = carry_out(even, seen, recipe, images)
-    where = ", on the images that layers were fitted on" if judge.calibrated and is_fitted(seen, recipe) else ""
-    text = (
-        f"{judge.name}: {judge.text(planned.network)}{judge.unit} as planned, {judge.text(control.network)} with "
-        f"uniform widths of equal cost{where}"
+    found: dict[str, tuple[Recipe, Result]] = {"as planned": (recipe, planned)}
+    missing = ""
+    for name, other in _other_ways(planned, seen, recipe).items():
+        try:
+            done = plan(seen.analysis, other)
+        except InputError as error:
+            missing = f"; there is no plan {name} to compare with ({error})"
+        else:
+            found[name] = other, carry_out(done, seen, other, images)
+    values = [f"{judge.text(result.network)} {name}" for name, (_, result) in found.items()]
+    values[0] = values[0].replace(" ", f"{judge.unit} ", 1)
+    where = f", on {judge.on}" if judge.on and is_fitted(seen, recipe) else ""
+    best = "as planned"
+    for name, (_, result) in found.items():
+        if judge.better(result.network, found[best][1].network):
+            best = name
+    note = f"{judge.name}: {', '.join(values)}, at equal cost{where}{missing}"
+    return *found[best], note if best == "as planned" else f"{note}; what was carried out is that {best}"
+
+
+def _other_ways(planned: Result, seen: Examined, recipe: Recipe) -> dict[str, Recipe]:
+    """By name; a stream's cut reaches every block, so what it was foretold to cost is held against none of it."""
+    inside = tuple(axis for axis in movable_axes(seen.analysis, recipe) if axis not in OUTER_AXES)
+    cut_streams = any(
+        site.width < site.of for name, site in planned.plan.sites.items() if site_place(name)[0] == "embed"
     )
-    if judge.better(control.network, planned.network):
-        return "uniform", control, f"{text}; the uniform plan was carried out"
-    return "damage", planned, text
+    found = {"with uniform widths": recipe.model_copy(update={"allocation": "uniform"})}
+    if cut_streams and inside and "axes" not in recipe.model_fields_set:
+        found["with the streams whole"] = recipe.model_copy(update={"axes": inside})
+    return found

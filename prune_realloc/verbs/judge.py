@@ -12,10 +12,13 @@ from torch import nn
 
 from prune_realloc.core.errors import InputError
 from prune_realloc.data.calibration import Calibration
+from prune_realloc.data.stream import ImageStream
 from prune_realloc.pruning.objectives import Loss, own_losses
 from prune_realloc.results.evaluate import measure
 from prune_realloc.runtime.networks import evaluation_mode
 from prune_realloc.verbs.own import Own, Score
+
+_FITTED = "the images that layers were fitted on"
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +32,8 @@ class Judge:
     larger: bool
     """Is a larger number better?"""
     of: Callable[[nn.Module], float]
-    calibrated: bool = False
-    """Is it found on the calibration images?"""
+    on: str = ""
+    """The images that it is found on, where they are ours to name."""
     known: dict[nn.Module, float] = field(default_factory=dict)
 
     def __call__(self, network: nn.Module) -> float:
@@ -82,11 +85,18 @@ def judges_for(net: nn.Module, images: Calibration | None, own: Own, predicts: b
     if own.score is not None:
         score = Judge("score", "", True, partial(_score, own.score))
     if own.loss is not None and images is not None:
-        loss = Judge("mean loss", "", False, partial(mean_loss, own.loss, images), calibrated=True)
+        loss = Judge("mean loss", "", False, partial(mean_loss, own.loss, images), _FITTED)
     if predicts and images is not None:
         # against the source's own predictions: on labels, noise of either sign drowns what a good cut adds
-        distance = Judge("calibration loss added", " nats", False, partial(_distance, net, images), calibrated=True)
+        others, on = _to_judge_by(images)
+        distance = Judge("KL to the source", " nats", False, partial(_distance, net, others), on)
     return Judges(score=score, loss=loss, distance=distance)
+
+
+def _to_judge_by(images: Calibration) -> tuple[Calibration, str]:
+    """Images, and which they are: on those that layers are fitted on, the better fit can be the worse network."""
+    held_back = images.held_back() if isinstance(images, ImageStream) else None
+    return (images, _FITTED) if held_back is None else (held_back, "images that no layer was fitted on")
 
 
 def _score(score: Score, network: nn.Module) -> float:

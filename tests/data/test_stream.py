@@ -1,8 +1,10 @@
 import pytest
+from PIL import Image
 from support.data import write_classes, write_idx
 from support.networks import build
 
 from prune_realloc.core.errors import InputError
+from prune_realloc.data.batches import ImageSource
 from prune_realloc.data.images import open_images
 from prune_realloc.data.labels import Naming, naming_of
 from prune_realloc.data.preprocessing import preprocessing, preprocessing_taken
@@ -72,3 +74,30 @@ def test_the_network_and_the_options_say_what_is_known_of_labels():
     net.pretrained_cfg = {"label_names": ["a", "b", "c"]}
     assert naming_of(net, False, "map") == Naming(wanted=False, names=("a", "b", "c"), classes=3, class_map="map")
     assert not naming_of(build(num_classes=0), True).wanted
+
+
+def numbered(samples, seed=0):
+    """A stream over 12 images of one colour each."""
+    source = ImageSource("numbers", 12, one_colour, str, num_classes=0)
+    net = build(in_chans=1, img_size=28, patch_size=7)
+    return ImageStream(
+        source, preprocessing(net, (1, 28, 28), {}), classes=None, samples=samples, batch_size=2, seed=seed
+    )
+
+
+def one_colour(place):
+    return Image.new("L", (28, 28), 10 * place), -1
+
+
+@pytest.mark.parametrize(("samples", "others"), [(4, 4), (7, 5), (9, 3)])
+def test_images_to_judge_by_are_none_that_were_fitted(samples, others):
+    fitted = numbered(samples)
+    held_back = fitted.held_back()
+    list(fitted), list(held_back)
+    assert len(held_back.checksums) == others
+    assert not set(held_back.checksums) & set(fitted.checksums)
+
+
+@pytest.mark.parametrize("samples", [10, 12, None])
+def test_too_few_images_to_judge_by_are_none(samples):
+    assert numbered(samples).held_back() is None

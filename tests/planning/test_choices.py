@@ -140,13 +140,19 @@ def test_a_frozen_block_stays():
 @pytest.mark.parametrize(
     ("recipe", "complaint"),
     [
-        (dict(budget={"keep_macs": 0.02}), r"2\.0% of the source\) is below the least .*; embed, heads may not"),
-        (dict(budget={"keep_macs": 0.4}, rules={"ffn": {"floor": 1200}}), r"below the least .*\d%\).*lower floors"),
+        (
+            dict(budget={"keep_macs": 0.02}, axes=INNER),
+            r"2\.0% of the source\) is below the least .*; embed, heads may not",
+        ),
+        (
+            dict(budget={"keep_macs": 0.4}, axes=INNER, rules={"ffn": {"floor": 1200}}),
+            r"below the least .*\d%\).*lower floors",
+        ),
         (dict(budget={"keep_macs": 1.0}), r"macs: a budget of [\d,]+ leaves .* nothing would be removed"),
         (dict(budget={"params": "1G"}), r"params: a budget of 1,000,000,000 leaves .* nothing would be removed"),
         (dict(rules={"qk": {"keep": 1.0}}), "the plan removes nothing"),
         (
-            dict(budget={"keep_macs": 0.9}, rules={a: {"freeze": True} for a in INNER}),
+            dict(budget={"keep_macs": 0.9}, axes=INNER, rules={a: {"freeze": True} for a in INNER}),
             "embed, heads, qk, v, ffn may not change",
         ),
         (dict(budget={"keep_macs": 0.9}, rules={"ffn": {"width": 8}}), "the rules leave at most .* below the budget"),

@@ -9,7 +9,7 @@ from support.analyses import INNER, UNSAID, any_spending, make_analysis, random_
 from prune_realloc.core.analysis import Analysis
 from prune_realloc.core.cost import Term
 from prune_realloc.core.errors import InputError
-from prune_realloc.planning.choices import PlanningProblem
+from prune_realloc.planning.choices import PlanningProblem, movable_axes
 from prune_realloc.planning.evidence import read_evidence
 from prune_realloc.planning.plan import plan, planned
 from prune_realloc.planning.ranking import retention as ranked
@@ -63,7 +63,7 @@ def test_without_axes_a_network_is_cut_where_it_has_something_inside():
     done = plan(mixed(), Recipe(budget={"keep_macs": 0.7}))
     narrower = {name for name, site in done.sites.items() if site.width < site.of}
     assert narrower
-    assert narrower <= {*INSIDE}
+    assert narrower <= {*INSIDE} | {name for name in done.sites if "embed" in name}
     assert done.achieved == cost_of(widths_of(done)) <= done.requested
 
 
@@ -75,12 +75,27 @@ def test_axes_that_are_named_must_be_there():
 def test_a_planned_recipe_says_what_was_cut_where_its_default_would_not():
     analysis, recipe = mixed(), Recipe(budget={"keep_macs": 0.7})
     done = planned(analysis, recipe)
-    assert done.axes == ("ffn", "hidden")
+    assert done.axes == ("ffn", "hidden", "embed")
     again = parse_recipe(dump_recipe(done, "x"))
     assert again.plan == done.plan == plan(analysis, again)
     vit = make_analysis(B=2, D=64, H=4, K=16, F=128, N=10)
-    assert planned(vit, recipe).axes == recipe.axes == INNER
-    assert "axes" not in planned(vit, recipe).model_fields_set
+    assert planned(vit, recipe).axes == (*INNER, "embed")
+
+
+@pytest.mark.parametrize(
+    ("changes", "asked"),
+    [
+        ({}, {"allocation": "uniform"}),
+        ({"scorer": "activation", "unit": ""}, {"scorer": "activation"}),
+        ({"model": {"inside": "backbone"}}, {}),
+    ],
+)
+def test_streams_are_left_whole_unasked_where_damage_does_not_tell_their_cost(changes, asked):
+    recipe = Recipe(budget={"keep_macs": 0.7}, **asked)
+    assert movable_axes(mixed(**changes), recipe) == ("ffn", "hidden")
+    vit = make_analysis(B=2, D=64, H=4, K=16, F=128, N=10)
+    even = Recipe(budget={"keep_macs": 0.7}, allocation="uniform")
+    assert "axes" not in planned(vit, even).model_fields_set
 
 
 @pytest.mark.parametrize("allocation", ["damage", "uniform", "per-axis"])

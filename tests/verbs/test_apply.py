@@ -130,9 +130,9 @@ def test_a_network_without_a_classifier_is_cut_too(tmp_path):
     ("values", "complaint"),
     [
         ({"budget": {"keep_macs": 1.0}}, "nothing would be removed"),
-        ({"budget": {"keep_macs": 0.001}}, "embed"),
+        ({"budget": {"keep_macs": 0.001}}, "below the least"),
         ({"budget": {"macs": "900M"}}, "nothing would be removed"),
-        ({"rules": {axis: {"freeze": True} for axis in ("qk", "v", "ffn")}}, "may not change"),
+        ({"rules": {axis: {"freeze": True} for axis in ("qk", "v", "ffn", "embed")}}, "may not change"),
         ({"rules": {"ffn": {"width": 512}}}, "more than the 256"),
         ({"rules": {"ffn": {"freeze": True, "blocks": "12-15"}}}, "0-11"),
         ({"scorer": "magnitude", "allocation": "damage"}, "uniform or per-axis"),

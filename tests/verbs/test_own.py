@@ -220,6 +220,19 @@ def test_the_score_decides_between_the_candidates(prefers):
     json.dumps(done.summary())
 
 
+def test_a_plan_that_cuts_streams_unasked_is_held_against_one_that_does_not():
+    """A measure that likes channels, on a network whose stream is worth nothing to its random head."""
+    net = build("registers", num_classes=10)
+    images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    asked = build_recipe({"budget": {"keep_macs": 0.8}})
+    wide = apply(asked, model=net, batches=[images], score=lambda net: net.head.in_features, timed=False)
+    narrow = apply(asked, model=net, batches=[images], score=lambda net: -net.head.in_features, timed=False)
+    assert "embed" in narrow.recipe.axes
+    assert "embed" not in wide.recipe.axes
+    assert wide.recipe.plan.sites["embed"].width == net.embed_dim > narrow.recipe.plan.sites["embed"].width
+    assert any("what was carried out is that with the streams whole" in note for note in wide.notes)
+
+
 def test_without_a_score_the_mean_loss_decides():
     net = small()
     done = apply(recipe(), model=net, batches=shipped_batches(net), loss=cross_entropy, timed=False)
