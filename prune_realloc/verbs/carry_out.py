@@ -165,7 +165,7 @@ def _other_ways(planned: Result, seen: Examined, recipe: Recipe) -> dict[str, Re
     cut_streams = any(
         site.width < site.of for name, site in planned.plan.sites.items() if site_place(name)[0] == "embed"
     )
-    found = {"with uniform widths": recipe.model_copy(update={"allocation": "uniform"})}
+    found = {}
     if cut_streams and inside and "axes" not in recipe.model_fields_set:
         found["with the streams whole"] = recipe.model_copy(update={"axes": inside})
-    return found
+    return found | {"with uniform widths": recipe.model_copy(update={"allocation": "uniform"})}

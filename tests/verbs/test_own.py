@@ -25,6 +25,8 @@ from prune_realloc import (
 )
 from prune_realloc.core.analysis import Analysis
 from prune_realloc.core.errors import InputError
+from prune_realloc.pruning.damage import damage_curves
+from prune_realloc.pruning.elimination import Curve
 from prune_realloc.recipe.document import Data
 from prune_realloc.results.evaluate import evaluate
 from prune_realloc.results.opening import Reading, open_stream
@@ -220,17 +222,26 @@ def test_the_score_decides_between_the_candidates(prefers):
     json.dumps(done.summary())
 
 
-def test_a_plan_that_cuts_streams_unasked_is_held_against_one_that_does_not():
-    """A measure that likes channels, on a network whose stream is worth nothing to its random head."""
-    net = build("registers", num_classes=10)
-    images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    asked = build_recipe({"budget": {"keep_macs": 0.8}})
-    wide = apply(asked, model=net, batches=[images], score=lambda net: net.head.in_features, timed=False)
-    narrow = apply(asked, model=net, batches=[images], score=lambda net: -net.head.in_features, timed=False)
-    assert "embed" in narrow.recipe.axes
-    assert "embed" not in wide.recipe.axes
-    assert wide.recipe.plan.sites["embed"].width == net.embed_dim > narrow.recipe.plan.sites["embed"].width
+def test_a_plan_that_cuts_streams_unasked_is_held_against_one_that_does_not(monkeypatch):
+    """Cutting the stream is foretold to be free; a measure that likes channels, or dislikes them, says what it is."""
+    honest = damage_curves
+
+    def rigged(*args, **kwargs):
+        curves = honest(*args, **kwargs)
+        return curves | {"embed": Curve(curves["embed"].order, 1e-9 * curves["embed"].damage)}
+
+    monkeypatch.setattr("prune_realloc.pruning.examine.damage_curves", rigged)
+    net, images = small(), [torch.randn(8, 1, 32, 32, generator=torch.Generator().manual_seed(0))]
+    wide = apply(recipe(), model=net, batches=images, score=channels, timed=False)
+    narrow = apply(recipe(), model=net, batches=images, score=lambda net: -channels(net), timed=False)
+    assert wide.recipe.axes == ("qk", "v", "ffn")
+    assert narrow.recipe.axes == ("qk", "v", "ffn", "embed")
+    assert channels(wide.network) == channels(net) > channels(narrow.network)
     assert any("what was carried out is that with the streams whole" in note for note in wide.notes)
+
+
+def channels(net):
+    return net.head.in_features
 
 
 def test_without_a_score_the_mean_loss_decides():
