@@ -63,7 +63,9 @@ class StageCosts:
             return self.shape(embed)
         embed = self._search(curves, 0)
         assert embed is not None  # the least is within the budget
-        found = filled(self.sizing, self.shape(embed), self.kind, self.limit)
+        bounds = map(self.sizing.embed_bounds, range(len(embed)))
+        may = any(width + step <= most for width, step, (_, most) in zip(embed, self.steps, bounds, strict=True))
+        found = filled(self.sizing, self.shape(embed), self.kind, self.limit) if may else None
         if found is None:
             raise InputError(
                 f"{self.kind}: the rules leave {self.shape(embed).cost(self.kind):,} with everything inside blocks at "
@@ -86,7 +88,10 @@ class StageCosts:
             best, steps = self._best_last(cost, loss, curves[-1], floor)
             widest = self.own[-1][-1] + self.shared[-1] * self._more(-2) * self._more(-1)[-1]
             rest = loss[cost + widest <= self.limit]  # what others lose beside more of the last stage than is known
-            if rest.min(initial=np.inf) >= best or not self._extend(-1, len(self.own[-1])):
+            known = len(self.own[-1])
+            if rest.min(initial=np.inf) < best:
+                self._extend(-1, known)
+            if len(self.own[-1]) == known:
                 break
         if steps is None:
             return None
