@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from allocations import LEAST, M0, TARGET, Allocation, Proportions, widest
 from rules import curves_of, law, predicted
@@ -30,10 +31,17 @@ def structured(budget: int, analyses: Mapping[str, Analysis]) -> dict[str, Alloc
     found |= {name: allocation for name, allocation in rules.items() if allocation is not None}
     found["law"] = widest(law, budget)
     for name, analysis in analyses.items():
-        wanted = TARGET.model_dump(exclude_unset=True) | {"macs": budget}
-        networks = emit(analysis, target=wanted, timed=False)[0].configs()
-        found[f"emitted-{name}"] = Allocation.of(networks["realloc"])
-        found["unmeasured"] = Allocation.of(networks["unmeasured"])  # of every analysis the same
+        found[f"emitted-{name}"] = _emitted(analysis, budget, rule="kept")
+        flat = {"embed": {"move": False}}  # channels in the uniform proportions; of every analysis the same
+        found["unmeasured"] = _emitted(analysis, budget, rule="unmeasured", rules=flat)
+        found[f"rule-stream-{name}"] = _emitted(analysis, budget, rule="stream")
+        found["rule-unmeasured"] = _emitted(analysis, budget, rule="unmeasured")
         stream = predicted(curves_of(analysis), ("embed",), analysis.widths["embed"])
         found[f"stream-{name}"] = widest(stream, budget)
     return found
+
+
+def _emitted(analysis: Analysis, budget: int, **wanted: Any) -> Allocation:
+    """What `emit` makes of an analysis."""
+    target = TARGET.model_dump(exclude_unset=True) | {"macs": budget} | wanted
+    return Allocation.of(emit(analysis, target=target, timed=False)[0].configs()["realloc"])

@@ -73,7 +73,7 @@ def _emit(found: Analysis, out: Path) -> None:
     from prune_realloc.verbs.emit import emit
 
     show_lines(
-        "", "4 emit: the EfficientViT whose widths follow from what was kept, and two controls of equal cost", ""
+        "", "4 emit: the EfficientViT whose widths follow from what pruning shows, and two controls of equal cost", ""
     )
     wanted = {"macs": 5_000_000, "stem_strides": [2, 2]}
     show_variants(emit(found, target=wanted, out=out / "variants"), out / "variants", as_json=False)

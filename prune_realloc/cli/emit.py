@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from prune_realloc.results.variant import Variant
 
 _LIKE_HELP = "efficientvit_m0 to m5: depth, heads and kernels; its cost is the budget."
-_RULE_HELP = "How what was measured is read: kept (default), or as a control shuffled, inverted, unmeasured."
+_RULE_HELP = (
+    "stream: channels by the damage curve of the source's stream, the least inside blocks; its control: swapped. kept: "
+    "what pruning kept; its controls: shuffled, inverted. unmeasured: no measurement. Default: stream, if the source "
+    "shows it."
+)
 _PER_HELP = "stage (default) or block: what shares its widths."
 _WANTED_HELP = {"like": _LIKE_HELP, "per": _PER_HELP, "rule": _RULE_HELP} | {
     kind.name: size_help(kind, kind.emitted_example) for kind in KINDS.values()
@@ -46,9 +50,9 @@ def emit(
     out: Annotated[Path | None, option(RUN, "-o", "--out", help="Folder for the variants.")] = None,
     as_json: Json = False,
 ) -> None:
-    """A new EfficientViT (MSRA) whose widths follow from what pruning keeps, and two controls of equal cost.
+    """A new EfficientViT (MSRA) whose widths follow from what pruning shows, and two controls of equal cost.
 
-    The uniform one has Q = K = V = embed / heads; the unmeasured one the least widths that the rules allow.
+    The uniform one has Q = K = V = embed / heads; the unmeasured one the least inside blocks, and channels by a law.
     """
     with quiet_libraries():
         from prune_realloc.core.analysis import META_FILE, Analysis

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from prune_realloc.planning.retention import COMPONENTS, Retention
-from prune_realloc.planning.shapes import Place
+from prune_realloc.planning.shapes import Place, places_of
+from prune_realloc.recipe.target import Target
 
 Rule = Callable[[Retention, int], Retention]
 """What pruning kept, and a seed -> what the widths follow from."""
@@ -37,17 +38,18 @@ def inverted(measured: Retention, seed: int) -> Retention:
     return replace(measured, component=component, stage=tuple(_mirrored(measured.stage)))
 
 
-def unmeasured(measured: Retention, seed: int) -> Retention:
+def least(target: Target) -> Retention:
     """Nothing is asked for inside blocks, and the stages have the uniform network's proportions."""
-    places = {place for _, place in measured.component}
+    places = places_of(target)
     return Retention(
         component={(name, place): 0.0 for name in COMPONENTS for place in places},
-        stage=(1.0,) * len(measured.stage),
+        stage=(1.0,) * (1 + places[-1].stage),
         whole=dict.fromkeys(COMPONENTS, 0.0),
     )
 
 
-RULES: dict[str, Rule] = {"kept": kept, "shuffled": shuffled, "inverted": inverted, "unmeasured": unmeasured}
+RULES: dict[str, Rule] = {"kept": kept, "shuffled": shuffled, "inverted": inverted}
+"""Those that read what pruning kept; the others give the least inside blocks, and the channels by curves."""
 
 
 def _permuted(values: Sequence[float], draw: np.random.Generator) -> list[float]:

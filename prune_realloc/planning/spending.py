@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
-from math import inf, log
+from math import log
 
 from prune_realloc.core.errors import InputError
 from prune_realloc.planning.shapes import TOLERANCE, Place, Shape
@@ -50,6 +50,11 @@ def at_budget(sizing: Sizing, kind: str, limit: int) -> tuple[Shape, float]:
     return shape, multiplier
 
 
+def filled(sizing: Sizing, shape: Shape, kind: str, limit: int) -> Shape | None:
+    """The shape with any steps that spend at least 99 % of `limit`; None: there are none."""
+    return _Spending(sizing, kind, limit, 1.0).filled(shape)
+
+
 def _multiplier(sizing: Sizing, kind: str, limit: int) -> float:
     """The largest one whose shape is within `limit`."""
     cost = cache(lambda multiplier: sizing.shape(multiplier).cost(kind))
@@ -89,8 +94,32 @@ class _Spending:
         shape = self._widened(shape, lambda step, width: width < step.wanted)
         if self._meets_budget(shape):
             return shape
-        found = self._exchanged(shape) or self._with_other_channels(shape)
-        return found or self._widened(shape, lambda step, width: True)
+        found = self._exchanged(shape) or self._with_other_channels(shape) or self.filled(shape)
+        return found or self._filled_nearby(shape) or self._widened(shape, lambda step, width: True)
+
+    def filled(self, shape: Shape) -> Shape | None:
+        """With any steps that spend enough, also of widths that ask for no more than their least."""
+        found = self._widened(shape, lambda step, width: True)
+        return found if self._meets_budget(found) else None
+
+    def _filled_nearby(self, shape: Shape) -> Shape | None:
+        """Where no step fits the channels as they are: others within two steps, the nearest to wanted first."""
+        for embed in sorted(self._channels_around(shape), key=self._off):
+            found = self._narrowed(self.sizing.completed(Shape(shape.frame, shape.places, embed, shape.inner)))
+            if found is not None and (spent := self.filled(found)):
+                return spent
+        return None
+
+    def _narrowed(self, shape: Shape) -> Shape | None:
+        """Within the limit by steps down inside blocks, of what is the widest for what is wanted; None: not so."""
+        while shape.cost(self.kind) > self.limit:
+            steps = sorted(self._inner_steps(shape), key=lambda item: item[0])
+            narrower = ((step, shape.raised(step.component, step.where, -self._whole_step(step))) for _, step in steps)
+            found = next((one for step, one in narrower if self.sizing.allows(one, step.component, step.where)), None)
+            if found is None:
+                return None
+            shape = found
+        return shape
 
     def _widened(self, shape: Shape, may: Callable[[_Step, int], bool]) -> Shape:
         """With one step after the other, of those that `may` allows for their width, until the budget is spent or none
@@ -124,22 +153,24 @@ class _Spending:
 
     def _with_other_channels(self, shape: Shape) -> Shape | None:
         """Where rules leave little else to move: the channels within two steps that spend enough, nearest to wanted."""
-        best, nearest = None, inf
-        bounds = [self.sizing.embed_bounds(stage) for stage in range(len(shape.embed))]
-        wanted = [self.sizing.wanted_embed(stage, self.multiplier) for stage in range(len(shape.embed))]
-        for embed in self._channels_around(shape):
-            if any(not low <= width <= high for width, (low, high) in zip(embed, bounds, strict=True)):
-                continue
-            off = sum(abs(log(width / want)) for width, want in zip(embed, wanted, strict=True))
+        for embed in sorted(self._channels_around(shape), key=self._off):
             found = self.sizing.completed(Shape(shape.frame, shape.places, embed, shape.inner))
-            if off < nearest and self._meets_budget(found):
-                best, nearest = found, off
-        return best
+            if self._meets_budget(found):
+                return found
+        return None
+
+    def _off(self, embed: Sequence[int]) -> float:
+        """How far channels are from those wanted."""
+        wanted = (self.sizing.wanted_embed(stage, self.multiplier) for stage in range(len(embed)))
+        return sum(abs(log(width / want)) for width, want in zip(embed, wanted, strict=True))
 
     def _channels_around(self, shape: Shape) -> Iterator[list[int]]:
+        bounds = [self.sizing.embed_bounds(stage) for stage in range(len(shape.embed))]
         for steps in product(range(-2, 3), repeat=len(shape.embed)):
             moved = zip(shape.embed, steps, strict=True)
-            yield [width + by * self.sizing.embed_step(stage) for stage, (width, by) in enumerate(moved)]
+            embed = [width + by * self.sizing.embed_step(stage) for stage, (width, by) in enumerate(moved)]
+            if all(low <= width <= high for width, (low, high) in zip(embed, bounds, strict=True)):
+                yield embed
 
     def _whole_step(self, step: _Step) -> int:
         """The multiple that a width moves by."""

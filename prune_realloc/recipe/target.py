@@ -6,6 +6,7 @@ Components are `embed` (channels of a stage), `qk` and `v` (of a head) and `ffn`
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, StrictBool, StrictStr, WithJsonSchema
@@ -51,6 +52,10 @@ _Growth = Annotated[
     WithJsonSchema({"anyOf": [{"type": "number", "minimum": 1, "maximum": 8}, {"const": "like"}]}),
 ]
 _Like = Annotated[StrictStr, BeforeValidator(_known_size), WithJsonSchema({"enum": list(SIZES)})]
+
+
+CurvePoints = tuple[tuple[Count, PositiveNumber], ...]
+"""(channels, nats lost) of a damage curve; channels rise and losses fall."""
 
 
 class TargetRule(Part):
@@ -107,7 +112,7 @@ class NetworkWidth(Part):
     """Units of the unmeasured network of equal cost."""
     kept: Number | None = None
     """Share of the source's units there that pruning kept, as the rule reads it; for embed, relative to the whole
-    source. Without: the source has no such units that could be cut."""
+    source. Without: the source has no such units that could be cut, or the rule does not read them."""
     bound: Literal["floor", "ceiling", "least"] | None = None
     """What decides the width in place of what was kept: a floor or a ceiling of the rules, or the least multiple."""
     reason: StrictStr
@@ -180,11 +185,16 @@ class Target(_TargetBudget):
     """Factor between the uniform network's channels from stage to stage; like: in the proportions of like."""
     per: Literal["stage", "block"] = "stage"
     """stage: the blocks of a stage are alike; block: each has widths of its own."""
-    rule: Literal["kept", "shuffled", "inverted", "unmeasured"] = "kept"
-    """How what was measured is read: kept, as it is; as controls shuffled (by seed), inverted (what kept most is given
-    least) or unmeasured (nothing is read)."""
+    rule: Literal["stream", "swapped", "kept", "shuffled", "inverted", "unmeasured"] | None = None
+    """What the widths follow from. stream: the least inside blocks, channels by the damage curve of the source's
+    stream; swapped: its control, by curves of any components. kept: what pruning kept everywhere; shuffled and
+    inverted: its controls. unmeasured: the least inside blocks, channels by 1 / channels. Default: stream where the
+    source shows a stream's curve, else kept."""
     seed: Natural = 0
-    """Of rule shuffled."""
+    """Of rules swapped and shuffled."""
+    curves: tuple[CurvePoints, ...] | None = None
+    """Written by emit, of rules stream and swapped: [channels, nats lost with so many]; one curve for all stages or
+    one for each."""
     rules: dict[Component, TargetRule] = {}
     """Component -> what it must or must not do."""
     network: Network | None = None
@@ -203,6 +213,9 @@ class Target(_TargetBudget):
         first, *more = [kind for kind in KINDS if getattr(self, kind) is not None] or [""]
         for second in more:
             yield Conflict((second,), f"excludes {first} {getattr(self, first)}; keep one of the two")
+        for points in self.curves or ():
+            if len(points) < 2 or any(a[0] >= b[0] or a[1] <= b[1] for a, b in pairwise(points)):
+                yield Conflict(("curves",), "each needs two points or more, channels rising and nats falling")
         embed = self.rules.get("embed")
         for field in ("width", "ratio", "floor_ratio", "ceiling_ratio"):
             if embed is not None and getattr(embed, field) is not None:

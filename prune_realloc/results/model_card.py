@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from prune_realloc.core.cost import KINDS
 from prune_realloc.models.efficientvit_stock import stock_args
+from prune_realloc.planning.rules import RULES
 from prune_realloc.results.columns import COST_COLUMNS
 from prune_realloc.results.rendering import render
-from prune_realloc.results.variant import Variant
+from prune_realloc.results.variant import READINGS, Variant
 from prune_realloc.results.variant_rows import component_rows, width_columns, width_rows
 
 
@@ -41,7 +42,9 @@ def model_card(variant: Variant, name: str, folder: str, source: str | None, inh
         budget_noun=KINDS[network.kind].noun,
         share_columns=_share_columns(variant),
         shares=component_rows(variant),
-        reading=_reading(variant),
+        rule=variant.rule,
+        rule_reads=READINGS[variant.rule],
+        reading=_reading(variant) if variant.rule in RULES else None,
         width_columns=[*width_columns(variant), "reason"],
         widths=width_rows(variant),
         stock=", ".join(f"{key}={value}" for key, value in stock.items()),

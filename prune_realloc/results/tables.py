@@ -9,12 +9,14 @@ from rich.table import Table
 
 from prune_realloc.core.cost import DEFAULT_KIND, KINDS
 from prune_realloc.core.structure import INNER_AXES, site_place
+from prune_realloc.planning.curves import FELT
+from prune_realloc.planning.rules import RULES
 from prune_realloc.planning.site_reasons import allocation_note
 from prune_realloc.recipe.cost_fields import CostPart
 from prune_realloc.recipe.document import Recipe
 from prune_realloc.recipe.target import Network
 from prune_realloc.results.columns import COST_COLUMNS
-from prune_realloc.results.variant import CONTROL, REALLOCATED, UNMEASURED, Variant
+from prune_realloc.results.variant import CONTROL, READINGS, REALLOCATED, UNMEASURED, Variant
 from prune_realloc.results.variant_rows import COMPONENTS, component_rows, component_shares, width_columns, width_rows
 
 AnySite = TypeVar("AnySite")
@@ -186,13 +188,25 @@ def variant_facts(variant: Variant) -> list[str]:
         *([f"unmeasured {_costs(network, 'unmeasured_')}"] if unmeasured else []),
     ]
     lines = ["; ".join(cost), *(() if variant.latency is None else variant.latency.verdicts())]
-    lines += _bounded(network)
-    if still := sorted({site_place(name)[0] for name, width in network.widths.items() if width.kept is None}):
+    lines += [*_ruled(variant), *_bounded(network)]
+    still = sorted({site_place(name)[0] for name, width in network.widths.items() if width.kept is None})
+    if still and variant.rule in RULES:
         lines.append(
             f"not measured: {', '.join(still)}, which the source has not, or not so that it can be cut; relative to "
             "the channels it is as wide as the uniform network's"
         )
     return [*lines, *_against_unmeasured(variant), _moved(variant)]
+
+
+def _ruled(variant: Variant) -> Iterator[str]:
+    """By which rule the widths came about, and whether a measurement decided them."""
+    yield f"rule {variant.rule}: {READINGS[variant.rule]}"
+    beyond = variant.beyond_measured()
+    if 2 * len(beyond) > len(variant.network.args["embed_dim"]):
+        yield (
+            f"stages {', '.join(map(str, beyond))} are wider than what the measurement speaks of (where {FELT:g} nats "
+            "are lost); there the last slope of the curve decides, and hardly the measurement"
+        )
 
 
 def _bounded(network: Network) -> Iterator[str]:
@@ -202,7 +216,8 @@ def _bounded(network: Network) -> Iterator[str]:
     if users := [f"{name} ({bound})" for name, bound in bounds.items() if bound in ("floor", "ceiling")]:
         yield f"bounds of the rules decide {len(users)} of {every} widths: {', '.join(users)}"
     if least := [name for name, bound in bounds.items() if bound == "least"]:
-        yield f"{len(least)} of {every} widths, of which less was kept, stand at the least multiple: {', '.join(least)}"
+        asked = "" if all(network.widths[name].kept is None for name in least) else ", of which less was kept,"
+        yield f"{len(least)} of {every} widths{asked} stand at the least multiple: {', '.join(least)}"
 
 
 def _against_unmeasured(variant: Variant) -> Iterator[str]:

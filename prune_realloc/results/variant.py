@@ -18,6 +18,17 @@ NETWORKS = (REALLOCATED, CONTROL, UNMEASURED)
 """The folders of an emitted variant."""
 
 
+READINGS = {
+    "stream": "everything inside blocks at its least, channels by the damage curve of the source's stream",
+    "swapped": "a control of stream: everything inside blocks at its least, channels by curves of any components",
+    "kept": "every width by the share that pruning kept there",
+    "shuffled": "a control of kept: the shares that pruning kept, at other places",
+    "inverted": "a control of kept: what pruning kept most is given least",
+    "unmeasured": "no measurement: everything inside blocks at its least, channels by the law 1 / channels",
+}
+"""Rule -> what the widths follow from."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Variant:
     """A reallocated network, its uniform control and, where the rules leave one, the unmeasured network."""
@@ -35,6 +46,20 @@ class Variant:
         assert self.recipe.target is not None
         assert self.recipe.target.network is not None
         return self.recipe.target.network
+
+    @property
+    def rule(self) -> str:
+        """What the widths follow from; older recipes do not tell, they are of `kept`."""
+        assert self.recipe.target is not None
+        return self.recipe.target.rule or "kept"
+
+    def beyond_measured(self) -> list[int]:
+        """The stages whose channels are more than their damage curve says something of."""
+        assert self.recipe.target is not None
+        curves = self.recipe.target.curves or ()
+        embed = self.network.args["embed_dim"]
+        each = curves if len(curves) == len(embed) else curves * len(embed)
+        return [stage for stage, points in enumerate(each) if embed[stage] > points[-1][0]]
 
     def configs(self) -> dict[str, EfficientVitConfig]:
         """Name of the network -> its configuration; the control first, as the others are compared with it."""

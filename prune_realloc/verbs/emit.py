@@ -19,6 +19,7 @@ from prune_realloc.core.names import EFFICIENTVIT, RECIPE_FILE, WEIGHTS_FILE
 from prune_realloc.models.efficientvit import EfficientVit
 from prune_realloc.models.efficientvit_config import SIZES
 from prune_realloc.models.efficientvit_stock import stock_args
+from prune_realloc.planning.curves import with_rule
 from prune_realloc.planning.evidence import preprocessing_facts, read_evidence
 from prune_realloc.planning.reallocate import reallocate
 from prune_realloc.pruning.inherit import inherit as inherit_weights
@@ -58,7 +59,8 @@ def emit(
         recipe: its `target` is what is wanted (without it, that of a recipe as source); its budget is the share at
             which an analysis is read (without one, half of what Q/K, V and FFN cost, or less, as long as no more than
             0.01 nats per image are lost), its axes and rules what may go.
-        target: fields of the recipe's target that override it, such as `{"like": "efficientvit_m2"}`.
+        target: fields of the recipe's target that override it, such as `{"like": "efficientvit_m2"}`. Without a rule
+            it is `stream` where the source shows a stream's damage curve, else `kept`.
         grid: one variant for each of M0 to M5, at its cost, in place of the recipe's budget.
         inherit: checkpoint of the EfficientViT that `source` is an analysis of; all networks start with what survives
             of its weights.
@@ -69,12 +71,18 @@ def emit(
     Raises:
         InputError: the source does not show what is needed, or a budget cannot be met.
     """
-    read, facts = read_evidence(source, recipe)
-    wanted = _wanted((recipe or read).target or Target(), facts, target or {}, grid)
-    found = [_variant(read, facts, wanted, like) for like in (SIZES if grid else ("",))]
+    shown = Analysis.load(source) if isinstance(source, str | Path) and (Path(source) / META_FILE).exists() else source
+    read, facts = read_evidence(shown, recipe)
+    given = (recipe or read).target or Target()
+    wanted = _wanted(given, facts, target or {}, grid)
+    asked = [_asked(read, facts, wanted, like) for like in (SIZES if grid else ("",))]
+    ruled, why = with_rule(asked[0].target or Target(), given, shown if isinstance(shown, Analysis) else None)
+    if why is not None and progress is not None:
+        progress(why)
+    found = [_variant(one, like, ruled) for one, like in zip(asked, SIZES if grid else ("",), strict=True)]
     weights: list[dict[str, bytes]] = [{} for _ in found]
     if inherit is not None:
-        net, scores = _ancestor(source, inherit)
+        net, scores = _ancestor(shown, inherit)
         weights = [_inherited(variant, net, scores) for variant in found]
     for place, variant in enumerate(found if timed else ()):
         if progress is not None:
@@ -102,22 +110,25 @@ def _wanted(given: Target, facts: Mapping[str, Any], target: Mapping[str, Any], 
     return wanted
 
 
-def _variant(read: Recipe, facts: Mapping[str, Any], wanted: Mapping[str, Any], like: str) -> Variant:
-    """The network of one budget: that of `like`, or where it is empty, the one of `wanted`."""
+def _asked(read: Recipe, facts: Mapping[str, Any], wanted: Mapping[str, Any], like: str) -> Recipe:
+    """The recipe of one budget: that of `like`, or where it is empty, the one of `wanted`."""
     values = read.model_dump(exclude_none=True, exclude={"target"})
     values["data"] |= {"preprocess": prepare} if (prepare := preprocessing_facts(facts)) else {}
-    full = build_recipe(values | {"target": dict(wanted) | ({"like": like} if like else {})})
-    assert read.plan is not None
-    assert full.target is not None
-    network = reallocate(read.plan.sites, full.target)
-    done = full.model_copy(update={"target": full.target.model_copy(update={"network": network})})
-    return Variant(name=like, recipe=done, latency=None)
+    return build_recipe(values | {"target": dict(wanted) | ({"like": like} if like else {})})
+
+
+def _variant(asked: Recipe, name: str, ruled: Mapping[str, Any]) -> Variant:
+    """The networks of one recipe; `ruled`: the fields of its target that say the rule."""
+    assert asked.plan is not None
+    assert asked.target is not None
+    target = asked.target.model_copy(update=dict(ruled))
+    network = reallocate(asked.plan.sites, target)
+    done = asked.model_copy(update={"target": target.model_copy(update={"network": network})})
+    return Variant(name=name, recipe=done, latency=None)
 
 
 def _ancestor(source: str | Path | Analysis | Recipe, ckpt: str | Path) -> tuple[EfficientVit, Mapping[str, Any]]:
     """The network that hands on its weights, and the scores of its units."""
-    if isinstance(source, str | Path) and (Path(source) / META_FILE).exists():
-        source = Analysis.load(source)
     if not isinstance(source, Analysis):
         raise InputError("inherit: needs the scores of an analysis as source, a recipe has none")
     opened = {key: source.model[key] for key in ("ema", "img_size", "model_args") if source.model.get(key) is not None}

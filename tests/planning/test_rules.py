@@ -8,9 +8,10 @@ from support.pruned import papers, source
 from prune_realloc.models.efficientvit_config import EfficientVitConfig
 from prune_realloc.planning.reallocate import reallocate
 from prune_realloc.planning.retention import Retention, retention
-from prune_realloc.planning.rules import RULES, inverted, kept, shuffled, unmeasured
+from prune_realloc.planning.rules import RULES, inverted, kept, least, shuffled
 from prune_realloc.planning.shapes import Place
 from prune_realloc.recipe.target import Target, TargetRule
+from prune_realloc.results.variant import READINGS
 
 FIRST, SECOND, THIRD = Place(0, 0, 1), Place(1, 1, 2), Place(2, 3, 3)
 MEASURED = Retention(
@@ -22,7 +23,9 @@ MEASURED = Retention(
 
 
 def test_a_recipe_can_name_every_rule():
-    assert list(RULES) == list(get_args(Target.model_fields["rule"].annotation))
+    named, _ = get_args(Target.model_fields["rule"].annotation)
+    assert [rule for rule in get_args(named) if rule in RULES] == list(RULES)
+    assert sorted(get_args(named)) == sorted(READINGS)
 
 
 def test_kept_is_what_was_measured():
@@ -49,8 +52,8 @@ def test_shuffled_is_a_permutation_that_its_seed_tells():
     assert len({found.stage for found in every}) == 6  # of three stages there are no more
 
 
-def test_unmeasured_asks_for_nothing_also_of_what_the_source_has_not():
-    found = unmeasured(MEASURED, 0)
+def test_the_least_asks_for_nothing_also_of_what_the_source_has_not():
+    found = least(Target())
     assert {*found.component.values()} == {*found.whole.values()} == {0.0}
     assert {name for name, _ in found.component} == set(found.whole) == {"qk", "v", "ffn"}
     assert found.stage == (1.0, 1.0, 1.0)
@@ -74,8 +77,13 @@ def test_the_rule_unmeasured_gives_the_unmeasured_network():
     assert (found.macs, found.params) == (plain.unmeasured_macs, plain.unmeasured_params)
 
 
-def test_the_unmeasured_network_has_the_least_that_rules_allow_and_the_proportions_of_growth():
-    rules = {"qk": TargetRule(floor=16), "v": TargetRule(ratio=1), "ffn": TargetRule(round_to=24)}
+def test_the_unmeasured_network_has_the_least_that_rules_allow_and_where_channels_do_not_move_those_of_growth():
+    rules = {
+        "embed": TargetRule(move=False),
+        "qk": TargetRule(floor=16),
+        "v": TargetRule(ratio=1),
+        "ffn": TargetRule(round_to=24),
+    }
     network = reallocate(source(papers), Target(like="efficientvit_m4", growth=1.5, rules=rules))
     config = EfficientVitConfig(**network.unmeasured_args)
     assert 0.99 * network.requested <= network.unmeasured_macs <= network.requested

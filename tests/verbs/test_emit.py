@@ -225,7 +225,9 @@ def test_an_analysis_without_attention_is_refused_and_one_without_values_read_al
     with pytest.raises(InputError, match=r"source: it has no attention \(qk or v\) that could be cut"):
         emit(without(found, ".qk", ".v"), target=SMALL)
     without(found, ".v").save(tmp_path / "run")
-    code, out, err = run_cli("emit", tmp_path / "run", "--macs", "8M", "--no-bench", "-o", tmp_path / "v")
+    code, out, err = run_cli(
+        "emit", tmp_path / "run", "--macs", "8M", "--rule", "kept", "--no-bench", "-o", tmp_path / "v"
+    )
     assert code == 0, err
     assert "not measured: v, which the source has not" in out
     again = load_recipe(tmp_path / "v" / "realloc" / "recipe.yaml")

@@ -17,7 +17,7 @@ from prune_realloc.verbs.analyze import analyze
 def test_only_the_analysed_efficientvit_hands_on_its_weights(tmp_path):
     folder = saved(flex(), tmp_path / "net")
     found = analyze(ckpt=folder, data="demo", samples=32, labels=False)
-    target = {"like": "efficientvit_m0", "macs": 20_000_000}
+    target = {"like": "efficientvit_m0", "macs": 20_000_000, "rule": "kept"}
     widths = emit(found, target=target, timed=False)[0].network.widths
     unmeasured = {name for name, width in widths.items() if width.kept is None}
     assert unmeasured == {f"stages.{stage}.v" for stage in range(3)}  # a cascade's values go with the stream
@@ -81,7 +81,7 @@ def test_a_plan_of_its_analysis_is_carried_out_and_read_again(tmp_path):
     x = images(2, 28, 1)
     with torch.no_grad():
         torch.testing.assert_close(load_pruned(tmp_path / "small")(x), done.network(x))
-    target = {"like": "efficientvit_m0", "macs": 20_000_000}
+    target = {"like": "efficientvit_m0", "macs": 20_000_000, "rule": "kept"}
     for source in (found, recipe):
         widths = emit(source, target=target, timed=False)[0].network.widths
         assert {name.rpartition(".")[2] for name, width in widths.items() if width.kept is None} == {"v"}
