@@ -69,17 +69,15 @@ class Entry:
 
 
 def entries(budget: int, count: int, analyses: dict[str, Analysis]) -> Iterator[Entry]:
-    """All trainings in their order: structured allocations, random ones, then further seeds of both."""
+    """All trainings in their order: structured allocations with all seeds, random ones, then a second seed of these."""
     known = structured(budget, analyses)
-    for name, allocation in known.items():
-        yield Entry(name, STRUCTURED, None, allocation, 0)
+    for seed in range(SEEDS):
+        for name, allocation in known.items():
+            yield Entry(name, STRUCTURED, None, allocation, seed)
     for number in range(count):
         yield random_entry(number, budget, 0)
     for number in range(0, count, TWICE):
         yield random_entry(number, budget, 1)
-    for seed in range(1, SEEDS):
-        for name, allocation in known.items():
-            yield Entry(name, STRUCTURED, None, allocation, seed)
 
 
 def random_entry(number: int, budget: int, seed: int) -> Entry:
