@@ -20,6 +20,7 @@ from prune_realloc.cli.export import export
 from prune_realloc.cli.flags import with_flags
 from prune_realloc.cli.grow import grow
 from prune_realloc.cli.plan import plan
+from prune_realloc.cli.profile import profile
 from prune_realloc.cli.train import train
 from prune_realloc.cli.validate import validate
 from prune_realloc.core.errors import InputError, WorkFailed, one_line
@@ -35,6 +36,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "validate": validate,
     "eval": evaluate,
     "bench": bench,
+    "profile": profile,
     "export": export,
     "demo": demo,
 }
