@@ -19,6 +19,7 @@ from prune_realloc.cli.evaluate import evaluate
 from prune_realloc.cli.export import export
 from prune_realloc.cli.flags import with_flags
 from prune_realloc.cli.grow import grow
+from prune_realloc.cli.heads import heads
 from prune_realloc.cli.plan import plan
 from prune_realloc.cli.profile import profile
 from prune_realloc.cli.train import train
@@ -37,6 +38,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "eval": evaluate,
     "bench": bench,
     "profile": profile,
+    "heads": heads,
     "export": export,
     "demo": demo,
 }
