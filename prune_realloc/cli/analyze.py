@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from prune_realloc.cli.console import (
     image_progress,
@@ -45,6 +47,9 @@ def analyze(
     device: Device = "auto",
     amp: Amp = False,
     out: Annotated[Path | None, option(RUN, "-o", "--out", help="Folder for analysis, picture and report.")] = None,
+    tried: Annotated[
+        bool, option(RUN, "--check", help="Mask a few sites by the ranking, its reverse and at random; see check.json.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Score every unit of a trained ViT on real images, and show per block and component what matters.
@@ -71,8 +76,28 @@ def analyze(
                 amp=amp,
                 progress=progress,
             )
+        if speaks and tried:
+            _check(source, data, found, out, batch_size=batch_size, workers=workers, device=device)
         if speaks:
             show_analysis(found, out, as_json)
+
+
+def _check(source: Source, data: Data, found: Analysis, out: Path | None, **reading: Any) -> None:
+    """Say on stderr whether the ranking can be trusted, and write what was tried as `check.json`."""
+    from prune_realloc.core.files import write_file
+    from prune_realloc.verbs.check import check
+
+    checked = check(source, data, found, **reading)
+    for line in checked.lines():
+        say(line)
+    for each in checked.tried:
+        say(
+            f"  {each.site}, {each.kept} of {each.of} kept: {each.ranking:.2g} nats lost by the ranking (scores say "
+            f"{each.predicted:.2g}), {each.reverse:.2g} by its reverse, {each.random:.2g} at random"
+        )
+    if out is not None:
+        numbers = dataclasses.asdict(checked) | {"trusted": checked.trusted}
+        write_file(out / "check.json", (json.dumps(numbers, indent=1) + "\n").encode())
 
 
 def show_analysis(found: Analysis, out: Path | None, as_json: bool) -> None:

@@ -19,7 +19,9 @@ from prune_realloc.cli.evaluate import evaluate
 from prune_realloc.cli.export import export
 from prune_realloc.cli.flags import with_flags
 from prune_realloc.cli.grow import grow
+from prune_realloc.cli.heads import heads
 from prune_realloc.cli.plan import plan
+from prune_realloc.cli.profile import profile
 from prune_realloc.cli.train import train
 from prune_realloc.cli.validate import validate
 from prune_realloc.core.errors import InputError, WorkFailed, one_line
@@ -35,6 +37,8 @@ VERBS: dict[str, Callable[..., None]] = {
     "validate": validate,
     "eval": evaluate,
     "bench": bench,
+    "profile": profile,
+    "heads": heads,
     "export": export,
     "demo": demo,
 }

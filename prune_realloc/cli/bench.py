@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from prune_realloc.cli.console import print_table, quiet_libraries, say, say_notes, show_lines
+from prune_realloc.cli.console import print_table, quiet_libraries, say, show_lines
+from prune_realloc.cli.networks import opened
 from prune_realloc.cli.options import RUN, CompareWith, Device, Json, Seed, option, source_flags
 from prune_realloc.recipe.document import Source
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from prune_realloc.results.bench import Timing
 
 _COLUMNS = ("backend", "batch", "model", "median ms", "iqr ms", "min ms", "images/s", "speed-up", "95 %")
@@ -39,7 +38,7 @@ def bench(
         from prune_realloc.results.evaluate import load_source, require_same_input, source_facts
         from prune_realloc.results.export import deployed
 
-        net = _opened(network)
+        net = opened(network)
         taken = plain_facts(net)
         models, second = {"model": deployed(net)}, {}
         if source is not None:
@@ -63,17 +62,6 @@ def bench(
     print_table(found, as_json, where, _COLUMNS, rows, taken=taken, second=second)
     if not as_json:
         show_lines(*found.verdicts())
-
-
-def _opened(network: Source) -> nn.Module:
-    """The network; a name of timm's alone is enough here."""
-    from prune_realloc.checkpoints.create import create_fresh
-    from prune_realloc.results.opening import open_network
-
-    if network.model is None or network.ckpt is not None or ":" in network.model:
-        return open_network(network)
-    say_notes([f"{network.model} has new weights, times do not depend on them"])
-    return create_fresh(network.model, img_size=network.img_size, model_args=network.model_args)
 
 
 def _row(timing: Timing, reference: str) -> tuple[str, ...]:

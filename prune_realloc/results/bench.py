@@ -138,10 +138,10 @@ def bench(
         reference=next(iter(models)),
         input_shape=input_shape,
         device=target.type,
-        device_name=_device_name(target),
+        device_name=device_name(target),
         threads=used,
         seed=seed,
-        versions=_versions(backends),
+        versions=package_versions(*(["onnxruntime"] if "onnx" in backends else [])),
     )
 
 
@@ -182,12 +182,14 @@ def torch_threads(count: int | None) -> Iterator[int]:
         torch.set_num_threads(before)
 
 
-def _versions(backends: Sequence[str]) -> dict[str, str]:
-    packages = ("prune-realloc", "torch", "timm", *(["onnxruntime"] if "onnx" in backends else []))
+def package_versions(*more: str) -> dict[str, str]:
+    """Of what every measurement depends on, and `more` packages."""
+    packages = ("prune-realloc", "torch", "timm", *more)
     return {name: version(name) for name in packages} | {"python": platform.python_version()}
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """What the processor or the graphics card calls itself."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:

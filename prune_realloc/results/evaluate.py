@@ -79,7 +79,7 @@ def measure(
     with evaluation_mode(*models), torch.inference_mode():
         for batch in batches:
             images, labels = batch.images.to(device), batch.labels.to(device)
-            log_ps = [_log_probabilities(net, images) for net in models]
+            log_ps = [log_probabilities(net, images) for net in models]
             for name, value in _per_image(log_ps, labels if labelled else None).items():
                 values[name].append(value.double())
             samples += len(images)
@@ -87,8 +87,12 @@ def measure(
     return Evaluation(samples=samples, **means)
 
 
-def _log_probabilities(model: nn.Module, images: Tensor) -> Tensor:
-    """(B, C), float64."""
+def log_probabilities(model: nn.Module, images: Tensor) -> Tensor:
+    """(B, C), float64.
+
+    Raises:
+        NotFinite: logits are not finite.
+    """
     logits = class_logits(model(images))
     if not torch.isfinite(logits).all():
         raise NotFinite("the model's predictions are not finite: its activations overflow on these images")

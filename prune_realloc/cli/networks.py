@@ -1,0 +1,34 @@
+"""Networks as the verbs that time them take them: a checkpoint, a folder, or the name of an architecture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prune_realloc.cli.console import say_notes
+from prune_realloc.recipe.document import Source
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def opened(network: Source) -> nn.Module:
+    """The network; a name of timm's alone is enough where weights do not matter."""
+    from prune_realloc.checkpoints.create import create_fresh
+    from prune_realloc.results.opening import open_network
+
+    if network.model is None or network.ckpt is not None or ":" in network.model:
+        return open_network(network)
+    say_notes([f"{network.model} has new weights, times do not depend on them"])
+    return create_fresh(network.model, img_size=network.img_size, model_args=network.model_args)
+
+
+def named(text: str) -> Source:
+    """What a word on the command line names: `demo`, timm's name of an architecture, else a file or folder."""
+    import timm
+
+    if text == "demo":
+        return Source()
+    if not Path(text).exists() and timm.is_model(text):
+        return Source(model=text)
+    return Source(ckpt=text)

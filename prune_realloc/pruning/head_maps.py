@@ -1,0 +1,183 @@
+"""What heads look at and what they add to the stream, watched while a network runs, as products between heads."""
+
+# B images or windows, H heads, N and M tokens, V value width per head, D channels of the stream
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from prune_realloc.core.structure import Gate, Site, Slice
+from prune_realloc.families import family_of
+from prune_realloc.families.host import inner_of
+from prune_realloc.pruning.hooks import hooked
+from prune_realloc.pruning.sites import find_sites
+
+
+def cosines(products: np.ndarray) -> np.ndarray:
+    """Cosine similarities (H, H) from scalar products (H, H); of what is zero, 0."""
+    norms = np.sqrt(np.diagonal(products))
+    scale = norms[:, None] * norms[None]
+    return np.divide(products, scale, out=np.zeros_like(products), where=scale > 0)
+
+
+def head_sites(model: nn.Module) -> list[Site]:
+    """The heads of every attention; of cascaded ones, whose heads are Q/K sites of their own, as `proj` reads them."""
+    sites, inner = find_sites(model), inner_of(model)
+    found = [site for site in sites if site.axis == "heads"]
+    writers = {branch.block: branch.writer for branch in family_of(inner).describe(inner).branches}
+    cascades: dict[int, list[Site]] = defaultdict(list)
+    for site in sites:
+        if site.axis == "qk" and site.block is not None and site.block in writers and site.groups == 1:
+            cascades[site.block].append(site)
+    for block, parts in cascades.items():
+        width = inner.get_parameter(f"{writers[block]}.weight").shape[1]
+        if len(parts) > 1 and width % len(parts) == 0 and all(site.block != block for site in found):
+            found.append(_cascaded(block, parts, writers[block], np.arange(width).reshape(len(parts), -1)))
+    return found
+
+
+def _cascaded(block: int, parts: Sequence[Site], writer: str, index: np.ndarray) -> Site:
+    read = Slice(f"{writer}.weight", 1, index)
+    slices = (read, *(site.slices[0] for site in parts))
+    note = "a head that is removed still feeds the next one of the cascade"
+    return Site("heads", block, len(parts), slices, (Gate(writer, "input", index, 1),), note=note)
+
+
+class HeadProducts:
+    """Sums of scalar products between the heads of each site, over everything that runs while `watched`."""
+
+    def __init__(self, model: nn.Module, sites: Sequence[Site]) -> None:
+        """Args:
+        sites: of the axis `heads`.
+        """
+        self.model, self.sites = model, sites
+        self.maps: dict[str, np.ndarray] = {}
+        """Site -> products of attention maps (H, H); where none were seen (attention without a softmax), nothing."""
+        self.outputs: dict[str, np.ndarray] = {}
+        """Site -> products of what heads add to the stream (H, H); where no layer reads them one by one, nothing."""
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """While it lasts, every pass of the network is added."""
+        maps = _Maps(self)
+        with ExitStack() as stack:
+            for site in self.sites:
+                module = self.model.get_submodule(_around(site))
+                stack.callback(module.register_forward_pre_hook(lambda *call, site=site: maps.enter(site)).remove)
+                stack.callback(module.register_forward_hook(lambda *call: maps.leave()).remove)
+                stack.enter_context(hooked(self.model, _written(self, site)))
+            stack.enter_context(maps)
+            yield
+
+    def add(self, found: dict[str, np.ndarray], site: Site, each: Tensor) -> None:
+        """Adds the products of `each`, shape (H, numbers)."""
+        products = (each.double() @ each.double().T).cpu().numpy()
+        found[site.name] = found.get(site.name, 0) + products
+
+
+class _Maps(TorchFunctionMode):
+    """Sees every softmax and every fused attention inside the module of a site."""
+
+    def __init__(self, products: HeadProducts) -> None:
+        super().__init__()
+        self.products = products
+        self.site: Site | None = None
+        self.single: list[Tensor] = []
+        """Maps of one head each, (B, N, M), in the order in which they are computed."""
+
+    def enter(self, site: Site) -> None:
+        self.site = site
+
+    def leave(self) -> None:
+        if self.site is not None and len(self.single) == self.site.units:
+            self._add(torch.stack(self.single, dim=1))
+        self.site, self.single = None, []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self.site is not None and func is F.scaled_dot_product_attention:
+            self._add(_fused_map(*args, **kwargs))
+        out = func(*args, **kwargs)
+        if self.site is not None and getattr(func, "__name__", "") == "softmax":
+            self._add(out)
+        return out
+
+    def _add(self, maps: Tensor) -> None:
+        """Of shape (B, H, N, M), or of one head; what has another shape is no map of these heads."""
+        site = self.site
+        assert site is not None
+        if maps.ndim == 3:
+            self.single.append(maps.detach())
+        if maps.ndim == 4 and maps.shape[1] == site.units:
+            self.products.add(self.products.maps, site, maps.detach().transpose(0, 1).flatten(1))
+
+
+def _fused_map(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """What fused attention weighs values by, (.., N, M); its arguments are torch's."""
+    logits = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if is_causal:
+        attn_mask = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).tril()
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        logits = logits.masked_fill(~attn_mask, float("-inf"))
+    elif attn_mask is not None:
+        logits = logits + attn_mask
+    exponents = (logits - logits.amax(-1, keepdim=True)).exp()
+    return exponents / exponents.sum(-1, keepdim=True)
+
+
+def _around(site: Site) -> str:
+    """The innermost module that holds all parameters of a site."""
+    paths = [part.parameter.split(".")[:-1] for part in site.slices]
+    common = []
+    for parts in zip(*paths, strict=False):
+        if len(set(parts)) > 1:
+            break
+        common.append(parts[0])
+    return ".".join(common)
+
+
+def _written(products: HeadProducts, site: Site) -> list[Any]:
+    """The places at which what each head adds to the stream is computed: one, or none."""
+    layers = dict(products.model.named_modules())
+    for part in site.slices:
+        layer = layers.get(part.parameter.rpartition(".")[0])
+        pointwise = isinstance(layer, nn.Linear) or (type(layer) is nn.Conv2d and layer.kernel_size == (1, 1))
+        if part.dim == 1 and part.units is None and pointwise:
+            name = part.parameter.rpartition(".")[0]
+
+            def use(x: Tensor, layer: Any = layer, part: Slice = part) -> None:
+                products.add(products.outputs, site, _added(layer, part.index, x.detach()))
+
+            return [(name, "input", use)]
+    return []
+
+
+def _added(layer: nn.Linear | nn.Conv2d, index: np.ndarray, x: Tensor) -> Tensor:
+    """What the channels of each head add to the layer's output, (H, numbers)."""
+    x = x.movedim(1, -1) if isinstance(layer, nn.Conv2d) else x
+    weight = layer.weight.detach().flatten(1)
+    return torch.stack([(x[..., own] @ weight[:, own].T).flatten() for own in torch.as_tensor(index, device=x.device)])
+
+
+def mean_and_largest(similarity: np.ndarray) -> tuple[float, float]:
+    """Of the entries off the diagonal; (0, 0) where there is one head."""
+    others = similarity[~np.eye(len(similarity), dtype=bool)]
+    return (float(others.mean()), float(others.max())) if len(others) else (0.0, 0.0)

@@ -1,0 +1,104 @@
+"""How alike heads are, and what each one is worth: laws on networks that are made so."""
+
+import numpy as np
+import pytest
+import timm
+import torch
+from support.networks import build, randomise_
+
+from prune_realloc.data.batches import Batch
+from prune_realloc.pruning.cut import cut
+from prune_realloc.pruning.head_maps import cosines, head_sites
+from prune_realloc.pruning.sites import find_sites
+from prune_realloc.results.evaluate import measure
+from prune_realloc.verbs.heads import measured_heads
+
+H, K = 3, 16  # heads of the tiny ViT, and their width
+
+
+def batches(net, images):
+    """Two batches of different size."""
+    labels = torch.arange(len(images)) % net.num_classes
+    places = torch.arange(len(images))
+    return [Batch(places[part], images[part], labels[part], ()) for part in (slice(0, 4), slice(4, None))]
+
+
+def measured(net, images, labelled=True):
+    blocks, samples = measured_heads(net, head_sites(net), batches(net, images), labelled=labelled)
+    assert samples == len(images)
+    return blocks
+
+
+@torch.no_grad()
+def test_equal_heads_are_alike_and_apart_ones_are_not(tiny_vit, images_BCHW):
+    attn = tiny_vit.blocks[0].attn
+    rows = attn.qkv.weight.view(3, H, K, -1)
+    rows[:, 1], attn.qkv.bias.view(3, H, K)[:, 1] = rows[:, 0], attn.qkv.bias.view(3, H, K)[:, 0]
+    columns = attn.proj.weight.view(-1, H, K)
+    columns[:, 1] = columns[:, 0]
+    columns[24:, 0] = columns[24:, 1] = columns[:24, 2] = 0  # the third writes where the others do not
+    first = measured(tiny_vit, images_BCHW)[0]
+    for likeness in (first.maps, first.outputs):
+        assert likeness.matrix[0][1] == pytest.approx(1, abs=1e-9)
+        assert likeness.largest == pytest.approx(1, abs=1e-9)
+    assert first.outputs.matrix[0][2] == pytest.approx(0, abs=1e-9)
+    assert first.maps.matrix[0][2] < 0.999
+    assert first.outputs.mean == pytest.approx(1 / 3)
+    assert first.removal[0] == pytest.approx(first.removal[1], abs=1e-6)
+
+
+def test_cosines_by_hand():
+    each = np.array([[1.0, 0.0], [0.0, 2.0], [3.0, 3.0], [0.0, 0.0]])
+    half = np.sqrt(0.5)
+    expected = [[1, 0, half, 0], [0, 1, half, 0], [half, half, 1, 0], [0, 0, 0, 0]]
+    assert cosines(each @ each.T) == pytest.approx(np.array(expected))
+
+
+@pytest.mark.parametrize("variant", ["plain", "qk_norm"])
+def test_maps_of_fused_attention_are_those_of_the_softmax(images_BCHW, variant):
+    net = build(variant)
+    fused = measured(net, images_BCHW)
+    for block in net.blocks:
+        block.attn.fused_attn = False
+    for one, other in zip(fused, measured(net, images_BCHW), strict=True):
+        assert np.array(one.maps.matrix) == pytest.approx(np.array(other.maps.matrix), abs=1e-5)
+
+
+SWIN = dict(img_size=32, patch_size=2, window_size=4, embed_dim=16, depths=(2, 1), num_heads=(2, 4), num_classes=5)
+
+
+@pytest.mark.parametrize("name", ["vit", "swin"])
+def test_removal_costs_what_the_cut_costs(name, images_BCHW):
+    torch.manual_seed(0)
+    net = build() if name == "vit" else timm.create_model("swin_tiny_patch4_window7_224", **SWIN).eval()
+    sites, whole = find_sites(net), measure(net, batches(net, images_BCHW), labelled=True)
+    for block in measured(net, images_BCHW):
+        assert block.maps is not None
+        for head in range(block.heads):
+            smaller = cut(net, sites, _without(sites, block.site, head))
+            found = measure(smaller, batches(net, images_BCHW), labelled=True, source=net)
+            assert block.removal[head] == pytest.approx(found.loss - whole.loss, abs=1e-5)
+            assert block.kl[head] == pytest.approx(found.kl, abs=1e-5)
+
+
+def _without(sites, name, head):
+    heads = next(site for site in sites if site.name == name)
+    return {name: np.delete(np.arange(heads.units), head)}
+
+
+def test_without_labels_the_loss_is_the_distance(tiny_vit, images_BCHW):
+    for block in measured(tiny_vit, images_BCHW, labelled=False):
+        assert block.removal == block.kl
+        assert min(block.kl) > 0
+
+
+def test_cascaded_heads():
+    net = randomise_(timm.create_model("efficientvit_m0", depth=(1, 1, 1), num_classes=5))
+    with torch.no_grad():
+        net.stages[0].blocks[0].mixer.m.attn.proj[1].conv.weight[:, :16] = 0  # what the first head is read with
+    images = torch.randn(6, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    first, *others = measured(net, images)
+    assert (first.heads, len(first.maps.matrix), len(others)) == (4, 4, 2)
+    assert first.outputs.matrix[0][1:] == (0, 0, 0)
+    assert first.removal[0] == pytest.approx(0, abs=1e-6)
+    assert all(first.removal[1:])
