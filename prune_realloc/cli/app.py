@@ -20,6 +20,7 @@ from prune_realloc.cli.export import export
 from prune_realloc.cli.flags import with_flags
 from prune_realloc.cli.grow import grow
 from prune_realloc.cli.plan import plan
+from prune_realloc.cli.sweep import sweep
 from prune_realloc.cli.train import train
 from prune_realloc.cli.validate import validate
 from prune_realloc.core.errors import InputError, WorkFailed, one_line
@@ -28,6 +29,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "analyze": analyze,
     "plan": plan,
     "apply": apply,
+    "sweep": sweep,
     "emit": emit,
     "train": train,
     "grow": grow,
