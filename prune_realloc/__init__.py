@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from prune_realloc.verbs.analyze import analyze as analyze
     from prune_realloc.verbs.apply import apply as apply
     from prune_realloc.verbs.emit import emit as emit
+    from prune_realloc.verbs.sweep import sweep as sweep
 
 __version__ = "0.1.0"
 _HOMES = {
@@ -47,6 +48,7 @@ _HOMES = {
     "plan": "planning.plan",
     "read_units": "pruning.units",
     "save_pruned": "checkpoints.save",
+    "sweep": "verbs.sweep",
     "train": "training.train",
     "write_report": "results.page",
 }

@@ -22,6 +22,7 @@ from prune_realloc.cli.grow import grow
 from prune_realloc.cli.heads import heads
 from prune_realloc.cli.plan import plan
 from prune_realloc.cli.profile import profile
+from prune_realloc.cli.sweep import sweep
 from prune_realloc.cli.train import train
 from prune_realloc.cli.validate import validate
 from prune_realloc.core.errors import InputError, WorkFailed, one_line
@@ -30,6 +31,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "analyze": analyze,
     "plan": plan,
     "apply": apply,
+    "sweep": sweep,
     "emit": emit,
     "train": train,
     "grow": grow,

@@ -7,6 +7,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from prune_realloc.runtime.attention import scaled_dot_product_attention
+
 
 class FreeAttention(nn.Module):
     """timm's `Attention` with q/k and v widths of their own, and the softmax scale of the network it was cut from.
@@ -30,7 +32,7 @@ class FreeAttention(nn.Module):
         q = self.q_norm(q.reshape(B, N, H, K).transpose(1, 2))
         k = self.k_norm(k.reshape(B, N, H, K).transpose(1, 2))
         v = v.reshape(B, N, H, V).transpose(1, 2)
-        out = F.scaled_dot_product_attention(
+        out = scaled_dot_product_attention(
             q,
             k,
             v,

@@ -7,6 +7,8 @@ from typing import Any
 from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
 
+from prune_realloc.runtime.attention import scaled_dot_product_attention
+
 
 class FreeWindowAttention(WindowAttention):
     """timm's `WindowAttention` with q/k and v widths of their own, and the softmax scale of its source.
@@ -33,12 +35,17 @@ class FreeWindowAttention(WindowAttention):
         """
         windows, N, _ = x.shape
         H, K, V = self.num_heads, self.qk_dim, self.v_dim
-        q, k, v = self.qkv(x).split([H * K, H * K, H * V], dim=-1)
-        q, k = (t.reshape(windows, N, H, K).transpose(1, 2) for t in (q, k))
-        v = v.reshape(windows, N, H, V).transpose(1, 2)
-        logits = (q * self.scale) @ k.transpose(-2, -1) + self._get_rel_pos_bias()
+        bias = self._get_rel_pos_bias()
         if mask is not None:
-            logits = logits.view(-1, mask.shape[0], H, N, N) + mask[None, :, None]
-            logits = logits.view(-1, H, N, N)
-        out = self.attn_drop(self.softmax(logits)) @ v
-        return self.proj_drop(self.proj(out.transpose(1, 2).reshape(windows, N, H * V)))
+            bias = (bias + mask[:, None]).reshape(1, -1, N, N)
+        # windows of an image that differ in their masks count as heads, so that one bias holds for all images
+        heads = bias.shape[1]
+        q, k, v = self.qkv(x).split([H * K, H * K, H * V], dim=-1)
+        q, k, v = (
+            t.reshape(-1, heads // H, N, H, width).transpose(2, 3).reshape(-1, heads, N, width)
+            for t, width in ((q, K), (k, K), (v, V))
+        )
+        dropout_p = self.attn_drop.p if self.training else 0.0
+        out = scaled_dot_product_attention(q, k, v, bias, dropout_p, scale=self.scale)
+        out = out.reshape(windows, H, N, V).transpose(1, 2).reshape(windows, N, H * V)
+        return self.proj_drop(self.proj(out))

@@ -17,9 +17,9 @@ from torch import nn
 from prune_realloc.core.errors import InputError, first_line
 from prune_realloc.core.names import PREPROCESSING
 from prune_realloc.data.preprocessing import Preprocessing
-from prune_realloc.results.attention import InProducts
 from prune_realloc.results.parity import ExportError
 from prune_realloc.results.prepared import Prepared
+from prune_realloc.runtime.in_products import InProducts
 from prune_realloc.runtime.networks import count_classes
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from prune_realloc.core.errors import InputError
+from prune_realloc.runtime.in_products import InProducts
 
 
 def model_identity(net: nn.Module) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def class_logits(out: Any) -> Tensor:
 
 def measured_macs(model: nn.Module, images: Tensor) -> int:
     """Multiply-adds by torch's counter; older ones count attention only where it is made of matrix products."""
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with sdpa_kernel(SDPBackend.MATH), InProducts(), FlopCounterMode(display=False) as counter:
         model(images)
     return counter.get_total_flops() // 2
 

@@ -17,6 +17,7 @@ from torch import fx, nn
 from torch.utils._pytree import tree_map
 
 from prune_realloc.core.errors import InputError
+from prune_realloc.runtime.attention import scaled_dot_product_attention
 from prune_realloc.tracing.guided import Written, written
 from prune_realloc.tracing.interleaved import interleaved, reorder_columns_
 from prune_realloc.tracing.labels import Labels, labels
@@ -164,13 +165,18 @@ def _split_(graph: fx.Graph, node: fx.Node, values: dict[fx.Node, Any], left: Le
 
 
 def _scaled_(node: fx.Node, values: Mapping[fx.Node, Any], left: Left) -> bool:
-    """The logits keep the scale of the source."""
-    query = values.get(node.args[0])  # type: ignore[arg-type]
-    if not isinstance(query, Labels) or node.kwargs.get("scale") is not None:
+    """The logits keep the scale of the source, and narrower queries or values still take a fused kernel."""
+    given = dict(zip(("query", "key", "value"), node.args, strict=False)) | node.kwargs
+    query, value = (values.get(given[name]) for name in ("query", "value"))  # type: ignore[arg-type]
+    if not isinstance(query, Labels) or not isinstance(value, Labels):
         return False
-    if left.shape(query)[-1] == query.shape[-1]:
+    if all(left.shape(x)[-1] == x.shape[-1] for x in (query, value)):
         return False
-    node.kwargs = {**node.kwargs, "scale": query.shape[-1] ** -0.5}
+    if not node.kwargs.get("enable_gqa"):
+        node.target = scaled_dot_product_attention
+        node.kwargs = {name: x for name, x in node.kwargs.items() if name != "enable_gqa"}
+    if node.kwargs.get("scale") is None:
+        node.kwargs = {**node.kwargs, "scale": query.shape[-1] ** -0.5}
     return True
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -34,7 +35,8 @@ class Judge:
     of: Callable[[nn.Module], float]
     on: str = ""
     """The images that it is found on, where they are ours to name."""
-    known: dict[nn.Module, float] = field(default_factory=dict)
+    known: WeakKeyDictionary[nn.Module, float] = field(default_factory=WeakKeyDictionary)
+    """Of the networks that are still in use."""
 
     def __call__(self, network: nn.Module) -> float:
         if network not in self.known:

@@ -2,6 +2,9 @@ import numpy as np
 import pytest
 import torch
 from support.networks import VARIANTS, build
+from support.swin import swin
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from prune_realloc.core.cost import total_cost
 from prune_realloc.core.errors import InputError
@@ -112,3 +115,33 @@ def test_widths_that_are_not_those_of_the_network_are_refused(tiny_vit, change, 
 def test_impossible_cuts_are_refused(tiny_vit, keep, complaint):
     with pytest.raises(InputError, match=complaint):
         cut(tiny_vit, find_sites(tiny_vit), {name: np.array(units) for name, units in keep.items()})
+
+
+class NewStorages(TorchDispatchMode):
+    """Bytes of every storage that an operation makes, let go of or not."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        given = {x.untyped_storage().data_ptr() for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
+        out = func(*args, **(kwargs or {}))
+        made = {x.untyped_storage() for x in tree_leaves(out) if isinstance(x, torch.Tensor)}
+        self.sizes += [storage.nbytes() for storage in made if storage.data_ptr() not in given]
+        return out
+
+
+@pytest.mark.parametrize("make", [build, swin])
+def test_only_what_is_left_is_copied(make):
+    model = make(embed_dim=96)
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    sites = find_sites(model)
+    keep = {s.name: np.arange(0, s.units, 4) for s in sites if s.axis in ("qk", "v", "ffn")}
+    with NewStorages() as new:
+        smaller = cut(model, sites, keep)
+    whole, left = (sum(x.nbytes for x in net.state_dict().values()) for net in (model, smaller))
+    assert 0 < sum(new.sizes) < 1.5 * left < whole
+    own, theirs = ({x.untyped_storage().data_ptr() for x in net.parameters()} for net in (smaller, model))
+    assert not own & theirs
+    assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())

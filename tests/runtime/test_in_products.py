@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from prune_realloc.results.attention import InProducts, attention
+from prune_realloc.runtime.attention import products
+from prune_realloc.runtime.in_products import InProducts
 
 MASKS = {
     "none": None,
@@ -26,7 +27,7 @@ def test_products_are_the_fused_function(mask, scale):
     with InProducts():
         found = F.scaled_dot_product_attention(*parts(), attn_mask=mask, scale=scale)
     torch.testing.assert_close(found, expected)
-    assert torch.equal(found, attention(*parts(), mask, scale))
+    assert torch.equal(found, products(*parts(), mask, scale))
 
 
 def test_what_products_do_not_have_stays_as_it_is():

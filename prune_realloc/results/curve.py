@@ -1,0 +1,129 @@
+"""The trade-off of a sweep: accuracy and cost at every budget, as rows, a picture and files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prune_realloc.core.files import write_files
+from prune_realloc.recipe.document import Recipe
+from prune_realloc.recipe.writer import dump_recipe
+from prune_realloc.results.columns import COST_COLUMNS
+from prune_realloc.results.figures import as_png
+
+CURVE_FILE, FIGURE_FILE = "sweep.json", "sweep.png"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """What became of the network at one budget."""
+
+    budget: float
+    """Share of the source's cost."""
+    recipe: Recipe
+    """As it was carried out: with its plan."""
+    numbers: Mapping[str, Any]
+    """As `Applied.summary` has them."""
+    seconds: float
+    """For planning, cutting, fitting and measuring."""
+
+    @property
+    def file(self) -> str:
+        """Name of its recipe: the budget in percent."""
+        return f"{100 * self.budget:.6g}.yaml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """The points that are done, in the order in which they were asked for."""
+
+    kind: str
+    """The kind of cost that the budgets count."""
+    examination_seconds: float
+    """For what all points share: scores, second moments, damage of every width."""
+    notes: tuple[str, ...]
+    """What must be known of all points."""
+    taken: Mapping[str, Mapping[str, Any]]
+    """What the run went by, as an analysis has it."""
+    points: tuple[Point, ...] = ()
+
+    def with_point(self, point: Point) -> Sweep:
+        return dataclasses.replace(self, points=(*self.points, point))
+
+    def content(self) -> dict[str, Any]:
+        """The numbers, ready for JSON."""
+        points = [
+            {"budget": point.budget, "recipe": point.file, "seconds": round(point.seconds, 2)} | dict(point.numbers)
+            for point in self.points
+        ]
+        shared = {"kind": self.kind, "examination_seconds": round(self.examination_seconds, 2)}
+        shared |= {"notes": list(self.notes), "taken": dict(self.taken)}
+        return {"format_version": FORMAT_VERSION, **shared, "points": points}
+
+    def write(self, folder: Path) -> None:
+        """A recipe for each point, `sweep.png` and, last, `sweep.json`; whole whenever it is interrupted."""
+        files = {
+            point.file: dump_recipe(point.recipe, f"prune-realloc apply {point.file} -o pruned").encode()
+            for point in self.points
+        }
+        content = json.dumps(self.content(), indent=1) + "\n"
+        write_files(folder, files | {FIGURE_FILE: curve_figure(self), CURVE_FILE: content.encode()})
+
+
+def curve_columns() -> tuple[str, ...]:
+    """The headings of `curve_rows`."""
+    costs = [column for kind in COST_COLUMNS for column in (kind.label, "ratio")]
+    return ("budget", *costs, "top-1", "agreement", "KL, nats", "ms, batch 1", "s")
+
+
+def curve_rows(sweep: Sweep) -> list[tuple[str, ...]]:
+    """The source, then one row a point; what was not measured is empty."""
+    first = sweep.points[0].numbers
+    top1 = first["top1"] and first["top1"]["source"]
+    costs = [cell for kind in COST_COLUMNS for cell in (f"{first[kind.name]['source']:,}", "1")]
+    rows = [("source", *costs, _share(top1), "", "", _latency(first, "source"), "")]
+    for point in sweep.points:
+        numbers = point.numbers
+        pairs = [numbers[kind.name] for kind in COST_COLUMNS]
+        costs = [c for pair in pairs for c in (f"{pair['achieved']:,}", f"{pair['achieved'] / pair['source']:.3f}")]
+        kl = "" if numbers["kl"] is None else f"{numbers['kl']:.2g}"
+        right = numbers["top1"] and numbers["top1"]["achieved"]
+        measured = (_share(right), _share(numbers["agreement"]), kl, _latency(numbers, "pruned"))
+        rows.append((f"{point.budget:g}", *costs, *measured, f"{point.seconds:.1f}"))
+    return rows
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.2%}"
+
+
+def _latency(numbers: Mapping[str, Any], model: str) -> str:
+    found = [t["median_ms"] for t in numbers["latency"] or () if t["model"] == model and t["batch_size"] == 1]
+    return f"{found[0]:.2f}" if found else ""
+
+
+def curve_figure(sweep: Sweep) -> bytes:
+    """Cost on x, top-1 on y (agreement with the source where there are no labels); the source is a line."""
+    from matplotlib.figure import Figure
+
+    label = next(kind.label for kind in COST_COLUMNS if kind.name == sweep.kind)
+    points = sorted(sweep.points, key=lambda point: point.numbers[sweep.kind]["achieved"])
+    labelled = all(point.numbers["top1"] for point in points)
+    figure = Figure(figsize=(6, 3.8), layout="constrained")
+    axes = figure.subplots()
+    costs = [100 * p.numbers[sweep.kind]["achieved"] / p.numbers[sweep.kind]["source"] for p in points]
+    values = [p.numbers["top1"]["achieved"] if labelled else p.numbers["agreement"] for p in points]
+    if None not in values:
+        axes.plot(costs, [100 * value for value in values], "o-", label="pruned, without training")
+        source = points[0].numbers["top1"]["source"] if labelled else 1.0
+        axes.axhline(100 * source, color="black", linewidth=0.8, linestyle="--", label="source")
+        axes.legend(frameon=False, fontsize=9)
+    axes.set(xlabel=f"{label}, % of the source", ylabel="top-1, %" if labelled else "agreement with the source, %")
+    axes.set_xlim(0, 104)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    return as_png(figure)

@@ -1,0 +1,267 @@
+"""A network that was examined once, on which recipes of several budgets can be carried out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from prune_realloc.core.cost import total_cost
+from prune_realloc.core.errors import require_at_least
+from prune_realloc.core.names import Progress
+from prune_realloc.data.calibration import Calibration
+from prune_realloc.data.own_batches import Inputs, OwnBatches
+from prune_realloc.data.stream import ImageStream
+from prune_realloc.data.unseen import Unseen, open_unseen
+from prune_realloc.families import family_of
+from prune_realloc.families.host import adopted, find_host
+from prune_realloc.families.inputs import input_shape
+from prune_realloc.planning.plan import axes_named
+from prune_realloc.pruning.examine import Examined, examine
+from prune_realloc.pruning.objectives import Loss, is_classifier
+from prune_realloc.pruning.scorers import GRADIENT_SCORERS, WEIGHT_SCORERS
+from prune_realloc.pruning.sites import find_sites, widths
+from prune_realloc.recipe.document import Recipe, Source
+from prune_realloc.results.bench import Bench, bench
+from prune_realloc.results.evaluate import Evaluation, measure
+from prune_realloc.results.opening import Reading, is_shipped, open_network
+from prune_realloc.runtime.device import out_of_memory_named, pick_device
+from prune_realloc.runtime.networks import evaluation_mode
+from prune_realloc.verbs.applied import Applied, Pair
+from prune_realloc.verbs.carry_out import (
+    Result,
+    best_judged,
+    carry_out,
+    check_fit,
+    few_images_note,
+    lawful_plan,
+)
+from prune_realloc.verbs.judge import Judge, Judges, judges_for
+from prune_realloc.verbs.own import Own, Score, open_calibration, plain_taken_of
+
+_IDENTITY = ("architecture", "weights_sha256", "input_size", "num_classes")
+"""Fields of a recipe's source that say what the network was."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Staged:
+    """A network on the device to be used, with all that does not depend on a budget."""
+
+    net: nn.Module
+    recipe: Recipe
+    """With the images that it is used on."""
+    source: Source
+    """Where it came from, and what it is."""
+    images: Calibration | None
+    unseen: Unseen | None
+    """What the outcome is measured on, where the data set has other images."""
+    eval_split: str
+    seen: Examined
+    judges: Judges
+    notes: list[str]
+
+    def carry_out(self, recipe: Recipe, *, timed: bool) -> Applied:
+        """Plan where there is no plan, cut, make up for it, measure.
+
+        Raises:
+            InputError: the budget cannot be met, or what the recipe names cannot be cut.
+        """
+        net, images = self.net, self.images
+        planned, result, more = _pruned(recipe, self.seen, images, self.judges.decisive())
+        found, outcome = _measured(result.network, net, self.unseen, images, self.eval_split, self.judges)
+        pairs = {name: _pair(judge, net, result.network) for name, judge in self.judges.own().items()}
+        timing = _timed(net, result.network, images, next(net.parameters()).device.type) if timed else None
+        result.network.to("cpu")
+        return _applied(
+            planned.model_copy(update={"source": self.source}),
+            net,
+            result,
+            self.seen,
+            found,
+            timing,
+            [*self.notes, *more, *outcome],
+            pairs,
+            plain_taken_of(net, images),
+        )
+
+
+@contextmanager
+def staged(
+    recipe: Recipe,
+    *,
+    model: nn.Module | None = None,
+    batches: Iterable[Any] | None = None,
+    loss: Loss | None = None,
+    score: Score | None = None,
+    inputs: Inputs | None = None,
+    eval_split: str = "validation",
+    eval_samples: int = 5000,
+    batch_size: int = 32,
+    workers: int = 0,
+    device: str = "auto",
+    amp: bool = False,
+    progress: Progress | None = None,
+    check: Callable[[nn.Module, Calibration | None], None] = lambda net, images: None,
+) -> Iterator[Staged]:
+    """Inside, the network lies on the device in evaluation mode; arguments as of `apply`.
+
+    Args:
+        check: called with network and images before the work, to refuse them.
+    """
+    require_at_least("eval_samples", eval_samples, 1)
+    reading = Reading(batch_size=batch_size, workers=workers, progress=progress)
+    target = pick_device(device)
+    net = adopted(_open_source(recipe.source) if model is None else model)
+    own = Own(batches=batches, loss=loss, inputs=inputs, score=score, reads_logits=True)
+    own.check(recipe.data)
+    if recipe.data.name is None and model is None and batches is None and is_shipped(recipe.source):
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"name": "demo"})})
+    images = open_calibration(net, own, recipe.data, reading, recipe.scorer)
+    notes = check_fit(recipe, net, given=model is not None)
+    check(net, images)
+    unseen = _unseen(recipe, net, images, eval_split, eval_samples)
+    judges = judges_for(net, images, own, predicts=is_classifier(net))
+    with evaluation_mode(net, device=target), _memory_named(images, batch_size):
+        seen = _examined(recipe, net, images, own, amp)
+        yield Staged(
+            net=net,
+            recipe=recipe,
+            source=_identified(recipe.source, seen, given=model is not None),
+            images=images,
+            unseen=unseen,
+            eval_split=eval_split,
+            seen=seen,
+            judges=judges,
+            notes=[*notes, *seen.analysis.notes, *_rotation_notes(recipe, images)],
+        )
+
+
+def _identified(source: Source, seen: Examined, given: bool) -> Source:
+    """What the network was; of one that was handed over nothing tells where it came from."""
+    is_now = {key: seen.analysis.model[key] for key in _IDENTITY}
+    return Source(**is_now) if given else source.model_copy(update={key: is_now[key] for key in _IDENTITY})
+
+
+def _memory_named(images: Calibration | None, batch_size: int) -> AbstractContextManager[None]:
+    if images is None:
+        return out_of_memory_named(batch_size)
+    return out_of_memory_named(images.loading["batch_size"], images.smaller)
+
+
+def _open_source(source: Source) -> nn.Module:
+    # a folder says itself what it holds: it may be the named model after an earlier cut
+    if source.ckpt is not None and source.model is not None and Path(source.ckpt).is_dir():
+        source = source.model_copy(update={"model": None, "model_args": {}})
+    return open_network(source)
+
+
+def _unseen(recipe: Recipe, net: nn.Module, images: Calibration | None, split: str, count: int) -> Unseen | None:
+    """The images of the data set to measure the outcome on, where there is one to measure."""
+    if not isinstance(images, ImageStream) or not is_classifier(net):
+        return None
+    return open_unseen(net, images, str(recipe.data.name), recipe.data.data_dir, split, count)
+
+
+def _examined(recipe: Recipe, net: nn.Module, images: Calibration | None, own: Own, amp: bool) -> Examined:
+    return examine(
+        net,
+        None if recipe.scorer in WEIGHT_SCORERS else images,
+        scorer=recipe.scorer,
+        seed=recipe.data.seed,
+        loss=own.loss if recipe.scorer in GRADIENT_SCORERS else None,
+        amp=amp,
+        rotate=recipe.compensate.rotate and images is not None,
+        refit=recipe.compensate.refit and images is not None,
+    )
+
+
+def _rotation_notes(recipe: Recipe, images: Calibration | None) -> list[str]:
+    if not recipe.compensate.rotate or images is None or recipe.scorer in GRADIENT_SCORERS:
+        return []
+    return [f"scorer {recipe.scorer} sees no gradients, so Q/K and V were not rotated"]
+
+
+def _pruned(
+    recipe: Recipe, seen: Examined, images: Calibration | None, judge: Judge | None
+) -> tuple[Recipe, Result, list[str]]:
+    """The recipe with its plan, what it makes of the network, and notes.
+
+    Args:
+        judge: a plan that is made here is carried out only where none of the other ways is judged better.
+    """
+    given = recipe.plan is not None
+    recipe, planned, notes = lawful_plan(recipe, seen)
+    result = carry_out(planned, seen, recipe, images)
+    if not given and recipe.budget is not None and recipe.allocation == "damage" and judge is not None:
+        assert images is not None
+        recipe, result, note = best_judged(result, seen, recipe, images, judge)
+        notes.append(note)
+    notes += few_images_note(result, seen, recipe, images)
+    return recipe.model_copy(update=axes_named(seen.analysis, recipe) | {"plan": result.plan}), result, notes
+
+
+def _measured(
+    pruned: nn.Module, net: nn.Module, unseen: Unseen | None, images: Calibration | None, split: str, judges: Judges
+) -> tuple[Evaluation | None, list[str]]:
+    """The pruned network against its source, and notes."""
+    if images is None:
+        return None, ["without --data nothing was rotated or refitted, and the outcome was not measured"]
+    if isinstance(images, OwnBatches):
+        notes = [*images.notes(), *judges.notes()]
+        classifier = is_classifier(net)
+        return measure(pruned, images, labelled=images.classes is not None, source=net) if classifier else None, notes
+    if unseen is None:
+        return None, ["the model has no classifier: the outcome was not measured"]
+    found = measure(pruned, unseen, labelled=unseen.stream.classes is not None, source=net)
+    notes = unseen.stream.notes()
+    if unseen.left_out:
+        notes.append(f"{unseen.left_out} of the images of split {split!r} were fitted on and left out")
+    if not found.samples:
+        notes.append("measured on the calibration images, the data has no others; see --eval-split")
+        found = measure(pruned, images, labelled=images.classes is not None, source=net)
+    return found, notes
+
+
+def _timed(net: nn.Module, pruned: nn.Module, images: Calibration | None, device: str) -> Bench:
+    shape = images.shape if isinstance(images, OwnBatches) else input_shape(net)
+    return bench({"source": net, "pruned": pruned}, shape, device=device, seconds=2.0)
+
+
+def _pair(judge: Judge, net: nn.Module, pruned: nn.Module) -> Pair:
+    return Pair(source=judge(net), achieved=judge(pruned))
+
+
+def _applied(
+    recipe: Recipe,
+    net: nn.Module,
+    result: Result,
+    seen: Examined,
+    found: Evaluation | None,
+    timing: Bench | None,
+    notes: list[str],
+    own: dict[str, Pair],
+    taken: Mapping[str, Mapping[str, Any]],
+) -> Applied:
+    inner = find_host(result.network).inner
+    return Applied(
+        network=result.network,
+        units=result.units,
+        recipe=recipe,
+        source_cost=seen.analysis.cost(),
+        cost=total_cost(family_of(inner).describe(inner).terms, widths(find_sites(inner))),
+        source_bytes=_bytes(net),
+        bytes=_bytes(result.network),
+        evaluation=found,
+        timing=timing,
+        notes=tuple(dict.fromkeys(notes)),
+        taken=taken,
+        **own,
+    )
+
+
+def _bytes(net: nn.Module) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in net.state_dict().values())

@@ -1,0 +1,139 @@
+"""The verb `sweep`: a recipe and several budgets -> the trade-off between accuracy and cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from prune_realloc.core.errors import InputError
+from prune_realloc.core.files import make_folder
+from prune_realloc.core.names import Progress
+from prune_realloc.data.calibration import Calibration
+from prune_realloc.data.own_batches import Inputs
+from prune_realloc.planning.plan import plan
+from prune_realloc.pruning.objectives import Loss
+from prune_realloc.recipe.budget import Budget
+from prune_realloc.recipe.document import Recipe
+from prune_realloc.results.curve import CURVE_FILE, Point, Sweep
+from prune_realloc.verbs.own import Score, plain_taken_of
+from prune_realloc.verbs.staged import Staged, staged
+
+
+def sweep(
+    recipe: Recipe,
+    *,
+    budgets: Sequence[float],
+    model: nn.Module | None = None,
+    batches: Iterable[Any] | None = None,
+    loss: Loss | None = None,
+    score: Score | None = None,
+    inputs: Inputs | None = None,
+    out: str | Path | None = None,
+    eval_split: str = "validation",
+    eval_samples: int = 5000,
+    batch_size: int = 32,
+    workers: int = 0,
+    device: str = "auto",
+    amp: bool = False,
+    timed: bool = False,
+    progress: Progress | None = None,
+    report: Callable[[Point], None] | None = None,
+) -> Sweep:
+    """Examine a network once, and carry the recipe out at each budget as `apply` does.
+
+    The other arguments are those of `apply`. A plan in the recipe is made again for each budget.
+
+    Args:
+        budgets: shares of the source's cost, of the kind that the recipe's budget counts, else MACs.
+        out: folder for a recipe a point (`50.yaml`), `sweep.json` and `sweep.png`, written after each point.
+        report: called with each point when it is done.
+
+    Raises:
+        InputError: a budget is out of range, given twice or cannot be met, there are no images to measure on, or `out`
+            holds another sweep.
+    """
+    recipes = _recipes(recipe, budgets)
+    folder = None if out is None else _fresh(Path(out))
+    started = time.perf_counter()
+    with staged(
+        recipe.model_copy(update={"plan": None}),
+        model=model,
+        batches=batches,
+        loss=loss,
+        score=score,
+        inputs=inputs,
+        eval_split=eval_split,
+        eval_samples=eval_samples,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        amp=amp,
+        progress=progress,
+        check=_require_images,
+    ) as stage:
+        recipes = {share: one.model_copy(update={"data": stage.recipe.data}) for share, one in recipes.items()}
+        _require_met(stage, recipes)
+        done = Sweep(
+            kind=_kind(recipe),
+            examination_seconds=time.perf_counter() - started,
+            notes=tuple(dict.fromkeys(stage.notes)),
+            taken=plain_taken_of(stage.net, stage.images),
+        )
+        for share, one in recipes.items():
+            point = _point(stage, share, one, timed)
+            done = done.with_point(point)
+            if folder is not None:
+                done.write(folder)
+            if report is not None:
+                report(point)
+    return done
+
+
+def _recipes(recipe: Recipe, budgets: Sequence[float]) -> dict[float, Recipe]:
+    """Budget -> the recipe without a plan at it."""
+    if not budgets:
+        raise InputError("budgets is empty; give shares of the source's cost, such as 0.8 0.5")
+    for share in budgets:
+        if not 0 < share < 1:
+            raise InputError(f"budgets: {share:g} is no share to cut to; give numbers between 0 and 1, without either")
+        if list(budgets).count(share) > 1:
+            raise InputError(f"budgets: {share:g} is given twice; leave one of them out")
+    field = f"keep_{_kind(recipe)}"
+    return {share: recipe.model_copy(update={"plan": None, "budget": Budget(**{field: share})}) for share in budgets}
+
+
+def _kind(recipe: Recipe) -> str:
+    return "macs" if recipe.budget is None else recipe.budget.kind
+
+
+def _fresh(folder: Path) -> Path:
+    make_folder(folder)
+    if (folder / CURVE_FILE).exists():
+        raise InputError(f"output {str(folder)!r} holds a sweep; choose another folder")
+    return folder
+
+
+def _require_images(net: nn.Module, images: Calibration | None) -> None:
+    if images is None:
+        raise InputError("sweep measures every point on images; give --data, or in Python batches=")
+
+
+def _require_met(stage: Staged, recipes: dict[float, Recipe]) -> None:
+    """Raises InputError where a budget cannot be met: before the work of the others."""
+    for share, recipe in recipes.items():
+        try:
+            plan(stage.seen.analysis, recipe)
+        except InputError as error:
+            raise InputError(f"budgets: {share:g}: {error}") from error
+
+
+def _point(stage: Staged, share: float, recipe: Recipe, timed: bool) -> Point:
+    started = time.perf_counter()
+    done = stage.carry_out(recipe, timed=timed)
+    numbers = {name: value for name, value in done.summary().items() if name != "taken"}
+    numbers["notes"] = [note for note in numbers["notes"] if note not in stage.notes]
+    return Point(budget=share, recipe=done.recipe, numbers=numbers, seconds=time.perf_counter() - started)
