@@ -21,8 +21,13 @@ from prune_realloc.recipe.target import CurvePoints, Target
 
 FELT = 0.01
 """Nats per image; where less is lost, a curve does not say what more channels are worth."""
+_PLAN = "the source is a plan, which holds no damage curve; for rule stream give the folder of the analysis"
 _SPACING = 1.1
 """Factor between the channels of two points of a curve, at least; more of them tell little and fill the recipe."""
+
+
+class NoCurve(InputError):
+    """The source shows no damage curve of a stream."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ def stream_curves(analysis: Analysis, target: Target) -> tuple[Curve, ...]:
     """For each stage of the target the damage curve of the source's stream at its depth.
 
     Raises:
-        InputError: the source has no stream with such a curve.
+        NoCurve: the source has no stream with such a curve.
     """
     if analysis.unit != "nats":
         raise _no_curve(f"its scores are in {analysis.unit}, not in nats")
@@ -76,7 +81,7 @@ def swapped_curves(analysis: Analysis, target: Target) -> tuple[Curve, ...]:
     nowhere lose what is felt are left out.
 
     Raises:
-        InputError: as `stream_curves`.
+        NoCurve: as `stream_curves`.
     """
     own = stream_curves(analysis, target)
     channels = max(width for name, width in analysis.widths.items() if site_place(name)[0] == "embed")
@@ -96,18 +101,16 @@ def with_rule(target: Target, given: Target, analysis: Analysis | None) -> tuple
         analysis: the source, where it is one.
 
     Raises:
-        InputError: the rule follows curves, and an analysis shows none.
+        NoCurve: the rule follows curves, and an analysis shows none.
     """
     if analysis is None:
         same = (target.rule, target.seed) == (given.rule, given.seed)
-        why = "the source is a plan, which holds no damage curve; for rule stream give the folder of the analysis"
-        return _fields(
-            target.rule or "kept", given.curves if same else None
-        ), None if target.rule else f"rule kept: {why}"
+        fields = _fields(target.rule or "kept", given.curves if same else None)
+        return fields, None if target.rule else f"rule kept: {_PLAN}"
     if target.rule is None:
         try:
             return _fields("stream", _points(stream_curves(analysis, target))), None
-        except InputError as error:
+        except NoCurve as error:
             return _fields("kept", None), f"rule kept: {str(error).removeprefix('target.rule: ')}"
     read = {"stream": stream_curves, "swapped": swapped_curves}.get(target.rule)
     return _fields(target.rule, None if read is None else _points(read(analysis, target))), None
@@ -122,8 +125,8 @@ def _points(curves: Sequence[Curve]) -> tuple[CurvePoints, ...]:
     return (curves[0].points,) if len({*curves}) == 1 else tuple(curve.points for curve in curves)
 
 
-def _no_curve(why: str) -> InputError:
-    return InputError(
+def _no_curve(why: str) -> NoCurve:
+    return NoCurve(
         f"target.rule: the source shows no damage curve of a stream, because {why}; give the folder of an analysis "
         "that does (scorer fisher), or rule kept or unmeasured"
     )

@@ -46,11 +46,12 @@ def reallocate(sites: Mapping[str, SitePlan], target: Target) -> Network:
     Raises:
         InputError: the budget cannot be met under the rules, or the sites lack what reallocation reads.
     """
+    target = target if target.rule else target.model_copy(update={"rule": "kept"})
     base, shown = base_config(target), retention(sites, target)
     kind = target.kind or DEFAULT_KIND
     limit: int = getattr(target, kind) or base.cost.of(kind)
     narrow = _Narrow(target, kind, limit)
-    shape, explained = _by_kept(target, shown, kind, limit) if (target.rule or "kept") in RULES else narrow.explained()
+    shape, explained = _by_kept(target, shown, kind, limit) if target.rule in RULES else narrow.explained()
     config = shape.config()
     control = uniform_control(target, config.cost, kind)
     unmeasured = narrow.unmeasured()
@@ -69,7 +70,7 @@ def reallocate(sites: Mapping[str, SitePlan], target: Target) -> Network:
 
 def _by_kept(target: Target, shown: Retention, kind: str, limit: int) -> tuple[Shape, Explained]:
     """The network whose widths follow from shares kept."""
-    sizing = Sizing(target, uniform_start(target), RULES[target.rule or "kept"](shown, target.seed))
+    sizing = Sizing(target, uniform_start(target), RULES[str(target.rule)](shown, target.seed))
     shape, multiplier = at_budget(sizing, kind, limit)
     return shape, Explained(sizing, shape, multiplier)
 

@@ -109,7 +109,7 @@ def test_an_older_unmeasured_network_goes_with_what_it_was_beside(analysis, tmp_
     """Where the rules leave none, that of an earlier emission must not lie beside the new ones."""
     emit(analysis, target={"macs": 8_000_000}, out=tmp_path, timed=False)
     assert (tmp_path / "unmeasured" / "config.json").exists()
-    narrow = {"macs": 8_000_000, "rules": {"embed": {"ceiling": 24}}}
+    narrow = {"macs": 8_000_000, "rule": "kept", "rules": {"embed": {"ceiling": 24}}}
     variant = emit(analysis, target=narrow, out=tmp_path, timed=False)[0]
     assert variant.network.unmeasured_args is None
     assert [*(tmp_path / "unmeasured").iterdir()] == []
