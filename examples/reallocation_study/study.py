@@ -220,7 +220,8 @@ def variants(analysis: Analysis, out: Path, phase: str) -> dict[str, Path]:
     half = {"budget": {"keep_macs": 0.5}, "axes": axes, "rules": {axis: {"round_to": 1} for axis in axes}}
     found = {}
     for budget in BUDGETS:
-        own, label = {"macs": budget, "stem_strides": (2, 2), "rules": FLOORS}, f"{budget / 1e6:g}M"
+        own = {"macs": budget, "stem_strides": (2, 2), "rules": FLOORS, "rule": "kept"}
+        label = f"{budget / 1e6:g}M"
         emit(analysis, target=own, out=out / label / "measured", timed=False)
         emit(analysis, target=own | {"growth": "like", "rules": PAPER}, out=out / label / "rules", timed=False)
         for name, place in (
