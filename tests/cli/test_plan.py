@@ -73,8 +73,11 @@ def test_plan_then_apply(run_cli, run_folder, tmp_path):
         (("--keep-macs", 0.5, "--macs", "6M"), "excludes"),
         (("--macs", "many"), "600000000"),
         ((), "budget"),
-        (("--keep-macs", 0.01), "embed, heads may not change"),
-        (("--keep-macs", 0.5, "--freeze", "qk", "--freeze", "v", "--freeze", "ffn"), "may not change"),
+        (("--keep-macs", 0.01, "--axes", "qk,v,ffn"), "embed, heads may not change"),
+        (
+            ("--keep-macs", 0.5, *(word for axis in ("qk", "v", "ffn", "embed") for word in ("--freeze", axis))),
+            "may not",
+        ),
         (("--keep-macs", 0.5, "--axes", "qk,width"), "width"),
         (("--keep-macs", 0.5, "--round-to", "ffn"), "round_to 'ffn' is not KEY=VALUE, such as ffn=32"),
         (("--keep-macs", 0.5, "--floor", "qk=["), "floor 'qk=['"),

@@ -156,14 +156,14 @@ def test_a_table_in_small_is_trained_once_and_goes_on(tmp_path, monkeypatch, cap
     assert path.read_text().startswith(before)
     assert [(row["name"], row["seed"], row["half"]) for row in rows] == [
         ("flat", 0, None),
+        ("flat", 1, None),
         ("random-000", 0, "choose"),
         ("random-000", 1, "choose"),
-        ("flat", 1, None),
         ("random-001", 0, "report"),
     ]
     told = [json.loads(line) for line in tests.read_text().splitlines()[1:]]
     assert [(row["name"], row["seed"], row["images"]) for row in told] == [(r["name"], r["seed"], 64) for r in rows]
-    assert rows[1]["top1"] != rows[2]["top1"] or rows[1]["loss"] != rows[2]["loss"]
+    assert rows[2]["top1"] != rows[3]["top1"] or rows[2]["loss"] != rows[3]["loss"]
     capsys.readouterr()
     table.main([*args, "--count", "2"])
     assert capsys.readouterr().out == ""
