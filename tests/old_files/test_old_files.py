@@ -155,13 +155,12 @@ def test_a_recipe_is_written_as_it_was(name):
     assert dump_recipe(load_recipe(DATA / name), command) == text
 
 
-@pytest.mark.parametrize(("allocation", "axes"), [("damage", "qk, v, ffn, embed"), ("uniform", "qk, v, ffn")])
-def test_an_old_analysis_is_planned_on_the_axes_of_today(allocation, axes):
+def test_an_old_analysis_is_planned_on_the_axes_of_today():
     analysis = Analysis.load(DATA / "analysis")
-    recipe = build_recipe(analysis.as_recipe() | {"budget": {"keep_macs": 0.6}, "allocation": allocation})
+    recipe = build_recipe(analysis.as_recipe() | {"budget": {"keep_macs": 0.6}})
     done = planned(analysis, recipe)
-    assert (done.axes, done.plan) == (tuple(axes.split(", ")), plan(analysis, recipe))
-    assert f"axes: [{axes}]" in dump_recipe(done, "x").splitlines()
+    assert (done.axes, done.plan) == (("qk", "v", "ffn", "embed"), plan(analysis, recipe))
+    assert "axes: [qk, v, ffn, embed]" in dump_recipe(done, "x").splitlines()
 
 
 def test_a_network_that_was_traced_and_cut_computes_what_it_did():
