@@ -118,6 +118,19 @@ def losses_of_networks(record: Record) -> str:
     return table(["network", "how", *shares], rows, texts=2)
 
 
+def fused_speed(record: Record) -> str:
+    """Speed over that of the source, by network, widths and variant; one column for each batch size."""
+    found: dict[tuple[str, ...], dict[int, str]] = {}
+    for row in record["rows"]:
+        if row["widths"] is not None:
+            widths = ", ".join(f"{axis} {width}" for axis, width in row["widths"].items())
+            own = found.setdefault((row["network"], widths, row["variant"].split(", ")[1]), {})
+            own[row["batch"]] = f"{row['speedup']:.2f}"
+    batches = sorted({batch for own in found.values() for batch in own})
+    rows = [[*key, *(own[batch] for batch in batches)] for key, own in found.items()]
+    return table(["network", "widths", "attention", *(f"batch {batch}" for batch in batches)], rows, texts=3)
+
+
 def gain(record: Record, network: str) -> str:
     """Points by which planned widths are above uniform ones at half of the multiply-adds, both compensated."""
     found = {row["variant"]: row["top1"] for row in record["networks"][network]["ours"] if row["requested"] == 0.5}
@@ -314,6 +327,7 @@ def render(page: str) -> str:
         losses,
         gain,
         losses_of_networks,
+        fused_speed,
         cutting_times,
         network_speed,
         training_speed,

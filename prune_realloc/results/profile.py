@@ -22,6 +22,8 @@ from prune_realloc.runtime.networks import evaluation_mode
 
 _LEAST = 3
 """So many passes are profiled at least."""
+_SLACK = 1.2
+_TOO_LOW = "some operators ran above the ceilings: these were measured on a busy machine; profile again when it is idle"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +95,13 @@ class Profile:
 
     def sentences(self) -> list[str]:
         """How much is memory-bound, and what the profiler adds: one each for every network and batch size."""
-        return [line for each in self.passes for line in _sentences(each, self.ceilings)]
+        found = [line for each in self.passes for line in _sentences(each, self.ceilings)]
+        return [*found, _TOO_LOW] if self._is_above_ceiling() else found
+
+    def _is_above_ceiling(self) -> bool:
+        """Was an operator much faster than the products that the ceiling was measured by?"""
+        every = (each for one in self.passes for each in one.operators if each.bound == "compute")
+        return any(each.flops > _SLACK * self.ceilings.flops_per_s * each.ms / 1e3 for each in every)
 
 
 def profile(

@@ -1,5 +1,7 @@
 """Where the time goes: what is counted is right, and what is counted adds up."""
 
+import dataclasses
+
 import pytest
 import timm
 import torch
@@ -117,6 +119,15 @@ def test_components_follow_from_sites(name, args, attention, ffn, merging):
     regions = find_regions(timm.create_model(name, **args).eval()).components
     assert (regions[attention], regions[ffn]) == (ATTENTION, FFN)
     assert [module for module, part in regions.items() if part == MERGING][:1] == ([merging] if merging else [])
+
+
+def test_operators_above_the_ceilings_are_told(measured):
+    def told(factor):
+        ceilings = dataclasses.replace(measured.ceilings, flops_per_s=factor * measured.ceilings.flops_per_s)
+        return dataclasses.replace(measured, ceilings=ceilings).sentences()[-1]
+
+    assert "busy machine" in told(1e-6)
+    assert "busy machine" not in told(1e6)
 
 
 def test_bad_input():
