@@ -76,10 +76,13 @@ def analyze(
                 amp=amp,
                 progress=progress,
             )
-        if speaks and tried:
+        if not speaks:
+            return
+        if tried:
             _check(source, data, found, out, batch_size=batch_size, workers=workers, device=device)
-        if speaks:
-            show_analysis(found, out, as_json)
+        elif out is not None:
+            (out / "check.json").unlink(missing_ok=True)  # of the scores that were there before
+        show_analysis(found, out, as_json)
 
 
 def _check(source: Source, data: Data, found: Analysis, out: Path | None, **reading: Any) -> None:

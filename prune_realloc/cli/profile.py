@@ -75,7 +75,8 @@ def profile(
 def _models(names: Sequence[str]) -> dict[str, nn.Module]:
     """As the command line names them; of a folder or file the last part of its path, where that tells them apart."""
     if len(set(names)) < len(names):
-        raise InputError(f"model {names[0]!r} is named twice; name each once")
+        twice = next(name for name in names if list(names).count(name) > 1)
+        raise InputError(f"model {twice!r} is named twice; name each once")
     short = [Path(name).name or name for name in names]
     labels = short if len(set(short)) == len(names) else names
     return {label: opened(named(name)) for label, name in zip(labels, names, strict=True)}

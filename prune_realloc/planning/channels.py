@@ -117,16 +117,15 @@ class StageCosts:
                 best, found = float(total.min()), (*map(int, where), place, int(most[where]))
         return best, found
 
-    def _extend(self, stage: int, count: int | None) -> bool:
-        """Find what `count` further steps cost, or all, as far as they fit alone; False: there are no more."""
+    def _extend(self, stage: int, count: int | None) -> None:
+        """Find what `count` further steps cost, or all, as far as they fit alone."""
         own, (_, ceiling) = self.own[stage], self.sizing.embed_bounds(stage % len(self.own))
         end = UNBOUNDED if count is None else len(own) + count
         while len(own) < end:
             cost = self._above({stage % len(self.own): len(own)})
             if self.least[stage] + len(own) * self.steps[stage] > ceiling or self.base + cost > self.limit:
-                return False
+                return
             own.append(cost)
-        return True
 
     def _more(self, stage: int) -> np.ndarray:
         """Channels above the least."""

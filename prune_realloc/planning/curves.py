@@ -104,7 +104,7 @@ def with_rule(target: Target, given: Target, analysis: Analysis | None) -> tuple
         NoCurve: the rule follows curves, and an analysis shows none.
     """
     if analysis is None:
-        same = (target.rule, target.seed) == (given.rule, given.seed)
+        same = target.rule == given.rule and (target.rule == "stream" or target.seed == given.seed)
         fields = _fields(target.rule or "kept", given.curves if same else None)
         return fields, None if target.rule else f"rule kept: {_PLAN}"
     if target.rule is None:

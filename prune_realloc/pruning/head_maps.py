@@ -20,6 +20,7 @@ from prune_realloc.families import family_of
 from prune_realloc.families.host import inner_of
 from prune_realloc.pruning.hooks import hooked
 from prune_realloc.pruning.sites import find_sites
+from prune_realloc.runtime.attention import scaled_dot_product_attention
 
 
 def cosines(products: np.ndarray) -> np.ndarray:
@@ -84,6 +85,9 @@ class HeadProducts:
         found[site.name] = found.get(site.name, 0) + products
 
 
+_FUSED = (F.scaled_dot_product_attention, scaled_dot_product_attention)
+
+
 class _Maps(TorchFunctionMode):
     """Sees every softmax and every fused attention inside the module of a site."""
 
@@ -104,7 +108,7 @@ class _Maps(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self.site is not None and func is F.scaled_dot_product_attention:
+        if self.site is not None and func in _FUSED:
             self._add(_fused_map(*args, **kwargs))
         out = func(*args, **kwargs)
         if self.site is not None and getattr(func, "__name__", "") == "softmax":
@@ -117,6 +121,8 @@ class _Maps(TorchFunctionMode):
         assert site is not None
         if maps.ndim == 3:
             self.single.append(maps.detach())
+        if maps.ndim == 4 and maps.shape[1] > site.units and maps.shape[1] % site.units == 0:
+            maps = maps.unflatten(1, (-1, site.units)).flatten(0, 1)  # windows that lie among the heads
         if maps.ndim == 4 and maps.shape[1] == site.units:
             self.products.add(self.products.maps, site, maps.detach().transpose(0, 1).flatten(1))
 

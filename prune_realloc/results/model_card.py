@@ -12,6 +12,8 @@ from prune_realloc.results.rendering import render
 from prune_realloc.results.variant import READINGS, Variant
 from prune_realloc.results.variant_rows import component_rows, width_columns, width_rows
 
+_CHANNELS_STAY = "everything inside blocks as its rules say, channels in the uniform network's proportions"
+
 
 def model_card(variant: Variant, name: str, folder: str, source: str | None, inherited: str | None) -> str:
     """The page of one of the networks of a variant.
@@ -43,7 +45,8 @@ def model_card(variant: Variant, name: str, folder: str, source: str | None, inh
         share_columns=_share_columns(variant),
         shares=component_rows(variant),
         rule=variant.rule,
-        rule_reads=READINGS[variant.rule],
+        rule_reads=_CHANNELS_STAY if variant.channels_stay() else READINGS[variant.rule],
+        channels_stay=variant.channels_stay(),
         reading=_reading(variant) if variant.rule in RULES else None,
         width_columns=[*width_columns(variant), "reason"],
         widths=width_rows(variant),

@@ -37,12 +37,13 @@ def find_regions(model: nn.Module) -> Regions:
     Raises:
         InputError: no family supports the network.
     """
-    inner = inner_of(adopted(model))
+    whole = adopted(model)
+    inner = inner_of(whole)
     sites, structure = find_sites(model), family_of(inner).describe(inner)
     of_site = _component_of_sites(sites, structure)
     labels = _labels(sites, of_site)
     branches = dict(_branches(structure, of_site, labels))
-    at = next(name for name, module in adopted(model).named_modules() if module is inner)
+    at = next(name for name, module in whole.named_modules() if module is inner)
     known = {name for name, _ in model.named_modules()}
     prefix = f"{at}." if at else ""
 

@@ -200,6 +200,9 @@ def variant_facts(variant: Variant) -> list[str]:
 
 def _ruled(variant: Variant) -> Iterator[str]:
     """By which rule the widths came about, and whether a measurement decided them."""
+    if variant.channels_stay():
+        yield "channels do not move: they are in the uniform network's proportions, and no measurement decides them"
+        return
     yield f"rule {variant.rule}: {READINGS[variant.rule]}"
     beyond = variant.beyond_measured()
     if 2 * len(beyond) > len(variant.network.args["embed_dim"]):

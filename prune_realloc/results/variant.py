@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from prune_realloc.core.cost import Cost
 from prune_realloc.models.efficientvit_config import EfficientVitConfig
+from prune_realloc.planning.rules import RULES
 from prune_realloc.recipe.document import Recipe
 from prune_realloc.recipe.target import Network
 
@@ -52,6 +53,11 @@ class Variant:
         """What the widths follow from; older recipes do not tell, they are of `kept`."""
         assert self.recipe.target is not None
         return self.recipe.target.rule or "kept"
+
+    def channels_stay(self) -> bool:
+        """Are channels in the uniform proportions though the rule would decide them alone?"""
+        assert self.recipe.target is not None
+        return self.rule not in RULES and not self.recipe.target.rule_of("embed").move
 
     def beyond_measured(self) -> list[int]:
         """The stages whose channels are more than their damage curve says something of."""

@@ -16,7 +16,7 @@ on one core of an AMD EPYC, float32, 6 heads, speed relative to PyTorch's own ch
 | 16, 64 | 16, 64 | 1.1 | 1.5 |
 
 So products where the logits fit into a cache (up to about a million) or the keys are few, else the fused kernel. Values
-in chunks of the width of queries lost to both, and so did weights with rows of zeros, which make a layer of twice the
+in chunks of the width of queries lost to both. Weights with rows of zeros would pad once, and make a layer of twice the
 size.
 """
 

@@ -145,7 +145,7 @@ def best_judged(
         try:
             done = plan(seen.analysis, other)
         except InputError as error:
-            missing = f"; there is no plan {name} to compare with ({error})"
+            missing += f"; there is no plan {name} to compare with ({error})"
         else:
             found[name] = other, carry_out(done, seen, other, images)
     values = [f"{judge.text(result.network)} {name}" for name, (_, result) in found.items()]

@@ -7,7 +7,7 @@ import pytest
 
 from prune_realloc.core.errors import InputError
 from prune_realloc.planning.channels import StageCosts
-from prune_realloc.planning.curves import LAW, Curve
+from prune_realloc.planning.curves import LAW, Curve, with_rule
 from prune_realloc.planning.rules import least
 from prune_realloc.planning.sizing import Sizing, uniform_start
 from prune_realloc.recipe.target import Target, TargetRule
@@ -34,6 +34,13 @@ def test_the_search_is_exact(curves, kind):
     ]
     lost = {embed: sum(float(c.loss([e])[0]) for c, e in zip(curves, embed, strict=True)) for embed in every}
     assert lost[found.embed] == pytest.approx(min(lost.values()), rel=1e-12)
+
+
+def test_a_recipe_s_curves_stay_under_a_seed_that_the_rule_does_not_read():
+    given = SMALL.model_copy(update={"rule": "stream", "curves": (STEEP.points,)})
+    assert with_rule(given.model_copy(update={"seed": 1}), given, None)[0]["curves"] == given.curves
+    swapped = given.model_copy(update={"rule": "swapped"})
+    assert with_rule(swapped.model_copy(update={"seed": 1}), swapped, None)[0]["curves"] is None
 
 
 def test_a_stage_whose_curve_loses_more_gets_more_channels():

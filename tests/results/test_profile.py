@@ -121,6 +121,18 @@ def test_components_follow_from_sites(name, args, attention, ffn, merging):
     assert [module for module, part in regions.items() if part == MERGING][:1] == ([merging] if merging else [])
 
 
+def test_pytorch_s_attention_lies_in_the_module_that_the_network_has():
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    net = nn.Sequential(nn.Conv2d(3, 16, 8, 8), nn.Flatten(2), Turned(), nn.TransformerEncoder(layer, 2)).eval()
+    net.input_size = (3, 32, 32)
+    assert ATTENTION in find_regions(net).components.values()
+
+
+class Turned(nn.Module):
+    def forward(self, x):
+        return x.transpose(1, 2)
+
+
 def test_operators_above_the_ceilings_are_told(measured):
     def told(factor):
         ceilings = dataclasses.replace(measured.ceilings, flops_per_s=factor * measured.ceilings.flops_per_s)

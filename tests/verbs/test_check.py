@@ -8,7 +8,7 @@ import pytest
 
 from prune_realloc.recipe.document import Data, Source
 from prune_realloc.verbs.analyze import analyze
-from prune_realloc.verbs.check import check
+from prune_realloc.verbs.check import Check, check
 
 FEW = Data(samples=16)
 
@@ -38,6 +38,12 @@ def test_shuffled_scores_are_found_out(analysis):
     found = check(Source(), FEW, dataclasses.replace(analysis, scores=wrong), batch_size=16)
     assert not found.trusted
     assert found.lines()[0].startswith("check: the ranking is NO better than random")
+
+
+def test_nothing_to_try_is_said():
+    found = Check(tried=(), samples=0, seed=0, sorted_difference=0.0, cut_difference=0.0)
+    assert not found.trusted
+    assert found.lines() == [line for line in found.lines() if "nothing was tried" in line]
 
 
 def test_command_line(run_cli, tmp_path, monkeypatch):

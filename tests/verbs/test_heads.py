@@ -81,6 +81,21 @@ def test_removal_costs_what_the_cut_costs(name, images_BCHW):
             assert block.kl[head] == pytest.approx(found.kl, abs=1e-5)
 
 
+@pytest.mark.parametrize("name", ["vit", "swin"])
+def test_what_was_cut_to_unlike_widths_has_maps_too(name, images_BCHW):
+    torch.manual_seed(0)
+    net = build() if name == "vit" else timm.create_model("swin_tiny_patch4_window7_224", **SWIN).eval()
+    sites = find_sites(net)
+    narrow = {site.name: _first_half(site) for site in sites if site.axis == "qk"}
+    for block in measured(cut(net, sites, narrow), images_BCHW):
+        assert np.diag(block.maps.matrix) == pytest.approx(np.ones(block.heads))
+        assert block.maps.largest < 1
+
+
+def _first_half(site):
+    return (np.arange(site.groups)[:, None] * site.width + np.arange(site.width // 2)).ravel()
+
+
 def _without(sites, name, head):
     heads = next(site for site in sites if site.name == name)
     return {name: np.delete(np.arange(heads.units), head)}
