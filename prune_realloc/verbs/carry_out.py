@@ -132,16 +132,17 @@ def few_images_note(result: Result, seen: Examined, recipe: Recipe, images: Cali
 
 
 def best_judged(
-    planned: Result, seen: Examined, recipe: Recipe, images: Calibration, judge: Judge
+    planned: Result, seen: Examined, recipe: Recipe, images: Calibration, judge: Judge, *, asked: bool
 ) -> tuple[Recipe, Result, str]:
     """The recipe, its result and a note: what was planned, or another way to spend the budget that is judged better.
 
     Args:
         judge: decides between them.
+        asked: the axes were named, so that streams go because they shall.
     """
     found: dict[str, tuple[Recipe, Result]] = {"as planned": (recipe, planned)}
     missing = ""
-    for name, other in _other_ways(planned, seen, recipe).items():
+    for name, other in _other_ways(planned, seen, recipe, asked).items():
         try:
             done = plan(seen.analysis, other)
         except InputError as error:
@@ -159,13 +160,14 @@ def best_judged(
     return *found[best], note if best == "as planned" else f"{note}; what was carried out is that {best}"
 
 
-def _other_ways(planned: Result, seen: Examined, recipe: Recipe) -> dict[str, Recipe]:
+def _other_ways(planned: Result, seen: Examined, recipe: Recipe, asked: bool) -> dict[str, Recipe]:
     """By name; a stream's cut reaches every block, so what it was foretold to cost is held against none of it."""
     inside = tuple(axis for axis in movable_axes(seen.analysis, recipe) if axis not in OUTER_AXES)
     cut_streams = any(
         site.width < site.of for name, site in planned.plan.sites.items() if site_place(name)[0] == "embed"
     )
     found = {}
-    if cut_streams and inside and "axes" not in recipe.model_fields_set:
+    ruled = any(rule.fixes_width or rule.ceiling for rule in recipe.rules_of("embed"))
+    if cut_streams and inside and not asked and not ruled:
         found["with the streams whole"] = recipe.model_copy(update={"axes": inside})
     return found | {"with uniform widths": recipe.model_copy(update={"allocation": "uniform"})}

@@ -193,12 +193,12 @@ def _pruned(
     Args:
         judge: a plan that is made here is carried out only where none of the other ways is judged better.
     """
-    given = recipe.plan is not None
+    given, asked = recipe.plan is not None, "axes" in recipe.model_fields_set
     recipe, planned, notes = lawful_plan(recipe, seen)
     result = carry_out(planned, seen, recipe, images)
     if not given and recipe.budget is not None and recipe.allocation == "damage" and judge is not None:
         assert images is not None
-        recipe, result, note = best_judged(result, seen, recipe, images, judge)
+        recipe, result, note = best_judged(result, seen, recipe, images, judge, asked=asked)
         notes.append(note)
     notes += few_images_note(result, seen, recipe, images)
     return recipe.model_copy(update=axes_named(seen.analysis, recipe) | {"plan": result.plan}), result, notes
