@@ -63,6 +63,8 @@ TrainData = Annotated[str, option(DATA, "--data", help="Folder of labelled image
 EvalSplit = Annotated[
     str, option(DATA, "--eval-split", help="Part that is evaluated; held-out: what --samples leaves of --split.")
 ]
+MeasuredSplit = Annotated[str, option(DATA, "--eval-split", help="Part that is measured on.")]
+MeasuredSamples = Annotated[int, option(DATA, "--eval-samples", help="How many images of it.")]
 TrainSamples = Annotated[int | None, option(DATA, "--samples", help="Train on so many images. Default: all.")]
 Preset = Annotated[str, option(PLAN, "--preset", help="quick, paper or recover.")]
 Config = Annotated[Path | None, option(PLAN, "--config", help="YAML file of settings, over the preset.")]

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TYPE_CHECKING, Literal
 
 from prune_realloc.core.cost import Term
@@ -23,6 +25,12 @@ OUTER_AXES: tuple[Axis, ...] = ("embed", "block")
 """The axes that show outside the network: what stands around it reads the streams, and counts the blocks."""
 Side = Literal["input", "output"]
 """Of a module: its first argument, or what it returns."""
+
+
+def common_module(parameters: Iterable[str]) -> str:
+    """The innermost module that has all of these parameters; empty: the network itself."""
+    parts = zip(*(name.split(".")[:-1] for name in parameters), strict=False)
+    return ".".join(part[0] for part in takewhile(lambda part: len(set(part)) == 1, parts))
 
 
 def site_name(axis: str, block: int | None, stage: int | None = None, nth: int = 0) -> str:

@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from prune_realloc.core.structure import Gate, Site, Slice
+from prune_realloc.core.structure import Gate, Site, Slice, common_module
 from prune_realloc.families import family_of
 from prune_realloc.families.host import inner_of
 from prune_realloc.pruning.hooks import hooked
 from prune_realloc.pruning.sites import find_sites
-from prune_realloc.runtime.attention import scaled_dot_product_attention
+from prune_realloc.runtime.attention import scaled_dot_product_attention, shares
 
 
 def cosines(products: np.ndarray) -> np.ndarray:
@@ -72,7 +72,7 @@ class HeadProducts:
         maps = _Maps(self)
         with ExitStack() as stack:
             for site in self.sites:
-                module = self.model.get_submodule(_around(site))
+                module = self.model.get_submodule(common_module(part.parameter for part in site.slices))
                 stack.callback(module.register_forward_pre_hook(lambda *call, site=site: maps.enter(site)).remove)
                 stack.callback(module.register_forward_hook(lambda *call: maps.leave()).remove)
                 stack.enter_context(hooked(self.model, _written(self, site)))
@@ -138,26 +138,9 @@ def _fused_map(
     enable_gqa: bool = False,
 ) -> Tensor:
     """What fused attention weighs values by, (.., N, M); its arguments are torch's."""
-    logits = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
     if is_causal:
-        attn_mask = torch.ones(logits.shape[-2:], dtype=torch.bool, device=logits.device).tril()
-    if attn_mask is not None and attn_mask.dtype == torch.bool:
-        logits = logits.masked_fill(~attn_mask, float("-inf"))
-    elif attn_mask is not None:
-        logits = logits + attn_mask
-    exponents = (logits - logits.amax(-1, keepdim=True)).exp()
-    return exponents / exponents.sum(-1, keepdim=True)
-
-
-def _around(site: Site) -> str:
-    """The innermost module that holds all parameters of a site."""
-    paths = [part.parameter.split(".")[:-1] for part in site.slices]
-    common = []
-    for parts in zip(*paths, strict=False):
-        if len(set(parts)) > 1:
-            break
-        common.append(parts[0])
-    return ".".join(common)
+        attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
+    return shares(query, key, attn_mask, scale)
 
 
 def _written(products: HeadProducts, site: Site) -> list[Any]:

@@ -26,7 +26,7 @@ from prune_realloc.data.stream import ImageStream
 from prune_realloc.families.inputs import input_shape
 from prune_realloc.recipe.document import Data, Source
 from prune_realloc.recipe.options import read_options
-from prune_realloc.results.opening import Reading, is_shipped, open_network, open_stream
+from prune_realloc.results.opening import Reading, open_network, open_stream, with_shipped_images
 from prune_realloc.runtime.device import out_of_memory_named, pick_device
 from prune_realloc.runtime.networks import class_logits, count_classes, evaluation_mode, model_identity
 
@@ -113,10 +113,15 @@ def _per_image(log_ps: list[Tensor], labels: Tensor | None) -> dict[str, Tensor]
     if len(log_ps) == 2:
         log_q = log_ps[1]
         found["agreement"] = best[0][:, 0] == best[1][:, 0]
-        found["kl"] = (log_q.exp() * (log_q - log_p)).sum(1)
+        found["kl"] = divergence(log_q, log_p)
         if labels is not None:
             found["source_top1"] = best[1][:, 0] == labels
     return found
+
+
+def divergence(log_q: Tensor, log_p: Tensor) -> Tensor:
+    """KL(q || p) of log-probabilities (B, C), nats per image, (B,)."""
+    return (log_q.exp() * (log_q - log_p)).sum(1)
 
 
 def _five_best(log_p: Tensor) -> Tensor:
@@ -163,8 +168,8 @@ def evaluate(
     origin = None if source is None else load_source(source, img_size=opened.img_size)
     if origin is not None:
         _check_comparable(net, origin)
-    if images.name is None and not isinstance(model, nn.Module) and is_shipped(opened):
-        images = images.model_copy(update={"name": "demo"})
+    if not isinstance(model, nn.Module):
+        images = with_shipped_images(images, opened)
     stream = _labelled_stream(net, origin, images, reading)
     labelled = stream.classes is not None
     nets = (net,) if origin is None else (net, origin)

@@ -57,6 +57,11 @@ def is_shipped(source: Source) -> bool:
     return source.model is None and source.ckpt is None
 
 
+def with_shipped_images(data: Data, source: Source) -> Data:
+    """The shipped images where none are named for the shipped network."""
+    return data.model_copy(update={"name": "demo"}) if data.name is None and is_shipped(source) else data
+
+
 def require_images(data: Data, scorer: str) -> None:
     """Raises InputError where a scorer looks at images and none are named."""
     if data.name is None and scorer not in WEIGHT_SCORERS:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from prune_realloc.core.structure import Site, Structure, site_place
+from prune_realloc.core.structure import Site, Structure, common_module, site_place
 from prune_realloc.families import family_of
 from prune_realloc.families.host import adopted, inner_of
 from prune_realloc.pruning.sites import find_sites
@@ -128,17 +128,6 @@ def _blocks(sites: Iterable[Site], structure: Structure) -> Iterator[str]:
         if site.block in numbers and site.block is not None:
             parameters.setdefault(site.block, []).extend(part.parameter for part in site.slices)
     for names in parameters.values():
-        around = _around(names)
+        around = common_module(names)
         if around:
             yield around
-
-
-def _around(parameters: Iterable[str]) -> str:
-    """The innermost module that holds all of them."""
-    paths = [name.split(".")[:-1] for name in parameters]
-    common = []
-    for parts in zip(*paths, strict=False):
-        if len(set(parts)) > 1:
-            break
-        common.append(parts[0])
-    return ".".join(common)

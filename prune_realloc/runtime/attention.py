@@ -80,16 +80,20 @@ def products(
     dropout_p: float = 0.0,
 ) -> Tensor:
     """Softmax of the logits times the values; arguments as above."""
+    weights = shares(query, key, attn_mask, scale)
+    return F.dropout(weights, dropout_p) @ value if dropout_p else weights @ value
+
+
+def shares(query: Tensor, key: Tensor, attn_mask: Tensor | None = None, scale: float | None = None) -> Tensor:
+    """Softmax of the logits, (B, H, N, M): what values are weighed by; arguments as above."""
     logits = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(-2, -1)
     if attn_mask is None:
-        shares = logits.softmax(-1)
-    elif attn_mask.dtype != torch.bool:
-        shares = (logits + attn_mask).softmax(-1)
-    else:
-        shares = logits.masked_fill(~attn_mask, float("-inf")).softmax(-1)
-        # a query to which nothing counts gets zeros, as from PyTorch's function
-        shares = shares.masked_fill(~attn_mask.any(-1, keepdim=True), 0.0)
-    return F.dropout(shares, dropout_p) @ value if dropout_p else shares @ value
+        return logits.softmax(-1)
+    if attn_mask.dtype != torch.bool:
+        return (logits + attn_mask).softmax(-1)
+    # a query to which nothing counts gets zeros, as from PyTorch's function
+    found = logits.masked_fill(~attn_mask, float("-inf")).softmax(-1)
+    return found.masked_fill(~attn_mask.any(-1, keepdim=True), 0.0)
 
 
 def _in_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout_p: float) -> bool:

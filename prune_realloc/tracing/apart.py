@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from prune_realloc.tracing.branches import common_module
+from prune_realloc.core.structure import common_module
 from prune_realloc.tracing.classes import Classes
 from prune_realloc.tracing.record import Record
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from itertools import takewhile
 
 import numpy as np
 
-from prune_realloc.core.structure import Branch, Crossing, Pair, Site, Slice, Structure
+from prune_realloc.core.structure import Branch, Crossing, Pair, Site, Slice, Structure, common_module
 from prune_realloc.tracing.candidates import Traced
 from prune_realloc.tracing.record import Layer
 from prune_realloc.tracing.residual import writers
@@ -78,12 +77,6 @@ def _of_writers(
         )
         start = writer.number
     return found
-
-
-def common_module(weights: list[str]) -> str:
-    """The innermost module that has all of these parameters."""
-    parts = zip(*(name.split(".")[:-1] for name in weights), strict=False)
-    return ".".join(part[0] for part in takewhile(lambda part: len(set(part)) == 1, parts))
 
 
 def _same(a: Layer, b: Layer) -> bool:

@@ -23,7 +23,7 @@ from prune_realloc.pruning.objectives import Loss
 from prune_realloc.pruning.scorers import DEFAULT_SCORER, GRADIENT_SCORERS, WEIGHT_SCORERS
 from prune_realloc.recipe.document import Data, Source
 from prune_realloc.recipe.options import SOURCE_OPTIONS, read_options
-from prune_realloc.results.opening import Reading, is_shipped, open_network
+from prune_realloc.results.opening import Reading, open_network, with_shipped_images
 from prune_realloc.runtime.device import pick_device
 from prune_realloc.runtime.networks import evaluation_mode
 from prune_realloc.verbs.own import Own, open_calibration, plain_taken_of
@@ -80,8 +80,8 @@ def analyze(
         net = adopted(model)
     else:
         net = adopted(open_network(source))
-        if is_shipped(source) and images.name is None and batches is None:
-            images = images.model_copy(update={"name": "demo"})
+        if batches is None:
+            images = with_shipped_images(images, source)
     stream = calibration(net, images, reading, scorer, own)
     opened = source.model_dump(mode="json", include=set(SOURCE_OPTIONS))
     asked = {"split": images.split, "data_dir": images.data_dir, "preprocess": images.preprocess or {}}

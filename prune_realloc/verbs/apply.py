@@ -19,8 +19,9 @@ from prune_realloc.pruning.objectives import Loss
 from prune_realloc.pruning.units import units_file
 from prune_realloc.recipe.document import Recipe
 from prune_realloc.recipe.writer import dump_recipe
+from prune_realloc.results.opening import Reading
 from prune_realloc.verbs.applied import Applied
-from prune_realloc.verbs.own import Score
+from prune_realloc.verbs.own import Own, Score
 from prune_realloc.verbs.staged import staged
 
 
@@ -71,17 +72,12 @@ def apply(
     with staged(
         recipe,
         model=model,
-        batches=batches,
-        loss=loss,
-        score=score,
-        inputs=inputs,
+        own=Own(batches=batches, loss=loss, inputs=inputs, score=score, reads_logits=True),
+        reading=Reading(batch_size=batch_size, workers=workers, progress=progress),
         eval_split=eval_split,
         eval_samples=eval_samples,
-        batch_size=batch_size,
-        workers=workers,
         device=device,
         amp=amp,
-        progress=progress,
         check=check,
     ) as stage:
         applied = stage.carry_out(stage.recipe, timed=timed)

@@ -149,8 +149,8 @@ def best_judged(
             missing += f"; there is no plan {name} to compare with ({error})"
         else:
             found[name] = other, carry_out(done, seen, other, images)
-    values = [f"{judge.text(result.network)} {name}" for name, (_, result) in found.items()]
-    values[0] = values[0].replace(" ", f"{judge.unit} ", 1)
+    values = [f"{judge.text(planned.network)}{judge.unit} as planned"]
+    values += [f"{judge.text(result.network)} {name}" for name, (_, result) in [*found.items()][1:]]
     where = f", on {judge.on}" if judge.on and is_fitted(seen, recipe) else ""
     best = "as planned"
     for name, (_, result) in found.items():

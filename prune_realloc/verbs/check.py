@@ -20,8 +20,8 @@ from prune_realloc.pruning.cut import cut
 from prune_realloc.pruning.hooks import masked
 from prune_realloc.pruning.sites import find_sites
 from prune_realloc.recipe.document import Data, Source
-from prune_realloc.results.evaluate import log_probabilities
-from prune_realloc.results.opening import Reading, is_shipped, open_network, open_stream
+from prune_realloc.results.evaluate import divergence, log_probabilities
+from prune_realloc.results.opening import Reading, open_network, open_stream, with_shipped_images
 from prune_realloc.runtime.device import out_of_memory_named, pick_device
 from prune_realloc.runtime.networks import count_classes, evaluation_mode
 
@@ -99,8 +99,7 @@ def check(
         InputError: the network or the images cannot be used.
     """
     net = adopted(open_network(source))
-    if is_shipped(source) and data.name is None:
-        data = data.model_copy(update={"name": "demo"})
+    data = with_shipped_images(data, source)
     if data.name is None or not count_classes(net):
         raise InputError("check needs a classifier and images; name them with --data, or leave --check out")
     stream = open_stream(net, data, Reading(batch_size=batch_size, workers=workers), min(data.samples or 256, 256))
@@ -159,8 +158,7 @@ def tried_on(
 
 
 def _mean_kl(whole: Sequence[Tensor], without: Sequence[Tensor]) -> float:
-    each = [(log_q.exp() * (log_q - log_p)).sum(1) for log_q, log_p in zip(whole, without, strict=True)]
-    return float(torch.cat(each).mean())
+    return float(torch.cat([*map(divergence, whole, without)]).mean())
 
 
 def _difference(one: Tensor, other: Tensor) -> float:

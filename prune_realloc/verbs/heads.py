@@ -20,8 +20,8 @@ from prune_realloc.families.host import adopted
 from prune_realloc.pruning.head_maps import HeadProducts, cosines, head_sites, mean_and_largest
 from prune_realloc.pruning.hooks import masked
 from prune_realloc.recipe.document import Data, Source
-from prune_realloc.results.evaluate import log_probabilities
-from prune_realloc.results.opening import Reading, is_shipped, open_network, open_stream
+from prune_realloc.results.evaluate import divergence, log_probabilities
+from prune_realloc.results.opening import Reading, open_network, open_stream, with_shipped_images
 from prune_realloc.runtime.device import out_of_memory_named, pick_device
 from prune_realloc.runtime.networks import count_classes, evaluation_mode
 
@@ -73,8 +73,7 @@ def heads(source: Source, *, data: Data, batch_size: int, workers: int = 0, devi
     """
     target = pick_device(device)
     net = adopted(open_network(source))
-    if is_shipped(source) and data.name is None:
-        data = data.model_copy(update={"name": "demo"})
+    data = with_shipped_images(data, source)
     if data.name is None:
         raise InputError("data is missing; name images with --data")
     if not count_classes(net):
@@ -125,7 +124,7 @@ def measured_heads(
 
 def _losses(whole: Tensor, without: Tensor, batch: Batch, labelled: bool) -> Tensor:
     """What is lost on each image, and the KL, (2, B)."""
-    kl = (whole.exp() * (whole - without)).sum(1)
+    kl = divergence(whole, without)
     if not labelled:
         return torch.stack([kl, kl])
     labels = batch.labels.to(whole.device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +12,8 @@ from torch import nn
 
 from prune_realloc.core.cost import total_cost
 from prune_realloc.core.errors import require_at_least
-from prune_realloc.core.names import Progress
 from prune_realloc.data.calibration import Calibration
-from prune_realloc.data.own_batches import Inputs, OwnBatches
+from prune_realloc.data.own_batches import OwnBatches
 from prune_realloc.data.stream import ImageStream
 from prune_realloc.data.unseen import Unseen, open_unseen
 from prune_realloc.families import family_of
@@ -22,13 +21,13 @@ from prune_realloc.families.host import adopted, find_host
 from prune_realloc.families.inputs import input_shape
 from prune_realloc.planning.plan import axes_named
 from prune_realloc.pruning.examine import Examined, examine
-from prune_realloc.pruning.objectives import Loss, is_classifier
+from prune_realloc.pruning.objectives import is_classifier
 from prune_realloc.pruning.scorers import GRADIENT_SCORERS, WEIGHT_SCORERS
 from prune_realloc.pruning.sites import find_sites, widths
 from prune_realloc.recipe.document import Recipe, Source
 from prune_realloc.results.bench import Bench, bench
 from prune_realloc.results.evaluate import Evaluation, measure
-from prune_realloc.results.opening import Reading, is_shipped, open_network
+from prune_realloc.results.opening import Reading, open_network, with_shipped_images
 from prune_realloc.runtime.device import out_of_memory_named, pick_device
 from prune_realloc.runtime.networks import evaluation_mode
 from prune_realloc.verbs.applied import Applied, Pair
@@ -41,7 +40,7 @@ from prune_realloc.verbs.carry_out import (
     lawful_plan,
 )
 from prune_realloc.verbs.judge import Judge, Judges, judges_for
-from prune_realloc.verbs.own import Own, Score, open_calibration, plain_taken_of
+from prune_realloc.verbs.own import Own, open_calibration, plain_taken_of
 
 _IDENTITY = ("architecture", "weights_sha256", "input_size", "num_classes")
 """Fields of a recipe's source that say what the network was."""
@@ -93,39 +92,33 @@ class Staged:
 def staged(
     recipe: Recipe,
     *,
-    model: nn.Module | None = None,
-    batches: Iterable[Any] | None = None,
-    loss: Loss | None = None,
-    score: Score | None = None,
-    inputs: Inputs | None = None,
-    eval_split: str = "validation",
-    eval_samples: int = 5000,
-    batch_size: int = 32,
-    workers: int = 0,
-    device: str = "auto",
-    amp: bool = False,
-    progress: Progress | None = None,
-    check: Callable[[nn.Module, Calibration | None], None] = lambda net, images: None,
+    model: nn.Module | None,
+    own: Own,
+    reading: Reading,
+    eval_split: str,
+    eval_samples: int,
+    device: str,
+    amp: bool,
+    check: Callable[[nn.Module, Calibration | None], None],
 ) -> Iterator[Staged]:
     """Inside, the network lies on the device in evaluation mode; arguments as of `apply`.
 
     Args:
+        own: what the caller brings along; of it the network's logits are read.
         check: called with network and images before the work, to refuse them.
     """
     require_at_least("eval_samples", eval_samples, 1)
-    reading = Reading(batch_size=batch_size, workers=workers, progress=progress)
     target = pick_device(device)
     net = adopted(_open_source(recipe.source) if model is None else model)
-    own = Own(batches=batches, loss=loss, inputs=inputs, score=score, reads_logits=True)
     own.check(recipe.data)
-    if recipe.data.name is None and model is None and batches is None and is_shipped(recipe.source):
-        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"name": "demo"})})
+    if model is None and own.batches is None:
+        recipe = recipe.model_copy(update={"data": with_shipped_images(recipe.data, recipe.source)})
     images = open_calibration(net, own, recipe.data, reading, recipe.scorer)
     notes = check_fit(recipe, net, given=model is not None)
     check(net, images)
     unseen = _unseen(recipe, net, images, eval_split, eval_samples)
     judges = judges_for(net, images, own, predicts=is_classifier(net))
-    with evaluation_mode(net, device=target), _memory_named(images, batch_size):
+    with evaluation_mode(net, device=target), _memory_named(images, reading.batch_size):
         seen = _examined(recipe, net, images, own, amp)
         yield Staged(
             net=net,

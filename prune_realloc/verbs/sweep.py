@@ -19,7 +19,8 @@ from prune_realloc.pruning.objectives import Loss
 from prune_realloc.recipe.budget import Budget
 from prune_realloc.recipe.document import Recipe
 from prune_realloc.results.curve import CURVE_FILE, Point, Sweep
-from prune_realloc.verbs.own import Score, plain_taken_of
+from prune_realloc.results.opening import Reading
+from prune_realloc.verbs.own import Own, Score, plain_taken_of
 from prune_realloc.verbs.staged import Staged, staged
 
 
@@ -62,17 +63,12 @@ def sweep(
     with staged(
         recipe.model_copy(update={"plan": None}),
         model=model,
-        batches=batches,
-        loss=loss,
-        score=score,
-        inputs=inputs,
+        own=Own(batches=batches, loss=loss, inputs=inputs, score=score, reads_logits=True),
+        reading=Reading(batch_size=batch_size, workers=workers, progress=progress),
         eval_split=eval_split,
         eval_samples=eval_samples,
-        batch_size=batch_size,
-        workers=workers,
         device=device,
         amp=amp,
-        progress=progress,
         check=_require_images,
     ) as stage:
         recipes = {share: one.model_copy(update={"data": stage.recipe.data}) for share, one in recipes.items()}
