@@ -15,7 +15,7 @@ demo: setup
 	$(BIN)/prune-realloc demo
 
 test: setup
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # the quick tests on the lowest versions that pyproject.toml allows, in an environment of their own
 test-oldest: setup

@@ -3,7 +3,8 @@
     python benchmarks/fused_attention.py --out docs/fused_attention.json
 
 timm's DeiT-S and Swin-T at 224 px with random weights, eager, float32, one core. Before: PyTorch's own choice for
-DeiT-S, and products for the windows of Swin-T. All variants of a network take turns.
+DeiT-S, and products for the windows of Swin-T. All variants of a network take turns. Then attention alone, three ways,
+by which the rule of `runtime/attention.py` was chosen.
 """
 
 import argparse
@@ -28,6 +29,9 @@ from prune_realloc.results.turns import interleave
 from prune_realloc.runtime.attention import products
 
 DEIT = {"uniform": {"qk": 32, "v": 32, "ffn": 744}, "unlike": {"qk": 16, "v": 64, "ffn": 768}}
+KERNELS = ((6, 16, 64, 1, 197), (6, 16, 64, 16, 197), (6, 48, 64, 1, 197), (6, 48, 64, 16, 197))
+KERNELS += ((6, 64, 32, 16, 577), (6, 16, 64, 16, 98), (6, 16, 64, 16, 64), (1, 16, 16, 16, 49), (1, 16, 16, 16, 196))
+"""Heads, width of Q/K, width of V, images, tokens."""
 SWIN = {"uniform": {"qk": 16, "v": 16}, "unlike": {"qk": 16, "v": 32}}
 
 
@@ -42,7 +46,8 @@ def main() -> None:
         *_measured("swin_tiny_patch4_window7_224", SWIN, args.seconds),
     ]
     command = "python benchmarks/fused_attention.py --out docs/fused_attention.json"
-    keep({"command": command, **origin(1, ("torch", "timm")), "rows": rows}, args.out)
+    kernels = [_kernel(*shape, args.seconds) for shape in KERNELS]
+    keep({"command": command, **origin(1, ("torch", "timm")), "rows": rows, "kernels": kernels}, args.out)
 
 
 def _measured(name: str, patterns: dict[str, dict[str, int]], seconds: float) -> Iterator[dict[str, Any]]:
@@ -60,6 +65,22 @@ def _measured(name: str, patterns: dict[str, dict[str, int]], seconds: float) ->
             network = {"network": name, "variant": timing.model, "widths": patterns.get(timing.model.split(",")[0])}
             numbers = {"ms": round(timing.median_ms, 1), "speedup": round(timing.speedup, 2)}
             yield network | {"batch": batch_size, "rounds": timing.rounds} | numbers
+
+
+def _kernel(heads: int, qk: int, v: int, images: int, tokens: int, seconds: float) -> dict[str, Any]:
+    """Speed of attention alone, padded to one width and as products, over PyTorch's own choice."""
+    draw = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(images, heads, tokens, width, generator=draw) for width in (qk, qk, v))
+    pads = [(0, max(qk, v) - width) for width in (qk, qk, v)]
+    calls = {
+        "torch": partial(F.scaled_dot_product_attention, query, key, value),
+        "padded": lambda: F.scaled_dot_product_attention(*map(F.pad, (query, key, value), pads), scale=qk**-0.5),
+        "products": partial(products, query, key, value),
+    }
+    with torch.inference_mode():
+        times = interleave(calls, warmup=3, rounds=5, seconds=seconds)
+    speed = {timing.model: round(timing.speedup, 2) for timing in timings_of(times, "eager", images)}
+    return {"heads": heads, "qk": qk, "v": v, "images": images, "tokens": tokens} | speed
 
 
 def _cut(source: nn.Module, widths: dict[str, int]) -> nn.Module:

@@ -95,9 +95,6 @@ class CascadedGroupAttention(nn.Module):
     A head's input is C / heads channels wide. Its output, V wide, is added to the next head's input where they
     overlap: all of it where V is C / heads (the paper, section 2.2), its first channels where V is wider, and to the
     first channels of the input where V is narrower.
-
-    The logits are products: PyTorch's fused kernel for the one head at a time had 0.4 to 1.0 times their speed on one
-    core of a CPU, windows of 4 x 4 to 14 x 14 tokens, widths alike or padded to be.
     """
 
     def __init__(self, shape: BlockShape) -> None:

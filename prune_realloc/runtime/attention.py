@@ -1,23 +1,22 @@
 """Attention of any widths by whatever computes it fastest: PyTorch's fused kernel, or the products that it is made of.
 
 On a CPU, PyTorch 2.14 has a fused kernel for queries and values of one width, without dropout, whose mask needs no
-gradient. For all else it makes the products, with a scaling of both sides and checks for rows without any key. Measured
-on one core of an AMD EPYC, float32, 6 heads, speed relative to PyTorch's own choice (whole networks are measured in
-`benchmarks/fused_attention.py`):
+gradient. For all else it makes the products, with a scaling of both sides and checks for rows without any key.
+Attention alone on one core, float32, 6 heads, speed relative to PyTorch's own choice (`benchmarks/fused_attention.py`,
+which also measures whole networks; docs/fused_attention.json has machine and date):
 
 | Q/K, V | images, tokens | padded to one width, fused | products |
 | --- | --- | ---: | ---: |
-| 16, 64 | 1, 197 | 1.1 | 1.6 |
-| 16, 64 | 16, 197 | 1.6 | 1.3 |
-| 48, 64 | 1, 197 | 1.3 | 1.3 |
-| 48, 64 | 16, 197 | 2.2 | 1.4 |
-| 64, 32 | 16, 577 | 2.5 | 1.2 |
-| 16, 64 | 16, 98 | 1.1 | 1.5 |
-| 16, 64 | 16, 64 | 1.1 | 1.5 |
+| 16, 64 | 1, 197 | 1.04 | 1.55 |
+| 16, 64 | 16, 197 | 1.09 | 1.44 |
+| 48, 64 | 1, 197 | 1.23 | 1.43 |
+| 48, 64 | 16, 197 | 1.31 | 1.36 |
+| 64, 32 | 16, 577 | 2.35 | 1.19 |
+| 16, 64 | 16, 98 | 1.04 | 1.61 |
+| 16, 64 | 16, 64 | 1.05 | 1.76 |
 
-So products where the logits fit into a cache (up to about a million) or the keys are few, else the fused kernel. Values
-in chunks of the width of queries lost to both. Weights with rows of zeros would pad once, and make a layer of twice the
-size.
+So products where the keys are few or the logits about a million, else the fused kernel. Where it turns lies between the
+fourth row and the fifth: at the fourth products would still be the faster ones.
 """
 
 # N queries, M keys, K width of a head, V width of its values
@@ -107,7 +106,7 @@ def _in_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None,
     few = key.shape[-2] <= _FEW_KEYS
     if few or torch.compiler.is_exporting():  # a program for any number of images does not ask for that number
         return few
-    # what compiles fuses the softmax with what is around it: padded, 8 images took 1.09 times as long
+    # what compiles fuses the softmax with what is around it
     return torch.compiler.is_compiling() or query.shape[:-1].numel() * key.shape[-2] <= _FEW_LOGITS
 
 

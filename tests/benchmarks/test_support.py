@@ -8,7 +8,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).parent.parent.parent / "benchmarks"
 DOCS = BENCHMARKS.parent / "docs"
-SMALL = ("deit_tiny_patch16_224", "levit_128s")
+SMALL = ("deit_tiny_patch16_224", "pit_ti_224", "levit_128s")
 
 
 @pytest.fixture

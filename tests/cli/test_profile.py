@@ -5,7 +5,7 @@ import pytest
 
 def test_two_networks_side_by_side(run_cli, tmp_path):
     name = "vit_tiny_patch16_224"
-    code, out, err = run_cli("profile", "demo", "--batch", 2, "--seconds", 0, "--threads", 1, "-o", tmp_path)
+    code, out, err = run_cli("profile", "demo", "--batch", 2, "--seconds", 0.5, "--threads", 1, "-o", tmp_path)
     assert code == 0, err
     assert "demo, batch 2: " in out
     assert "between operators" in out

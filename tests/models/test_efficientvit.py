@@ -95,7 +95,7 @@ def configurations(draw):
     }
 
 
-@settings(max_examples=500, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=1000, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(configurations())
 def test_random_networks_run_and_meet_their_formulas(args):
     config = EfficientVitConfig(**args)

@@ -18,7 +18,7 @@ from prune_realloc.runtime.networks import measured_macs
 
 @pytest.fixture(scope="module")
 def measured():
-    return profile({"tiny": build()}, (3, 32, 32), batch_sizes=(1, 4), seconds=0.05, threads=1)
+    return profile({"tiny": build()}, (3, 32, 32), batch_sizes=(1, 4), seconds=0.3, threads=1)
 
 
 @pytest.mark.parametrize("parts", ["kinds", "components"])
