@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from judge import Rule, correlations, named, table, trained
 from rows import CHOOSE, REPORT, read
-from rules import COMPONENTS, curves_of, law, predicted, swapped, synflow
+from rules import COMPONENTS, channels_of, curves_of, law, predicted, swapped, synflow
 
 from prune_realloc import Analysis, InputError
 
@@ -24,7 +24,7 @@ SHUFFLES = 19
 
 def candidates(name: str, analysis: Analysis) -> dict[str, Rule]:
     """What one analysis foretells, as it is and of swapped curves."""
-    curves, channels = curves_of(analysis), analysis.widths["embed"]
+    curves, channels = curves_of(analysis), channels_of(analysis)
     found: dict[str, Rule] = {
         f"{name}: the stream": predicted(curves, ("embed",), channels),
         f"{name}: all components": predicted(curves, COMPONENTS, channels),

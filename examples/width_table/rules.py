@@ -21,35 +21,50 @@ SHARES = np.linspace(0, 1, 65)
 
 
 def curves_of(analysis: Analysis) -> Curves:
-    """A stream's curve is that of every stage; inside blocks those at the stage's depth are added up."""
+    """Each stage has the stream at its depth; inside blocks the curves at the stage's depth are added up."""
     found = {name: [np.zeros(len(SHARES)) for _ in DEPTHS] for name in COMPONENTS}
     blocks = 1 + max(block for _, block in map(site_place, analysis.damage) if block is not None)
     for name, damage in analysis.damage.items():
         axis, block = site_place(name)
-        if axis in COMPONENTS:
-            curve = np.interp(SHARES * (len(damage) - 1), np.arange(len(damage)), damage)
+        if axis in COMPONENTS and block is not None:
             for stage, share in enumerate(_in_stages(block, blocks)):
-                found[axis][stage] += share * curve
+                found[axis][stage] += share * _by_share(damage)
+    found["embed"] = [_by_share(analysis.damage[name]) for name in _stream_of_stages(analysis)]
     return {name: tuple(stages) for name, stages in found.items()}
 
 
-def _in_stages(block: int | None, blocks: int) -> Iterator[float]:
-    """Which share of a block lies at the depth of each stage; a stream lies in all."""
+def channels_of(analysis: Analysis) -> tuple[int, ...]:
+    """Of the source's stream at the depth of each stage."""
+    return tuple(analysis.widths[name] for name in _stream_of_stages(analysis))
+
+
+def _stream_of_stages(analysis: Analysis) -> Iterator[str]:
+    streams = [name for name in analysis.damage if site_place(name)[0] == "embed"]
+    for stage in range(len(DEPTHS)):
+        yield streams[int((stage + 0.5) / len(DEPTHS) * len(streams))]
+
+
+def _by_share(damage: np.ndarray) -> np.ndarray:
+    return np.interp(SHARES * (len(damage) - 1), np.arange(len(damage)), damage)
+
+
+def _in_stages(block: int, blocks: int) -> Iterator[float]:
+    """Which share of a block lies at the depth of each stage."""
     first, depth = 0, sum(DEPTHS)
     for own in DEPTHS:
         start, end = first / depth * blocks, (first + own) / depth * blocks
-        yield 1.0 if block is None else max(0.0, min(end, block + 1) - max(start, block))
+        yield max(0.0, min(end, block + 1) - max(start, block))
         first += own
 
 
-def predicted(curves: Curves, components: tuple[str, ...], channels: int) -> Rule:
+def predicted(curves: Curves, components: tuple[str, ...], channels: tuple[int, ...]) -> Rule:
     """The sum of what widths lose; channels as a share of the source's `channels`, others of the uniform width."""
 
     def shares(allocation: Allocation) -> dict[str, np.ndarray]:
         ratios = allocation.ratios
         part = np.array(allocation.embed) / HEADS
         inner = {"qk": np.array(allocation.qk) / part, "v": ratios["v"], "ffn": ratios["ffn"] / 4}
-        return {"embed": np.array(allocation.embed) / channels, **inner}
+        return {"embed": np.array(allocation.embed) / np.array(channels), **inner}
 
     def quality(allocation: Allocation) -> float:
         own = shares(allocation)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from allocations import LEAST, M0, TARGET, Allocation, Proportions, widest
-from rules import curves_of, law, predicted
+from rules import channels_of, curves_of, law, predicted
 
 from prune_realloc import Analysis, InputError, emit
 from prune_realloc.core.cost import Cost
@@ -36,7 +36,7 @@ def structured(budget: int, analyses: Mapping[str, Analysis]) -> dict[str, Alloc
         found["unmeasured"] = _emitted(analysis, budget, rule="unmeasured", rules=flat)
         found[f"rule-stream-{name}"] = _emitted(analysis, budget, rule="stream")
         found["rule-unmeasured"] = _emitted(analysis, budget, rule="unmeasured")
-        stream = predicted(curves_of(analysis), ("embed",), analysis.widths["embed"])
+        stream = predicted(curves_of(analysis), ("embed",), channels_of(analysis))
         found[f"stream-{name}"] = widest(stream, budget)
     return found
 
