@@ -292,7 +292,7 @@ def tally(record: Record) -> str:
 
 
 def unread(record: Record) -> str:
-    """Which networks lack what `emit` reads."""
+    """Which networks lack what `emit` reads by rule `kept`."""
     rows = {name: row["sites"]["axes"] for name, row in record["networks"].items() if is_analysed(row)}
     lacking = (
         ("no attention that can be cut", {"qk", "v"}),
@@ -300,7 +300,7 @@ def unread(record: Record) -> str:
     )
     found = ((what, [f"`{name}`" for name in rows if axes.isdisjoint(rows[name])]) for what, axes in lacking)
     named = [f"{', '.join(names)} ({what})" for what, names in found if names]
-    return f"Of the networks above it refuses {'; '.join(named)}."
+    return f"Of the networks above rule `kept` refuses {'; '.join(named)}."
 
 
 def records() -> dict[str, Record]:

@@ -47,11 +47,13 @@ def reallocate(sites: Mapping[str, SitePlan], target: Target) -> Network:
         InputError: the budget cannot be met under the rules, or the sites lack what reallocation reads.
     """
     target = target if target.rule else target.model_copy(update={"rule": "kept"})
-    base, shown = base_config(target), retention(sites, target)
+    base = base_config(target)
     kind = target.kind or DEFAULT_KIND
     limit: int = getattr(target, kind) or base.cost.of(kind)
     narrow = _Narrow(target, kind, limit)
-    shape, explained = _by_kept(target, shown, kind, limit) if target.rule in RULES else narrow.explained()
+    shape, explained = (
+        _by_kept(target, retention(sites, target), kind, limit) if target.rule in RULES else narrow.explained()
+    )
     config = shape.config()
     control = uniform_control(target, config.cost, kind)
     unmeasured = narrow.unmeasured()

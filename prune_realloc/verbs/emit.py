@@ -76,10 +76,14 @@ def emit(
     given = (recipe or read).target or Target()
     wanted = _wanted(given, facts, target or {}, grid)
     asked = [_asked(read, facts, wanted, like) for like in (SIZES if grid else ("",))]
-    ruled, why = with_rule(asked[0].target or Target(), given, shown if isinstance(shown, Analysis) else None)
-    if why is not None and progress is not None:
+    analysis = shown if isinstance(shown, Analysis) else None
+    ruled = [with_rule(one.target or Target(), given, analysis) for one in asked]
+    if progress is not None and (why := ruled[0][1]) is not None:
         progress(why)
-    found = [_variant(one, like, ruled) for one, like in zip(asked, SIZES if grid else ("",), strict=True)]
+    found = [
+        _variant(one, like, fields)
+        for one, like, (fields, _) in zip(asked, SIZES if grid else ("",), ruled, strict=True)
+    ]
     weights: list[dict[str, bytes]] = [{} for _ in found]
     if inherit is not None:
         net, scores = _ancestor(shown, inherit)

@@ -105,6 +105,17 @@ def test_grid_emits_every_size(analysis, tmp_path):
     assert (tmp_path / "efficientvit_m5" / "control" / "config.json").exists()
 
 
+def test_a_swap_of_a_grid_is_that_of_each_size_alone(analysis):
+    found = Analysis.load(analysis)
+    blocks = [name for name in found.damage if name.startswith("blocks.")]
+    unlike = {name: 1000 * (1 + 3 * place) * found.damage[name] for place, name in enumerate(blocks)}
+    felt = Analysis(**vars(found) | {"damage": {**found.damage, **unlike}})  # so that a stage's depth shows
+    swapped = {"rule": "swapped", "seed": 2}
+    together = {variant.name: variant for variant in emit(felt, grid=True, target=swapped, timed=False)}
+    alone = emit(felt, target=swapped | {"like": "efficientvit_m5"}, timed=False)[0]
+    assert together["efficientvit_m5"].recipe.target.curves == alone.recipe.target.curves
+
+
 def test_an_older_unmeasured_network_goes_with_what_it_was_beside(analysis, tmp_path):
     """Where the rules leave none, that of an earlier emission must not lie beside the new ones."""
     emit(analysis, target={"macs": 8_000_000}, out=tmp_path, timed=False)
@@ -220,10 +231,10 @@ def without(found, *axes):
     return Analysis(**(vars(found) | by_site | {"terms": terms}))
 
 
-def test_an_analysis_without_attention_is_refused_and_one_without_values_read_aloud(analysis, tmp_path, run_cli):
+def test_by_rule_kept_no_attention_is_refused_and_no_values_are_read_aloud(analysis, tmp_path, run_cli):
     found = Analysis.load(analysis)
     with pytest.raises(InputError, match=r"source: it has no attention \(qk or v\) that could be cut"):
-        emit(without(found, ".qk", ".v"), target=SMALL)
+        emit(without(found, ".qk", ".v"), target=SMALL | {"rule": "kept"})
     without(found, ".v").save(tmp_path / "run")
     code, out, err = run_cli(
         "emit", tmp_path / "run", "--macs", "8M", "--rule", "kept", "--no-bench", "-o", tmp_path / "v"
@@ -232,6 +243,12 @@ def test_an_analysis_without_attention_is_refused_and_one_without_values_read_al
     assert "not measured: v, which the source has not" in out
     again = load_recipe(tmp_path / "v" / "realloc" / "recipe.yaml")
     assert again.target.network.widths["stages.0.v"].kept is None
+
+
+def test_by_rule_stream_a_source_without_attention_says_as_much_as_one_with_it(analysis):
+    found = Analysis.load(analysis)
+    bare, whole = (emit(one, target=SMALL)[0].configs() for one in (without(found, ".qk", ".v"), found))
+    assert bare["realloc"] == whole["realloc"]
 
 
 def test_command_line(run_cli, analysis, tmp_path):
