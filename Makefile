@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-oldest lint house bench support fuzz
+.PHONY: setup demo test test-oldest lint docs house bench support fuzz
 
 # the stamp is younger than pyproject.toml as long as nothing needs to be installed again
 setup: .venv/installed
@@ -27,6 +27,10 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+
+# the pages as a site in runs/site, with references made from the code; a link that leads nowhere is an error
+docs: setup
+	$(BIN)/mkdocs build --quiet --strict
 
 # how the package is built, before and after it was moved into rooms
 house: setup

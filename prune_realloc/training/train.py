@@ -70,10 +70,14 @@ def train(
     Args:
         source: folder of an emitted, pruned or trained network, a checkpoint, `demo`, or timm's name of a network,
             which starts from new weights with the data's classes.
-        data, data_dir, split, eval_split: as in `open_images`; with labels.
+        data: as in `open_images`; with labels.
+        data_dir: as in `open_images`.
+        split: part of the data set that is trained on.
+        eval_split: part that is evaluated.
         samples: train on the first so many of the images in an order drawn by seed 0; None: all. Where `eval_split` is
             `held-out`, others of the split are evaluated, up to `HELD_OUT`.
-        class_map, class_order: as in `recipe.Data`; names of the classes in `source` go before the order.
+        class_map: as in `recipe.Data`.
+        class_order: as in `recipe.Data`; names of the classes in `source` go before it.
         teacher: checkpoint, `demo`, or timm name of the network to distil from.
         model_args: more arguments for `timm.create_model`, such as `{"img_size": 64}`.
         num_classes: classes of a new head, 1 for a single logit that tells two apart. Default: the data's; where these

@@ -56,7 +56,8 @@ def analyze(
             it is the cross-entropy of a classifier at the second entry of the batches, integers (B,), or draws.
         inputs: of a batch: its images; for dicts and whatever else does not begin with them.
         scorer: one of `SCORERS`.
-        batch_size, workers: images at a time, and the processes that read them; not of `batches`.
+        batch_size: images at a time; not of `batches`.
+        workers: processes that read them; not of `batches`.
         device: `auto`, `cpu` or `cuda`.
         amp: bfloat16 autocast.
         progress: told how many images are done.

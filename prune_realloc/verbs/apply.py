@@ -53,12 +53,15 @@ def apply(
     Args:
         model: the network, instead of the recipe's source; with `batches`, also one of your own that holds a supported
             one, of which whatever lies inside blocks can be cut. With neither, the shipped one and its images.
-        batches, loss, inputs: as in `analyze`; instead of the recipe's images.
+        batches: as in `analyze`; instead of the recipe's images.
+        loss: as in `analyze`, of these batches.
+        inputs: as in `analyze`, of these batches.
         score: of a network: a number, larger is better. Reported of the source and of the result.
         out: folder for the pruned network, the recipe as carried out, the units that are left, and the numbers. Of a
             network of your own it has no `config.json`: `cut_to_widths` builds it again, as docs/own-network.md says.
-        eval_split, eval_samples: images of the recipe's data set that the outcome is measured on; those that layers
-            were fitted on are left out.
+        eval_split: part of the recipe's data set that the outcome is measured on; images that layers were fitted on are
+            left out.
+        eval_samples: measure on so many of its images.
         timed: measure latency at batch 1 and 32.
 
     Raises:
