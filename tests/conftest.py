@@ -1,5 +1,7 @@
 """Fixtures that every room uses."""
 
+import gc
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +12,14 @@ from support.networks import build
 from torch import Tensor
 
 torch.set_num_threads(1)  # tiny networks: a second thread waits more than it works
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # nor in processes that tests start
+gc.set_threshold(50_000, 20, 50)
 settings.register_profile("no clock", deadline=None)  # no test asserts a time
 settings.load_profile("no clock")
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # a collection would walk through all of torch and timm, a tenth of the suite's time
 
 
 @pytest.fixture
