@@ -22,6 +22,7 @@ from prune_realloc.cli.grow import grow
 from prune_realloc.cli.heads import heads
 from prune_realloc.cli.plan import plan
 from prune_realloc.cli.profile import profile
+from prune_realloc.cli.report import report
 from prune_realloc.cli.sweep import sweep
 from prune_realloc.cli.train import train
 from prune_realloc.cli.validate import validate
@@ -41,6 +42,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "bench": bench,
     "profile": profile,
     "heads": heads,
+    "report": report,
     "export": export,
     "demo": demo,
 }

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 _TEMPLATES = Environment(
-    loader=PackageLoader("prune_realloc.results"),
+    loader=PackageLoader("prune_realloc.pages"),
     autoescape=select_autoescape(["html.jinja"]),
     undefined=StrictUndefined,
     trim_blocks=True,
