@@ -12,6 +12,8 @@ import typer
 from prune_realloc.cli.console import quiet_libraries, say
 from prune_realloc.core.errors import InputError
 
+Opened = Annotated[bool, typer.Option("--open", help="Show the report in the browser.")]
+
 
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that the verbs wrote, and all below.")],
@@ -20,7 +22,7 @@ def report(
         Path | None,
         typer.Option("-o", "--out", help="File. Default: report.html in the first RUN; md and json are printed."),
     ] = None,
-    opened: Annotated[bool, typer.Option("--open", help="Show the page in the browser.")] = False,
+    opened: Opened = False,
 ) -> None:
     """One page that tells what runs have shown, to colleagues who have never used this: light and dark, printable.
 
@@ -44,4 +46,10 @@ def report(
     write_file(place, content)
     say(f"wrote {place}")
     if opened:
-        webbrowser.open(place.resolve().as_uri())
+        open_page(place)
+
+
+def open_page(place: Path) -> None:
+    """Show a page in the browser, or say that there is none."""
+    if not webbrowser.open(place.resolve().as_uri()):
+        say(f"note: no browser was found; open {place.resolve().as_uri()}")
