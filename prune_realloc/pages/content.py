@@ -25,6 +25,8 @@ class Axis:
 
     label: str
     log: bool = False
+    whole: bool = False
+    """Has it no place between two whole numbers?"""
     low: float | None = None
     """Where it begins; None: where the values do."""
     high: float | None = None

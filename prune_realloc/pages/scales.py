@@ -21,7 +21,7 @@ class Scale:
         values: all that are drawn, at least one.
         start, end: places of the lowest and the highest of them.
         """
-        self.log, self.start, self.end = axis.log, start, end
+        self.log, self.whole, self.start, self.end = axis.log, axis.whole, start, end
         low = min(values) if axis.low is None else axis.low
         high = max(values) if axis.high is None else axis.high
         if self.log:
@@ -43,7 +43,7 @@ class Scale:
             first, last = round(log10(self.low)), round(log10(self.high))
             step = ceil((last - first) / _MARKS)
             return [10.0**power for power in range(first, last + 1, step)]
-        rough = (self.high - self.low) / _MARKS
+        rough = max((self.high - self.low) / _MARKS, 1.0 if self.whole else 0.0)
         size = 10.0 ** floor(log10(rough))
         round_step = next(size * times for times in (1, 2, 5, 10) if size * times >= rough)
         return [round_step * k for k in range(ceil(self.low / round_step), floor(self.high / round_step) + 1)]

@@ -40,7 +40,7 @@ def _kept(recipe: Recipe, owner: str) -> Figure:
     shares = {name: site.width / site.of for name, site in sites.items() if site_place(name)[0] in INNER_AXES}
     chart = Chart(
         title="units kept by block",
-        x=Axis(label="block"),
+        x=Axis(label="block", whole=True),
         y=Axis(label="units kept, %", low=0, high=100),
         series=by_block(shares),
     )

@@ -42,7 +42,7 @@ def _retention(analysis: Analysis, named: str) -> Figure:
     charts = tuple(
         Chart(
             title=f"{100 * budget:.0f} % of the MACs kept",
-            x=Axis(label="block"),
+            x=Axis(label="block", whole=True),
             y=Axis(label="units kept, %", low=0, high=100),
             series=by_block(retention(analysis, budget)),
         )

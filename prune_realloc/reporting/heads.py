@@ -45,17 +45,17 @@ def _summary(heads: Heads, named: str) -> Figure:
     }
     alike = Chart(
         title="alike",
-        x=Axis(label="block"),
+        x=Axis(label="block", whole=True),
         y=Axis(label="cosine similarity"),
         series=tuple(Series(name=name, points=points) for name, points in lines.items() if points),
     )
     lost = Chart(
         title="lost without one",
-        x=Axis(label="block"),
+        x=Axis(label="block", whole=True),
         y=Axis(label="nats per image"),
         series=(
-            Series(name="worst head", points=tuple((_block(each), min(each.removal)) for each in heads.blocks)),
-            Series(name="best head", points=tuple((_block(each), max(each.removal)) for each in heads.blocks)),
+            Series(name="least lost", points=tuple((_block(each), min(each.removal)) for each in heads.blocks)),
+            Series(name="most lost", points=tuple((_block(each), max(each.removal)) for each in heads.blocks)),
         ),
     )
     return Figure(

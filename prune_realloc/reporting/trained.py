@@ -68,7 +68,7 @@ def _network(folder: str, training: Training) -> str:
 def _comparison(groups: tuple[Group, ...]) -> Figure:
     chart = Chart(
         title="accuracy against cost",
-        x=Axis(label="MACs, millions"),
+        x=Axis(label="MACs, millions", low=0),
         y=Axis(label="top-1, %"),
         series=tuple(_point(group) for group in groups),
     )

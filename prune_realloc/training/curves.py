@@ -52,7 +52,7 @@ def curves_figure(runs: Mapping[str, Rows]) -> Figure:
     charts = tuple(
         Chart(
             title=title,
-            x=Axis(label="epoch"),
+            x=Axis(label="epoch", whole=True),
             y=Axis(label=unit),
             series=tuple(
                 Series(name=name, points=tuple((row["epoch"], scale * row[column]) for row in rows))

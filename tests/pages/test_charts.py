@@ -15,6 +15,7 @@ def chart(*points, log=False, **more):
 
 def test_marks_are_round_and_inside():
     assert Scale(Axis(label="", low=0, high=100), [3.0], 0, 1).marks() == [0, 20, 40, 60, 80, 100]
+    assert Scale(Axis(label="", whole=True), [1.0, 3.0], 0, 1).marks() == [1, 2, 3]
     assert Scale(Axis(label="", log=True), [2e-3, 5.0], 0, 1).marks() == pytest.approx([1e-3, 1e-2, 0.1, 1, 10])
     scale = Scale(Axis(label="", log=True), [1e-3, 10.0], 0, 100)
     assert [scale.place(value) for value in (1e-3, 0.1, 10)] == pytest.approx([0, 50, 100])
