@@ -71,7 +71,9 @@ def _rows(runs: Runs) -> Iterator[tuple[str, ...]]:
 def _source(recipe: Recipe) -> tuple[str, str]:
     """Network and images of a recipe."""
     source, data = recipe.source, recipe.data
-    return str(source.architecture or source.model or source.ckpt or ""), f"{data.samples} of {data.name}"
+    return str(
+        source.architecture or source.model or source.ckpt or ""
+    ), f"{data.samples} of {data.name or 'batches given in Python'}"
 
 
 def _wanted(recipe: Recipe) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from math import nan
 from typing import Any
@@ -71,7 +72,7 @@ def outcome_panel(cuts: Mapping[str, Cut]) -> Panel:
         if cut.numbers["top1"] is None:
             missing.append(_UNLABELLED)
         if cut.numbers["latency"] is None:
-            command = f"prune-realloc bench {folder} --source CHECKPOINT"
+            command = f"prune-realloc bench {shlex.quote(folder)} --source CHECKPOINT"
             missing.append(Missing(what=f"latency of {folder}", why="it was cut with --no-bench", command=command))
     return Panel(
         title="Before and after",
@@ -128,8 +129,11 @@ def sweep_panel(sweeps: Mapping[str, Sweep], cuts: Mapping[str, Cut]) -> Panel:
             missing.append(_UNLABELLED)
         if all(cut.recipe.allocation != "uniform" for cut in same.values()):
             why = "no uniform cut of this network is among the runs"
-            recipe = f"{folder}/{sweep.points[0].file}"
-            command = f"prune-realloc apply {recipe} -o uniform  # after `allocation: uniform`, without its plan"
+            budget = f"--keep-{sweep.kind} {sweep.points[0].budget:g}"
+            command = (
+                f"prune-realloc plan ANALYSIS {budget} --allocation uniform -o uniform.yaml; "
+                f"prune-realloc apply uniform.yaml -o {shlex.quote(folder)}/uniform"
+            )
             missing.append(Missing(what=f"the uniform control beside {folder}", why=why, command=command))
     return Panel(
         title="What other budgets give",

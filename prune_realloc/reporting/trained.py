@@ -23,16 +23,16 @@ def trained_panel(trainings: Mapping[str, Training]) -> Panel:
         for folder, training in trainings.items()
         if training.result is None
     ]
-    parts: list[Figure | Table] = [curves_figure(_by_network(trainings))]
-    notes: tuple[str, ...] = ()
+    groups: tuple[Group, ...] = ()
     try:
         groups = compare(finished) if finished else ()
-        parts += [_comparison(groups)] if groups else []
-        notes = pairing_notes(groups)
     except InputError as error:
         command = "prune-realloc compare RUN..."
         missing.append(Missing(what="the comparison", why=str(error), command=command))
-    if len(finished) > 1 and all(len(group.seeds) == 1 for group in groups):
+    parts: list[Figure | Table] = [curves_figure(_by_network(trainings, bool(groups)))]
+    parts += [_comparison(groups)] if groups else []
+    notes = pairing_notes(groups)
+    if len(groups) > 1 and all(len(group.seeds) == 1 for group in groups):
         notes = (*notes, "one seed each: a try-out, no evidence; train with --seeds 5 for intervals")
     return Panel(
         title="Training",
@@ -44,25 +44,16 @@ def trained_panel(trainings: Mapping[str, Training]) -> Panel:
     )
 
 
-def _by_network(trainings: Mapping[str, Training]) -> dict[str, Rows]:
-    """Name of a network -> its log, the mean over its seeds."""
+def _by_network(trainings: Mapping[str, Training], compared: bool) -> dict[str, Rows]:
+    """Name of a network -> its log, the mean over its seeds; where runs cannot be compared, each by its folder."""
     logs: dict[str, list[Rows]] = defaultdict(list)
     for folder, training in trainings.items():
-        logs[_network(folder, training)].append(training.rows)
+        name = group_name(Path(folder), training.seed) if compared and training.seed is not None else folder
+        logs[name].append(training.rows)
     return {
         name: [{column: fmean(row[column] for row in rows) for column in rows[0]} for rows in zip(*every, strict=False)]
         for name, every in logs.items()
     }
-
-
-def _network(folder: str, training: Training) -> str:
-    """As `compare` calls it; a run that is not finished, or that `compare` refuses, is called by its folder."""
-    if training.seed is None:
-        return folder
-    try:
-        return group_name(Path(folder), training.seed)
-    except InputError:
-        return folder
 
 
 def _comparison(groups: tuple[Group, ...]) -> Figure:
