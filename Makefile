@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-oldest lint house bench support fuzz
+.PHONY: setup demo docs test test-oldest lint house bench support fuzz
 
 # the stamp is younger than pyproject.toml as long as nothing needs to be installed again
 setup: .venv/installed
@@ -13,6 +13,11 @@ setup: .venv/installed
 
 demo: setup
 	$(BIN)/prune-realloc demo
+
+# the docs as a site, in build/site; a link that leads nowhere is an error
+docs: setup
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docs]'
+	$(BIN)/mkdocs build --strict --quiet
 
 test: setup
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
