@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-oldest lint docs house bench support fuzz
+.PHONY: setup demo docs test test-oldest lint house bench support fuzz
 
 # the stamp is younger than pyproject.toml as long as nothing needs to be installed again
 setup: .venv/installed
@@ -13,6 +13,10 @@ setup: .venv/installed
 
 demo: setup
 	$(BIN)/prune-realloc demo
+
+# the docs as a site, in build/site; a link that leads nowhere is an error
+docs: setup
+	$(BIN)/mkdocs build --strict --quiet
 
 test: setup
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -27,10 +31,6 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
-
-# the pages as a site in runs/site, with references made from the code; a link that leads nowhere is an error
-docs: setup
-	$(BIN)/mkdocs build --quiet --strict
 
 # how the package is built, before and after it was moved into rooms
 house: setup

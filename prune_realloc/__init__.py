@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from prune_realloc.recipe.document import Recipe as Recipe
     from prune_realloc.recipe.reader import build_recipe as build_recipe
     from prune_realloc.recipe.reader import load_recipe as load_recipe
-    from prune_realloc.results.page import write_report as write_report
+    from prune_realloc.reporting.report import report as report
+    from prune_realloc.reporting.report import write_report as write_report
     from prune_realloc.training.train import train as train
     from prune_realloc.verbs.analyze import analyze as analyze
     from prune_realloc.verbs.apply import apply as apply
@@ -47,10 +48,11 @@ _HOMES = {
     "load_recipe": "recipe.reader",
     "plan": "planning.plan",
     "read_units": "pruning.units",
+    "report": "reporting.report",
     "save_pruned": "checkpoints.save",
     "sweep": "verbs.sweep",
     "train": "training.train",
-    "write_report": "results.page",
+    "write_report": "reporting.report",
 }
 """Public name -> the module that defines it."""
 __all__ = sorted(_HOMES)

@@ -39,7 +39,7 @@ from prune_realloc.training.plot import write_plot
 
 HERE = Path(__file__).parent
 PAPER = {"embed": {"move": False, "round_to": 4}, "qk": {"width": 8}, "v": {"ratio": 1.0}, "ffn": {"ratio": 2.0}}
-"""recipes/efficientvit_paper.yaml, with Q/K of 8: at these sizes 16 would be wider than embed / heads."""
+"""The shipped recipe efficientvit_paper, with Q/K of 8: at these sizes 16 would be wider than embed / heads."""
 
 
 FLOORS = {

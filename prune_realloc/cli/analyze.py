@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,6 +34,7 @@ from prune_realloc.recipe.document import Data, Source
 
 if TYPE_CHECKING:
     from prune_realloc.core.analysis import Analysis
+    from prune_realloc.results.checked import Check
 
 
 def analyze(
@@ -78,16 +77,14 @@ def analyze(
             )
         if not speaks:
             return
+        checked = None
         if tried:
-            _check(source, data, found, out, batch_size=batch_size, workers=workers, device=device)
-        elif out is not None:
-            (out / "check.json").unlink(missing_ok=True)  # of the scores that were there before
-        show_analysis(found, out, as_json)
+            checked = _check(source, data, found, batch_size=batch_size, workers=workers, device=device)
+        show_analysis(found, out, as_json, checked)
 
 
-def _check(source: Source, data: Data, found: Analysis, out: Path | None, **reading: Any) -> None:
-    """Say on stderr whether the ranking can be trusted, and write what was tried as `check.json`."""
-    from prune_realloc.core.files import write_file
+def _check(source: Source, data: Data, found: Analysis, **reading: Any) -> Check:
+    """Say on stderr whether the ranking can be trusted."""
     from prune_realloc.verbs.check import check
 
     checked = check(source, data, found, **reading)
@@ -98,20 +95,21 @@ def _check(source: Source, data: Data, found: Analysis, out: Path | None, **read
             f"  {each.site}, {each.kept} of {each.of} kept: {each.ranking:.2g} nats lost by the ranking (scores say "
             f"{each.predicted:.2g}), {each.reverse:.2g} by its reverse, {each.random:.2g} at random"
         )
-    if out is not None:
-        numbers = dataclasses.asdict(checked) | {"trusted": checked.trusted}
-        write_file(out / "check.json", (json.dumps(numbers, indent=1) + "\n").encode())
+    return checked
 
 
-def show_analysis(found: Analysis, out: Path | None, as_json: bool) -> None:
-    """Print an analysis, and write it with its picture and its page."""
-    from prune_realloc.results.page import report_files
+def show_analysis(found: Analysis, out: Path | None, as_json: bool, checked: Check | None = None) -> None:
+    """Print an analysis, and write it with what was tried of its ranking, its picture and its page."""
+    from prune_realloc.reporting.report import report_files
+    from prune_realloc.results.checked import CHECK_FILE
     from prune_realloc.results.summary import summary
     from prune_realloc.results.tables import component_table, facts, site_table
 
     numbers = summary(found)
     if out is not None:
-        found.save(out, report_files(found))
+        (out / CHECK_FILE).unlink(missing_ok=True)  # of the scores that were there before
+        files = {} if checked is None else {CHECK_FILE: checked.file()}
+        found.save(out, files | report_files(found, out, checked))
     if as_json:
         show_json(numbers)
     else:

@@ -22,6 +22,8 @@ from prune_realloc.cli.grow import grow
 from prune_realloc.cli.heads import heads
 from prune_realloc.cli.plan import plan
 from prune_realloc.cli.profile import profile
+from prune_realloc.cli.recipes import recipes
+from prune_realloc.cli.report import report
 from prune_realloc.cli.sweep import sweep
 from prune_realloc.cli.train import train
 from prune_realloc.cli.validate import validate
@@ -36,11 +38,13 @@ VERBS: dict[str, Callable[..., None]] = {
     "train": train,
     "grow": grow,
     "compare": compare,
+    "recipes": recipes,
     "validate": validate,
     "eval": evaluate,
     "bench": bench,
     "profile": profile,
     "heads": heads,
+    "report": report,
     "export": export,
     "demo": demo,
 }
@@ -49,7 +53,6 @@ VERBS: dict[str, Callable[..., None]] = {
 app = typer.Typer(
     help="Find where a trained Vision Transformer keeps the parameters that matter.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )

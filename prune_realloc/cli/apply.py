@@ -34,6 +34,7 @@ from prune_realloc.cli.options import (
     source_flags,
 )
 from prune_realloc.cli.plan import show_plan
+from prune_realloc.recipe.shipped import beginning
 
 if TYPE_CHECKING:
     from prune_realloc.verbs.applied import Applied
@@ -42,7 +43,12 @@ _IMAGES_HELP = {"split": "Part that layers are refitted on.", "samples": "How ma
 
 
 def apply(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, planned or not.")],
+    recipe: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RECIPE", help="A recipe, planned or not, or the name of a shipped one.", autocompletion=beginning
+        ),
+    ],
     source: Annotated[dict[str, Any], source_flags(*ALL_SOURCE, optional=True)],
     data: Annotated[dict[str, Any], data_flags(*ALL_DATA, optional=True, help=_IMAGES_HELP)],
     eval_split: MeasuredSplit = "validation",

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prune_realloc.cli.console import print_table, quiet_libraries, show_json
-from prune_realloc.cli.controls import accuracy_cells, show_claim
+from prune_realloc.cli.controls import show_claim
 from prune_realloc.core.errors import InputError
+from prune_realloc.training.group import ACCURACY_COLUMNS, accuracy_cells
 
 if TYPE_CHECKING:
     from prune_realloc.training.group import Group
@@ -70,12 +71,7 @@ def _check_flags(controls: str | None, others: Mapping[str, object]) -> None:
 def _columns(several: bool, timed: bool) -> list[str]:
     """Headings; with several controls one of them says which."""
     return [
-        "",
-        "seeds",
-        "top-1 %",
-        "95 %",
-        "to the control, points",
-        "95 %",
+        *ACCURACY_COLUMNS,
         *(["control"] if several else []),
         "MACs",
         "params",

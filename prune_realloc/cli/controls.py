@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from prune_realloc.cli.console import say_notes, show_json, show_lines, show_tables
+from prune_realloc.training.group import accuracy_cells
 
 if TYPE_CHECKING:
     from prune_realloc.training.controls import Claim, ControlSet, Row
-    from prune_realloc.training.group import Group
 
 
 def show_claim(found: Claim, as_json: bool) -> None:
@@ -56,20 +56,3 @@ def _set_row(found: ControlSet) -> tuple[str, ...]:
         found.place,
         f"{found.p:.2g}",
     )
-
-
-def accuracy_cells(found: Group | Row) -> tuple[str, ...]:
-    """Name, seeds, mean and interval, difference and interval, of one row of either table."""
-    return (
-        found.name,
-        str(len(found.seeds)),
-        f"{100 * found.mean:.2f}",
-        _half_width(found.half_width),
-        "" if found.difference is None else f"{100 * found.difference:+.2f}",
-        _half_width(found.difference_half_width),
-    )
-
-
-def _half_width(width: float | None) -> str:
-    """Half an interval of shares, in points."""
-    return "" if width is None else f"+-{100 * width:.2f}"

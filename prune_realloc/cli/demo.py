@@ -13,6 +13,7 @@ from prune_realloc.cli.compare import compare
 from prune_realloc.cli.console import image_progress, quiet_libraries, show_lines, training_progress
 from prune_realloc.cli.emit import show_variants
 from prune_realloc.cli.options import require_writable
+from prune_realloc.cli.report import Opened, open_page
 
 if TYPE_CHECKING:
     from prune_realloc.core.analysis import Analysis
@@ -24,6 +25,7 @@ _EPOCHS = 3
 
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for what the steps write.")] = Path("runs/demo"),
+    opened: Opened = False,
 ) -> None:
     """The whole circle on the shipped ViT and images: analyze, plan, apply, emit, train, compare."""
     require_writable(out)
@@ -32,13 +34,12 @@ def demo(
         _plan_and_apply(found, out)
         _emit(found, out)
         trained = _train(out)
-    compare(trained)
-    show_lines(
-        f"one seed, {_EPOCHS} epochs, 4,000 images: a try-out, no evidence",
-        "",
-        f"reports: {out}/report.html (the analysis), {out}/variants/realloc/model_card.md (the network's card), "
-        f"{out}/trained/realloc/report.html (its training)",
-    )
+        compare(trained)
+        show_lines(f"one seed, {_EPOCHS} epochs, 4,000 images: a try-out, no evidence", "")
+        page = _report(out)
+    show_lines(f"all of it on one page: {page.resolve().as_uri()}")
+    if opened:
+        open_page(page)
 
 
 def _analyze(out: Path) -> Analysis:
@@ -93,3 +94,13 @@ def _train(out: Path) -> list[Path]:
         with training_progress(settings.epochs) as report:
             train(source, settings, data="demo", eval_split="test", out=folder, report=report)
     return folders
+
+
+def _report(out: Path) -> Path:
+    """The page of everything, in the place of the one that shows the analysis."""
+    from prune_realloc.core.files import write_file
+    from prune_realloc.pages.writers import as_html
+    from prune_realloc.reporting.report import report
+
+    write_file(out / "report.html", as_html(report([out])))
+    return out / "report.html"

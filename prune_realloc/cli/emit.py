@@ -12,6 +12,7 @@ from prune_realloc.cli.console import quiet_libraries, say, say_taken, show_json
 from prune_realloc.cli.options import MODEL, PLAN, RUN, Json, option, require_writable, target_flags
 from prune_realloc.core.cost import KINDS
 from prune_realloc.recipe.cost_fields import size_help
+from prune_realloc.recipe.shipped import beginning
 
 if TYPE_CHECKING:
     from prune_realloc.results.variant import Variant
@@ -35,7 +36,13 @@ def emit(
     ],
     *,
     recipe: Annotated[
-        Path | None, option(PLAN, "--recipe", help="Recipe whose target says what is wanted and what may move.")
+        Path | None,
+        option(
+            PLAN,
+            "--recipe",
+            help="Recipe, or name of a shipped one, whose target says what is wanted and what may move.",
+            autocompletion=beginning,
+        ),
     ] = None,
     wanted: Annotated[dict[str, Any], target_flags(PLAN, "like", *KINDS, "per", "rule", "seed", help=_WANTED_HELP)],
     grid: Annotated[bool, option(PLAN, "--grid", help="One variant for each of M0 to M5.")] = False,

@@ -35,7 +35,7 @@ def profile(
     seconds: Annotated[float, option(RUN, "--seconds", help="Per network and batch size, twice.")] = 2.0,
     device: Device = "cpu",
     seed: Seed = 0,
-    out: Annotated[Path | None, option(RUN, "-o", "--out", help="Folder for numbers, roofline plot and page.")] = None,
+    out: Annotated[Path | None, option(RUN, "-o", "--out", help="Folder for numbers and page.")] = None,
     as_json: Json = False,
 ) -> None:
     """Where the run time goes: by operator and component, and whether memory or arithmetic limits each operator."""
@@ -87,7 +87,7 @@ def _write(found: Profile, out: Path) -> None:
     from prune_realloc.results.roofline import profile_files
 
     write_files(out, profile_files(found))
-    say(f"wrote {out}/profile.json, roofline.png and profile.html")
+    say(f"wrote {out}/profile.json and profile.html")
 
 
 def _tables(passes: Sequence[Pass]) -> Iterator[Table]:

@@ -93,8 +93,9 @@ def _recipe(run: Path) -> Recipe:
     """What an analysis, a recipe or a checkpoint says of network, images and rules."""
     from prune_realloc.core.analysis import META_FILE, Analysis
     from prune_realloc.recipe.reader import build_recipe, load_recipe
+    from prune_realloc.recipe.shipped import is_recipe
 
-    if run.suffix in (".yaml", ".yml"):
+    if is_recipe(run):
         return load_recipe(run)
     of_macs = {"budget": {"keep_macs": 0.5}}  # a recipe has one; which share it is, the sweep says
     if (run / META_FILE).exists():

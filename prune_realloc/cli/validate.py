@@ -18,6 +18,7 @@ def validate(
 ) -> None:
     """Check recipes, and list everything that is wrong in them with its line."""
     from prune_realloc.recipe.reader import check_recipe, read_text
+    from prune_realloc.recipe.shipped import recipe_file
     from prune_realloc.recipe.writer import recipe_schema
 
     if schema:
@@ -25,7 +26,7 @@ def validate(
         return
     if not files:
         raise InputError("validate needs a FILE, such as half.yaml")
-    found = {str(file): check_recipe(read_text(file)) for file in files}
+    found = {str(file): check_recipe(read_text(recipe_file(file))) for file in files}
     if as_json:
         print(json.dumps([{"file": file, "problems": [vars(p) for p in ps]} for file, ps in found.items()], indent=1))
     else:

@@ -19,16 +19,17 @@ from prune_realloc.core.errors import InputError
 from prune_realloc.recipe.document import Recipe
 from prune_realloc.recipe.fields import Location
 from prune_realloc.recipe.messages import Problem, dotted_location, problem_text, untagged_location
+from prune_realloc.recipe.shipped import recipe_file
 from prune_realloc.recipe.writer import Dumper, represent_text
 
 
 def load_recipe(path: str | Path) -> Recipe:
-    """Read and check a recipe file.
+    """Read and check a recipe file, or one that is shipped, by its name (`deit_small_half`).
 
     Raises:
         InputError: it cannot be read, or is wrong; the message has the first problem and how many there are.
     """
-    return parse_recipe(read_text(path), where=str(path))
+    return parse_recipe(read_text(recipe_file(path)), where=str(path))
 
 
 def parse_recipe(text: str, where: str = "recipe") -> Recipe:
@@ -72,7 +73,8 @@ def read_text(path: str | Path, what: str = "recipe") -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise InputError(f"{what} {str(path)!r} cannot be read: {error.strerror}") from error
+        shipped = "; `prune-realloc recipes` lists those that are shipped" if what == "recipe" else ""
+        raise InputError(f"{what} {str(path)!r} cannot be read: {error.strerror}{shipped}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{what} {str(path)!r} is not UTF-8 text; is it a {what}?") from error
 

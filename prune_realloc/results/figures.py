@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -35,26 +35,6 @@ def retention_figure(*analyses: Analysis) -> bytes:
         named = f"{analysis.model['architecture']}\n" if len(analyses) > 1 else ""
         panels[0].set_ylabel(f"{named}units kept, %")
     rows[0][0].legend(frameon=False, loc="best", fontsize=9)
-    return as_png(figure)
-
-
-def curves_figure(rows: Sequence[Mapping[str, float]]) -> bytes:
-    """Epochs on x; losses on the left, accuracy on the right."""
-    from matplotlib.figure import Figure
-
-    epochs = [row["epoch"] for row in rows]
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.plot(epochs, [row["loss"] for row in rows], ".-", label="training, as it is minimised")
-    left.plot(epochs, [row["val_loss"] for row in rows], ".-", label="validation, cross-entropy")
-    left.set(xlabel="epoch", ylabel="loss, nats")
-    left.legend(fontsize=8)
-    right.plot(epochs, [100 * row["top1"] for row in rows], ".-", color="#4d7c0f")
-    right.set(xlabel="epoch", ylabel="validation top-1, %")
-    for panel in (left, right):
-        panel.grid(alpha=0.3)
-        panel.set_xlim(0.5, len(rows) + 0.5)
-        panel.locator_params(axis="x", integer=True)
     return as_png(figure)
 
 

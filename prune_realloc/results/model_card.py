@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from prune_realloc.core.cost import KINDS
 from prune_realloc.models.efficientvit_stock import stock_args
+from prune_realloc.pages.rendering import render
 from prune_realloc.planning.rules import RULES
 from prune_realloc.results.columns import COST_COLUMNS
-from prune_realloc.results.rendering import render
 from prune_realloc.results.variant import READINGS, Variant
 from prune_realloc.results.variant_rows import component_rows, width_columns, width_rows
 

@@ -20,6 +20,7 @@ from prune_realloc.results.regions import COMPONENTS, Regions, find_regions
 from prune_realloc.runtime.device import out_of_memory_named, pick_device
 from prune_realloc.runtime.networks import evaluation_mode
 
+PROFILE_FILE = "profile.json"
 _LEAST = 3
 """So many passes are profiled at least."""
 _SLACK = 1.2

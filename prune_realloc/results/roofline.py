@@ -1,123 +1,147 @@
-"""The picture and the page of a profile."""
+"""A profile as a section of a page: shares of the time, the roofline, and the operators that take most of it."""
 
 from __future__ import annotations
 
-import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from math import sqrt
 
-import numpy as np
+from prune_realloc.pages.content import Axis, Bars, Chart, Figure, Page, Panel, Series, Table
+from prune_realloc.pages.writers import as_html
+from prune_realloc.results.operators import KINDS
+from prune_realloc.results.profile import PROFILE_FILE, Operator, Pass, Profile
 
-from prune_realloc.results.figures import as_png
-from prune_realloc.results.operators import ELEMENTWISE, FUSED, MATRIX, MOVES, NORM, OTHER, SOFTMAX
-from prune_realloc.results.profile import Operator, Pass, Profile
-from prune_realloc.results.rendering import render
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-_LOOK = {
-    MATRIX: ("#0b6e99", "o"),
-    FUSED: ("#c2410c", "s"),
-    SOFTMAX: ("#be185d", "v"),
-    NORM: ("#6d28d9", "D"),
-    ELEMENTWISE: ("#4d7c0f", "^"),
-    MOVES: ("#57534e", "X"),
-    OTHER: ("#a16207", "P"),
-}
 _FLOOR = 1e-2
 """Operations for each byte at which what computes nothing is drawn."""
 _LISTED = 25
 """So many operators the page lists for each network and batch size."""
+_TEXT = (
+    "Where the run time goes. An operator that moves many bytes for each operation waits for the memory, and fewer "
+    "multiply-adds do not make it faster."
+)
 
 
 def profile_files(found: Profile) -> dict[str, bytes]:
-    """The numbers, the picture and the page, by the names of their files."""
-    picture = roofline_figure(found)
-    page = render(
-        "profile.html.jinja",
-        name=", ".join(dict.fromkeys(each.model for each in found.passes)),
-        found=found,
-        sentences=found.sentences(),
-        picture=base64.b64encode(picture).decode(),
-        listed=_LISTED,
-    )
+    """The numbers and the page, by the names of their files."""
+    names = ", ".join(dict.fromkeys(each.model for each in found.passes))
+    panel = profile_panel(found)
+    page = Page(title=f"Where the time of {names} goes", lines=panel.lines, panels=(panel,))
     numbers = asdict(found) | {"sentences": found.sentences()}
-    return {"profile.json": (json.dumps(numbers, indent=1) + "\n").encode(), "roofline.png": picture} | {
-        "profile.html": page.encode(errors="backslashreplace")
-    }
+    return {PROFILE_FILE: (json.dumps(numbers, indent=1) + "\n").encode(), "profile.html": as_html(page)}
 
 
-def roofline_figure(found: Profile) -> bytes:
-    """Operations for each byte on x, operations a second on y, both logarithmic; a panel for each pass."""
-    from matplotlib.figure import Figure
-
-    columns = min(2, len(found.passes))
-    rows = -(-len(found.passes) // columns)
-    figure = Figure(figsize=(5.6 * columns, 4.3 * rows + 0.4), layout="constrained")
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    for panel, each in zip(panels, found.passes, strict=False):
-        _draw(panel, each, found)
-    for empty in panels[len(found.passes) :]:
-        empty.set_axis_off()
-    handles = {
-        label: handle for panel in panels for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    return as_png(figure)
+def profile_panel(found: Profile) -> Panel:
+    """Shares by class and component, and each operator below the measured ceilings."""
+    where = (
+        f"{found.device_name} ({found.device}), {found.threads} threads, images {found.input_shape}; eager, float32. A "
+        f"matrix product reaches {found.ceilings.flops_per_s / 1e9:.1f} billion operations a second, a copy "
+        f"{found.ceilings.bytes_per_s / 1e9:.1f} GB/s."
+    )
+    return Panel(
+        title="Where the time goes",
+        text=f"{_TEXT} {where}",
+        lines=tuple(found.sentences()),
+        parts=(_shares(found), *(_component_table(each) for each in found.passes), _roofline(found)),
+    )
 
 
-def _draw(panel: Axes, each: Pass, found: Profile) -> None:
+def _shares(found: Profile) -> Figure:
+    rows = tuple(
+        (_named(each), tuple((kind, 100 * ms / each.wall_ms) for kind, ms in each.kinds.items() if ms > 0))
+        for each in found.passes
+    )
+    kinds = list(dict.fromkeys(kind for each in found.passes for kind in each.kinds))
+    cells = tuple(
+        (kind, *(f"{100 * each.kinds.get(kind, 0) / each.wall_ms:.1f}" for each in found.passes)) for kind in kinds
+    )
+    columns = ("class of operators", *map(_named, found.passes))
+    return Figure(
+        title="Time by class of operators",
+        text="Each bar is one pass; its parts are the classes of operators, in percent of the wall time.",
+        drawings=(Bars(title="share of the time", unit="%", rows=rows, reach=100),),
+        table=Table(title="share of the time, %", columns=columns, rows=cells),
+    )
+
+
+def _component_table(each: Pass) -> Table:
+    """Class of operators by component, with their sums."""
+    rows = [
+        (kind, *(_percent(each.cells[part].get(kind, 0), each) for part in each.components), _percent(ms, each))
+        for kind, ms in each.kinds.items()
+    ]
+    last = (*(_percent(ms, each) for ms in each.components.values()), _percent(sum(each.kinds.values()), each))
+    return Table(
+        title=f"{_named(each)}: share of the time by component, %",
+        columns=("class of operators", *each.components, "all"),
+        rows=(*rows, ("all", *last)),
+        total=True,
+    )
+
+
+def _percent(ms: float, each: Pass) -> str:
+    return f"{100 * ms / each.wall_ms:.1f}"
+
+
+def _roofline(found: Profile) -> Figure:
+    columns = ("pass", "operator", "class", "component", "shapes", "calls", "ms", "op/byte", "bound")
+    rows = tuple(row for each in found.passes for row in _operator_rows(each))
+    return Figure(
+        title="Roofline",
+        text="Each point is an operator on tensors of one shape, its area the share of the time; the line is what the "
+        "machine can do. Left of its bend the memory limits. What computes nothing is drawn at 0.01 operations per "
+        f"byte. The table lists the {_LISTED} longest of each pass.",
+        drawings=tuple(_chart(each, found) for each in found.passes),
+        table=Table(title="operators", columns=columns, rows=rows),
+    )
+
+
+def _operator_rows(each: Pass) -> Iterator[tuple[str, ...]]:
+    for one in each.operators[:_LISTED]:
+        shapes = ", ".join(map(str, one.shapes))
+        intensity = f"{one.flops / one.bytes:.2f}" if one.bytes else ""
+        bound = one.bound or "moves nothing"
+        yield (
+            _named(each),
+            one.name,
+            one.kind,
+            one.component,
+            shapes,
+            str(one.calls),
+            f"{one.ms:.3f}",
+            intensity,
+            bound,
+        )
+
+
+def _chart(each: Pass, found: Profile) -> Chart:
+    moving = [one for one in each.operators if one.bytes and one.ms > 0]
     roof = found.ceilings
-    moving = [operator for operator in each.operators if operator.bytes and operator.ms > 0]
-    for kind, (colour, marker) in _LOOK.items():
-        own = [operator for operator in moving if operator.kind == kind]
-        if own:
-            panel.scatter(
-                [_intensity(operator) for operator in own],
-                [_height(operator) for operator in own],
-                s=[12 + 400 * operator.ms / each.wall_ms for operator in own],
-                color=colour,
-                marker=marker,
-                alpha=0.75,
-                linewidths=0,
-                label=kind,
-            )
-    reach = _intensities(moving, roof.ridge)
-    panel.plot(reach, np.minimum(roof.flops_per_s, reach * roof.bytes_per_s) / 1e9, color="#1c1917", linewidth=1.2)
-    panel.set(xscale="log", yscale="log", xlabel="operations per byte", ylabel="10$^9$ operations/s")
-    panel.axvline(roof.ridge, color="#1c1917", linewidth=0.6, linestyle=":")
-    panel.annotate(
-        f"matrix product {roof.flops_per_s / 1e9:.0f} Gop/s",
-        (reach[-1], roof.flops_per_s / 1e9),
-        xytext=(0, 4),
-        textcoords="offset points",
-        ha="right",
-        fontsize=8,
+    most = 3 * max([_intensity(one) for one in moving] + [roof.ridge])
+    corners = tuple((x, min(roof.flops_per_s, x * roof.bytes_per_s) / 1e9) for x in (_FLOOR, roof.ridge, most))
+    classes = [kind for kind in KINDS if any(one.kind == kind for one in moving)]
+    points = tuple(_operators(kind, [one for one in moving if one.kind == kind], each) for kind in classes)
+    return Chart(
+        title=f"{_named(each)}: {each.memory_share:.0%} memory-bound",
+        x=Axis(label="operations per byte", log=True),
+        y=Axis(label="billion operations a second", log=True),
+        series=(*points, Series(name="ceilings", points=corners, marked=False)),
     )
-    panel.annotate(
-        f"copy {roof.bytes_per_s / 1e9:.0f} GB/s",
-        (reach[0], reach[0] * roof.bytes_per_s / 1e9),
-        xytext=(26, 4),
-        textcoords="offset points",
-        fontsize=8,
+
+
+def _operators(kind: str, operators: list[Operator], each: Pass) -> Series:
+    return Series(
+        name=kind,
+        points=tuple((_intensity(one), _intensity(one) * one.bytes / one.ms / 1e6) for one in operators),
+        tips=tuple(f"{one.name}, {one.component}, {one.ms:.3f} ms, {one.bound}-bound" for one in operators),
+        sizes=tuple(2 + 11 * sqrt(one.ms / each.wall_ms) for one in operators),
+        line=False,
     )
-    panel.set_title(f"{each.model}, batch {each.batch_size}: {each.memory_share:.0%} memory-bound", fontsize=10)
-    panel.grid(alpha=0.25, linewidth=0.6)
-    panel.spines[["top", "right"]].set_visible(False)
+
+
+def _named(each: Pass) -> str:
+    return f"{each.model}, batch {each.batch_size}"
 
 
 def _intensity(operator: Operator) -> float:
     return max(operator.flops / operator.bytes, _FLOOR)
-
-
-def _height(operator: Operator) -> float:
-    """Operations a second, 10^9; of what only moves bytes, those that its place on x stands for."""
-    return _intensity(operator) * operator.bytes / operator.ms / 1e6
-
-
-def _intensities(operators: Sequence[Operator], ridge: float) -> np.ndarray:
-    most = max([_intensity(operator) for operator in operators] + [ridge])
-    return np.geomspace(_FLOOR, 3 * most, 200)

@@ -66,7 +66,7 @@ def _by_name(folders: Sequence[str | Path]) -> dict[str, dict[int, Result]]:
     for folder in folders:
         result = _result(Path(folder))
         seed = int(result["config"]["seed"])
-        name = _name(Path(folder), seed)
+        name = group_name(Path(folder), seed)
         for other in runs.setdefault(name, {}).values():
             if (differs := _first_difference(result, other)) is not None:
                 raise InputError(
@@ -154,7 +154,7 @@ def _first_difference(one: Result, other: Result, network: bool = True) -> str |
     return next((f"{name} is {left.get(name)} here, {right.get(name)} there" for name in names), None)
 
 
-def _name(folder: Path, seed: int) -> str:
+def group_name(folder: Path, seed: int) -> str:
     """The folder's name without its seed.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,3 +54,41 @@ def pairing_notes(groups: Sequence[Group]) -> tuple[str, ...]:
         if g.differs is not None
     )
     return unpaired + unlike
+
+
+ACCURACY_COLUMNS = ("", "seeds", "top-1 %", "95 %", "to the control, points", "95 %")
+"""The headings of `accuracy_cells`."""
+
+
+class _Compared(Protocol):
+    """What the rows of both tables of comparisons say."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def seeds(self) -> tuple[int, ...]: ...
+    @property
+    def mean(self) -> float: ...
+    @property
+    def half_width(self) -> float | None: ...
+    @property
+    def difference(self) -> float | None: ...
+    @property
+    def difference_half_width(self) -> float | None: ...
+
+
+def accuracy_cells(found: _Compared) -> tuple[str, ...]:
+    """Name, seeds, mean and interval, difference and interval, of one row of either table."""
+    return (
+        found.name,
+        str(len(found.seeds)),
+        f"{100 * found.mean:.2f}",
+        _half_width(found.half_width),
+        "" if found.difference is None else f"{100 * found.difference:+.2f}",
+        _half_width(found.difference_half_width),
+    )
+
+
+def _half_width(width: float | None) -> str:
+    """Half an interval of shares, in points."""
+    return "" if width is None else f"+-{100 * width:.2f}"

@@ -15,9 +15,9 @@ from prune_realloc.core.errors import InputError, NotFinite, WorkFailed
 from prune_realloc.core.files import write_file
 from prune_realloc.core.names import STATE_FILE
 from prune_realloc.data.stream import check_labels
-from prune_realloc.results.page import write_curves
 from prune_realloc.runtime.distributed import gathered, summed
 from prune_realloc.runtime.networks import model_identity
+from prune_realloc.training.curves import write_curves
 from prune_realloc.training.evaluation import validate
 from prune_realloc.training.images import epoch_order
 from prune_realloc.training.outputs import (

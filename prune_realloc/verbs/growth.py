@@ -22,7 +22,7 @@ from prune_realloc.planning.grown import grown
 from prune_realloc.pruning.inherit import inherit
 from prune_realloc.pruning.own_widths import kept_shares
 from prune_realloc.recipe.target import Target
-from prune_realloc.results.page import report_files
+from prune_realloc.reporting.report import report_files
 from prune_realloc.runtime.global_state import random_state_kept
 from prune_realloc.runtime.networks import count_classes
 from prune_realloc.training.config import TrainConfig
@@ -91,7 +91,7 @@ class Growth:
         found = analyze(ckpt=ckpt, **self.images.analysed(), seed=self.config.seed, device=self.device)
         make_folder(out)
         clear_half_written(out)
-        found.save(out, report_files(found))
+        found.save(out, report_files(found, out))
         return found
 
     def write_next(self, net: EfficientVit, analysis: Analysis, limit: int, out: Path) -> dict[str, float]:

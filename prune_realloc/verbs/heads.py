@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,56 +12,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prune_realloc.checkpoints.facts import plain_facts
+from prune_realloc.core.analysis import Analysis
+from prune_realloc.core.cost import DEFAULT_KIND, unit_cost
 from prune_realloc.core.errors import InputError
-from prune_realloc.core.structure import Site
+from prune_realloc.core.structure import Site, site_place
 from prune_realloc.data.batches import Batch
 from prune_realloc.families.host import adopted
+from prune_realloc.planning.plan import plan
 from prune_realloc.pruning.head_maps import HeadProducts, cosines, head_sites, mean_and_largest
 from prune_realloc.pruning.hooks import masked
 from prune_realloc.recipe.document import Data, Source
+from prune_realloc.recipe.reader import build_recipe
+from prune_realloc.results.alike import BlockHeads, Heads, Likeness
 from prune_realloc.results.evaluate import divergence, log_probabilities
 from prune_realloc.results.opening import Reading, open_network, open_stream, with_shipped_images
 from prune_realloc.runtime.device import out_of_memory_named, pick_device
 from prune_realloc.runtime.networks import count_classes, evaluation_mode
-
-
-@dataclass(frozen=True, kw_only=True)
-class Likeness:
-    """Cosine similarities between the heads of a block."""
-
-    matrix: tuple[tuple[float, ...], ...]
-    mean: float
-    """Off the diagonal."""
-    largest: float
-    """Off the diagonal."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BlockHeads:
-    """One site of the axis `heads`."""
-
-    site: str
-    heads: int
-    maps: Likeness | None
-    """Of attention maps; None where the attention has none that can be watched."""
-    outputs: Likeness | None
-    """Of what the heads add to the stream; None where no layer reads them one by one."""
-    removal: tuple[float, ...]
-    """Loss without each head minus the loss of the whole network, nats per image; without labels the same as `kl`."""
-    kl: tuple[float, ...]
-    """KL(whole || without the head), nats per image."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Heads:
-    """What `heads` has found."""
-
-    blocks: tuple[BlockHeads, ...]
-    samples: int
-    labelled: bool
-    """Are the losses those of labels, not distances to the whole network?"""
-    notes: tuple[str, ...]
-    taken: Mapping[str, Mapping[str, Any]]
+from prune_realloc.verbs.analyze import analyze
 
 
 def heads(source: Source, *, data: Data, batch_size: int, workers: int = 0, device: str = "auto") -> Heads:
@@ -84,11 +50,13 @@ def heads(source: Source, *, data: Data, batch_size: int, workers: int = 0, devi
     stream = open_stream(net, data, Reading(batch_size=batch_size, workers=workers), data.samples)
     with evaluation_mode(net, device=target), out_of_memory_named(batch_size):
         blocks, samples = measured_heads(net, sites, stream, labelled=stream.classes is not None)
+    analysis = analyze(source, data=data, batch_size=batch_size, workers=workers, device=device)
+    kept, refused = planned_heads(analysis)
     return Heads(
-        blocks=blocks,
+        blocks=tuple(replace(block, kept=kept.get(block.site)) for block in blocks),
         samples=samples,
         labelled=stream.classes is not None,
-        notes=(*_left_out(blocks), *stream.notes()),
+        notes=(*_left_out(blocks), *refused, *stream.notes()),
         taken=plain_facts(net, stream.taken()),
     )
 
@@ -150,6 +118,22 @@ def _likeness(products: np.ndarray | None) -> Likeness | None:
     similarity = cosines(products)
     mean, largest = mean_and_largest(similarity)
     return Likeness(matrix=tuple(map(tuple, similarity.tolist())), mean=mean, largest=largest)
+
+
+def planned_heads(analysis: Analysis) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Site -> how many heads the planner keeps where half of what all heads cost must go, or a note why it cannot."""
+    sites = [name for name, width in analysis.widths.items() if site_place(name)[0] == "heads" and width > 1]
+    if not sites:
+        return {}, ()
+    each = {name: unit_cost(analysis.terms, analysis.widths, name, DEFAULT_KIND) for name in sites}
+    half = sum(analysis.widths[name] * cost for name, cost in each.items()) / 2
+    limit = analysis.cost().of(DEFAULT_KIND) - half + min(each.values()) / 2  # a head is not cut in two
+    recipe = build_recipe({"axes": ["heads"], "budget": {DEFAULT_KIND: round(limit)}})
+    try:
+        decided = plan(analysis, recipe).sites
+    except InputError as error:
+        return {}, (f"the planner decides on no heads: {error}",)
+    return {name: decided[name].width for name in sites}, ()
 
 
 def _left_out(blocks: tuple[BlockHeads, ...]) -> list[str]:

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -86,7 +85,7 @@ def test_the_papers_rules_at_the_papers_budgets_are_the_papers_networks(like):
 
 
 def test_the_shipped_recipe_of_the_papers_rules_gives_m0():
-    target = load_recipe(Path("recipes/efficientvit_paper.yaml")).target
+    target = load_recipe("efficientvit_paper").target
     config = EfficientVitConfig(**reallocate(source(papers), target).args)
     paper = EfficientVitConfig(**SIZES["efficientvit_m0"])
     assert (config.embed_dim, config.cost) == (paper.embed_dim, paper.cost)

@@ -3,7 +3,7 @@
 from typing import get_args
 
 import pytest
-from support.recipes import HALF, PLAN, ROOT, SCHEMA, SHIPPED
+from support.recipes import HALF, PLAN, SCHEMA, SHIPPED
 
 from prune_realloc.recipe.document import COMPARABLE_SCORERS, RecipeAxis, Scorer
 from prune_realloc.recipe.reader import check_recipe, load_recipe, parse_recipe
@@ -20,16 +20,16 @@ def test_shipped_recipe_is_right_and_names_its_command_and_schema(path):
     command, schema = path.read_text().splitlines()[:2]
     recipe = load_recipe(path)
     if recipe.target is None:
-        assert command.startswith(f"# prune-realloc apply recipes/{path.name} --ckpt ")
+        assert command.startswith(f"# prune-realloc apply {path.stem} --ckpt ")
         assert command.endswith(" -o pruned/")
     else:
-        assert command == f"# prune-realloc emit runs/deit --recipe recipes/{path.name} -o variants/"
+        assert command == f"# prune-realloc emit runs/deit --recipe {path.stem} -o variants/"
     assert (path.parent / schema.removeprefix("# yaml-language-server: $schema=")).resolve() == SCHEMA
     assert parse_recipe(dump_recipe(recipe, "x")) == recipe
 
 
 def test_paper_recipe_gives_the_papers_widths():
-    recipe = load_recipe(ROOT / "recipes" / "paper_qk_small_v_wide_ffn_narrow.yaml")
+    recipe = load_recipe("paper_qk_small_v_wide_ffn_narrow")
     assert recipe.budget is None
     for block in range(12):
         assert 64 * recipe.rule("qk", block).keep == 16

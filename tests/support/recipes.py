@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 SCHEMA = ROOT / "prune_realloc" / "recipe" / "recipe.schema.json"
 
 
-SHIPPED = sorted((ROOT / "recipes").rglob("*.yaml"))
+SHIPPED = sorted((ROOT / "prune_realloc" / "assets" / "recipes").rglob("*.yaml"))
 
 
 HALF = "budget: {keep_macs: 0.5}\n"

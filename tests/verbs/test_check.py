@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from prune_realloc.recipe.document import Data, Source
+from prune_realloc.results.checked import Check
 from prune_realloc.verbs.analyze import analyze
-from prune_realloc.verbs.check import Check, check
+from prune_realloc.verbs.check import check
 
 FEW = Data(samples=16)
 

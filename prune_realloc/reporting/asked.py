@@ -1,0 +1,171 @@
+"""What the runs were asked for, and the commands that make them again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from prune_realloc.core.analysis import Analysis
+from prune_realloc.core.taken import taken_from
+from prune_realloc.pages.content import Panel, Table
+from prune_realloc.recipe.document import Recipe
+from prune_realloc.recipe.target import Target
+from prune_realloc.reporting.runs import Runs, Training
+from prune_realloc.reporting.tables import owners
+from prune_realloc.results.curve import Sweep
+from prune_realloc.training.config import TrainConfig
+
+_SOURCE_FLAGS = {"ckpt": "--ckpt", "model": "--model", "img_size": "--img-size", "ema": "--ema"}
+_IMAGE_FLAGS = {
+    "name": "--data",
+    "data_dir": "--data-dir",
+    "split": "--split",
+    "class_map": "--class-map",
+    "class_order": "--class-order",
+    "samples": "--samples",
+    "seed": "--seed",
+}
+
+
+def asked_panel(runs: Runs) -> Panel:
+    """One row for each thing that was done, and the facts that each analysis went by."""
+    owner = owners(runs.analyses)
+    taken = tuple(_taken(analysis, owner[folder]) for folder, analysis in runs.analyses.items() if analysis.taken)
+    rows = tuple(_rows(runs))
+    return Panel(
+        title="What was asked",
+        text="Each row is one command: on which network and images it worked, and what was wanted.",
+        parts=(Table(title="runs", columns=("folder", "verb", "network", "images", "asked for"), rows=rows), *taken),
+    )
+
+
+def _rows(runs: Runs) -> Iterator[tuple[str, ...]]:
+    for folder, analysis in runs.analyses.items():
+        images = "none" if analysis.data is None else f"{analysis.samples} of {analysis.data['name']}"
+        yield folder, "analyze", analysis.model["architecture"], images, f"scores by {analysis.scorer}"
+    for folder, check in runs.checks.items():
+        yield folder, "analyze --check", "", str(check.samples), "does the ranking foretell what is lost?"
+    for folder, cut in runs.cuts.items():
+        yield folder, "apply", *_source(cut.recipe), _wanted(cut.recipe)
+    for folder, sweep in runs.sweeps.items():
+        budgets = ", ".join(f"{point.budget:g}" for point in sweep.points)
+        yield folder, "sweep", *_source(sweep.points[0].recipe), f"{sweep.kind} at {budgets} of the source"
+    for folder, variant in runs.variants.items():
+        target = variant.recipe.target
+        assert target is not None
+        yield folder, "emit", *_source(variant.recipe), f"{_like(target)}, rule {variant.rule}"
+    for folder, training in runs.trainings.items():
+        result: Mapping[str, Any] = training.result or {}
+        images = str(result.get("data", {}).get("name", ""))
+        yield folder, "train", str(result.get("parent", "")), images, f"{len(training.rows)} epochs"
+    for folder, heads in runs.heads.items():
+        yield folder, "heads", "", str(heads.samples), "how alike heads are, and what each is worth"
+    for folder, profile in runs.profiles.items():
+        models = ", ".join(dict.fromkeys(each.model for each in profile.passes))
+        batches = ", ".join(dict.fromkeys(str(each.batch_size) for each in profile.passes))
+        yield folder, "profile", models, "random", f"batch {batches} on {profile.device_name}"
+
+
+def _source(recipe: Recipe) -> tuple[str, str]:
+    """Network and images of a recipe."""
+    source, data = recipe.source, recipe.data
+    return str(
+        source.architecture or source.model or source.ckpt or ""
+    ), f"{data.samples} of {data.name or 'batches given in Python'}"
+
+
+def _wanted(recipe: Recipe) -> str:
+    """Budget, allocation and axes of a cut."""
+    if recipe.budget is None:
+        return "widths by rule"
+    kind, value = next(iter(recipe.budget.model_dump(exclude_none=True).items()))
+    return f"{kind} {value:g}, allocation {recipe.allocation}, of {', '.join(recipe.axes)}"
+
+
+def _like(target: Target) -> str:
+    budget = target.network and f", {target.network.requested:,} {target.network.kind}"
+    return f"an EfficientViT like {target.like}{budget or ''}"
+
+
+def _taken(analysis: Analysis, named: str) -> Table:
+    rows = tuple((name, fact.text(), fact.why()) for name, fact in taken_from(analysis.taken).items())
+    return Table(title=f"{named}What was taken", columns=("fact", "value", "what tells it"), rows=rows)
+
+
+def reproduce_panel(runs: Runs) -> Panel:
+    """Commands, versions and checksums."""
+    rows = tuple(row for folder, analysis in runs.analyses.items() for row in _provenance(folder, analysis))
+    return Panel(
+        title="How to make it again",
+        text="The same versions, network and images give the same numbers; times depend on the machine.",
+        parts=(Table(title="provenance", columns=("folder", "what", "value"), rows=rows),) if rows else (),
+        code=tuple(_commands(runs)),
+    )
+
+
+def _provenance(folder: str, analysis: Analysis) -> Iterator[tuple[str, str, str]]:
+    yield folder, "weights, SHA-256", str(analysis.model.get("weights_sha256"))
+    if analysis.data is not None:
+        yield folder, "images, SHA-256", str(analysis.data.get("checksum"))
+    yield folder, "seed", str(analysis.seed)
+    yield folder, "versions", ", ".join(f"{name} {version}" for name, version in analysis.versions.items())
+
+
+def _commands(runs: Runs) -> Iterator[str]:
+    for folder, analysis in runs.analyses.items():
+        checked = ["--check"] if folder in runs.checks else []
+        yield _line("analyze", *analysed(analysis), "--scorer", analysis.scorer, *checked, "-o", folder)
+    for folder in runs.cuts:
+        yield _line("apply", f"{folder}/recipe.yaml", "-o", folder)
+    for folder, sweep in runs.sweeps.items():
+        yield _sweep_line(folder, sweep)
+    for folder in runs.variants:
+        yield _line("emit", f"{folder}/recipe.yaml", "-o", str(Path(folder).parent))
+    for folder, training in runs.trainings.items():
+        if training.result is not None:
+            yield _train_line(folder, training, training.result)
+
+
+def _sweep_line(folder: str, sweep: Sweep) -> str:
+    budgets = ",".join(f"{point.budget:g}" for point in sweep.points)
+    return _line("sweep", f"{folder}/{sweep.points[0].file}", "--budgets", budgets, "-o", folder)
+
+
+def _train_line(folder: str, training: Training, result: Mapping[str, Any]) -> str:
+    data = result.get("data", {})
+    usual = {name: field.default for name, field in TrainConfig.model_fields.items()}
+    settings = [
+        f"--set={name}={value}"
+        for name, value in result["config"].items()
+        if value is not None and value != usual.get(name)
+    ]
+    teacher = ["--teacher", str(result["teacher"])] if result.get("teacher") else []
+    split = ["--eval-split", str(data.get("eval_split"))] if data.get("eval_split") else []
+    where = [str(result.get("parent")), "--data", str(data.get("name"))]
+    return _line("train", *where, *split, *teacher, *settings, "-o", folder)
+
+
+def analysed(analysis: Analysis) -> list[str]:
+    """The flags that name the network and the images of an analysis; none: those that the package ships.
+
+    A network or batches that were given in Python have no name: CHECKPOINT and IMAGES stand for them.
+    """
+    recipe = analysis.as_recipe()
+    source, data = recipe["source"], recipe["data"]
+    network = _flags(source, _SOURCE_FLAGS) + (["--pretrained"] if source.get("pretrained") else [])
+    network += [f"--model-arg={key}={value}" for key, value in (source.get("model_args") or {}).items()]
+    images = [] if analysis.data is None else _flags({"name": "IMAGES"} | data, _IMAGE_FLAGS)
+    if source.get("ckpt") or source.get("model"):
+        return network + images
+    return images[2:] if data.get("name") == "demo" else ["--ckpt", "CHECKPOINT", *network, *images]
+
+
+def _flags(values: Mapping[str, Any], flags: Mapping[str, str]) -> list[str]:
+    known = {flag: values.get(field) for field, flag in flags.items()}
+    return [part for flag, value in known.items() if value not in (None, False) for part in (flag, str(value))]
+
+
+def _line(verb: str, *parts: str) -> str:
+    return shlex.join(["prune-realloc", verb, *parts])

@@ -1,0 +1,264 @@
+"""What run folders hold, found by the files that each verb writes, and read with everything checked."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from prune_realloc.core.analysis import META_FILE, SCORES_FILE, Analysis
+from prune_realloc.core.errors import InputError
+from prune_realloc.core.names import RECIPE_FILE, RESULT_FILE, STATE_FILE, UNITS_FILE
+from prune_realloc.recipe.document import Recipe
+from prune_realloc.recipe.reader import load_recipe
+from prune_realloc.results.alike import HEADS_FILE, Heads
+from prune_realloc.results.checked import CHECK_FILE, Check
+from prune_realloc.results.curve import CURVE_FILE, Point, Sweep
+from prune_realloc.results.profile import PROFILE_FILE, Profile
+from prune_realloc.results.variant import REALLOCATED, Variant
+from prune_realloc.training.outputs import BEST, COLUMNS, LAST, LOG_FILE, Row
+
+_DEEP = 4
+"""So many folders below a run are looked into: RUN/variants/efficientvit_m0/realloc, and one more."""
+_Kind = TypeVar("_Kind")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """A network that `apply` wrote."""
+
+    recipe: Recipe
+    """As it was carried out."""
+    numbers: Mapping[str, Any]
+    """As `Applied.summary` has them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """A run of `train`."""
+
+    rows: tuple[Row, ...]
+    """One for each epoch that is done."""
+    result: Mapping[str, Any] | None
+    """As `Trained` has it; None: it is not finished."""
+    seed: int | None
+    """Of a finished run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runs:
+    """What is there: folder, as it was given and below, -> what was read in it."""
+
+    folders: tuple[str, ...]
+    analyses: Mapping[str, Analysis]
+    checks: Mapping[str, Check]
+    heads: Mapping[str, Heads]
+    profiles: Mapping[str, Profile]
+    sweeps: Mapping[str, Sweep]
+    cuts: Mapping[str, Cut]
+    variants: Mapping[str, Variant]
+    trainings: Mapping[str, Training]
+    damaged: tuple[str, ...] = ()
+    """What could not be read, and why."""
+
+    @property
+    def networks(self) -> dict[str, str]:
+        """Checksum of a source's weights -> its architecture."""
+        found = {a.model.get("weights_sha256"): a.model["architecture"] for a in self.analyses.values()}
+        sources = [cut.recipe.source for cut in self.cuts.values()]
+        sources += [point.recipe.source for sweep in self.sweeps.values() for point in sweep.points]
+        found |= {source.weights_sha256: source.architecture for source in sources}
+        return {str(weights): str(name) for weights, name in found.items() if weights is not None}
+
+
+def read_runs(folders: Sequence[str | Path]) -> Runs:
+    """Everything that lies in the folders and below.
+
+    Raises:
+        InputError: a folder is not there, is given twice, or none of them holds anything that a verb wrote.
+    """
+    found: dict[str, dict[str, Any]] = {kind: {} for kind in _READERS}
+    damaged = []
+    for place in _places([Path(folder) for folder in folders]):
+        for kind, (files, read) in _READERS.items():
+            if all(not (place / file).exists() for file in files):
+                continue
+            try:
+                thing = read(place)
+            except InputError as error:
+                damaged.append(str(error))
+                continue
+            if thing is not None:
+                found[kind][str(place)] = thing
+    named = tuple(str(folder) for folder in folders)
+    if not damaged and not any(found.values()):
+        raise InputError(
+            f"run {', '.join(map(repr, named))} holds nothing to report; run `analyze -o {named[0]}` first"
+        )
+    return Runs(folders=named, damaged=tuple(dict.fromkeys(damaged)), **found)
+
+
+def _places(folders: Sequence[Path]) -> Iterator[Path]:
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"run {str(folder)!r} is no folder; give one that a verb wrote with -o")
+        if folders.count(folder) > 1:
+            raise InputError(f"run {str(folder)!r} is given twice; leave one out")
+    seen = set()
+    for folder in folders:
+        for name, below, _ in os.walk(folder):
+            place = Path(name)
+            deep = len(place.relative_to(folder).parts)
+            below[:] = sorted(each for each in below if each not in (BEST, LAST) and deep < _DEEP)
+            if place.resolve() not in seen:
+                seen.add(place.resolve())
+                yield place
+
+
+def _json(kind: type[_Kind], file: str) -> Callable[[Path], _Kind]:
+    """Reads a file that holds a dataclass, with the type of every field checked; what more there is, is left."""
+
+    def read(folder: Path) -> _Kind:
+        path = folder / file
+        try:
+            return TypeAdapter(kind).validate_json(path.read_bytes())
+        except (ValidationError, OSError) as error:
+            raise InputError(f"{path} is damaged ({_first(error)}); make it again") from error
+
+    return read
+
+
+def _first(error: ValidationError | OSError) -> str:
+    if isinstance(error, OSError):
+        return str(error.strerror)
+    first = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'its content'}: {first['msg']}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Change:
+    source: float | None
+    achieved: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Count:
+    source: int
+    achieved: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Timing:
+    model: str
+    batch_size: int
+    median_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Outcome:
+    """What the page reads of a cut network's numbers."""
+
+    params: _Count
+    macs: _Count
+    bytes: _Count
+    top1: _Change | None
+    agreement: float | None
+    kl: float | None
+    samples: int
+    predicted_damage: float | None
+    latency: list[_Timing] | None
+    faster: list[str] | None
+    notes: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SweptPoint(_Outcome):
+    budget: float
+    recipe: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Swept:
+    kind: str
+    examination_seconds: float
+    notes: list[str]
+    points: list[_SweptPoint]
+
+
+def _cut(folder: Path) -> Cut | None:
+    """What `apply` wrote; the last of its files are the numbers. A training writes a file of that name too."""
+    if (folder / LOG_FILE).exists() or not (folder / RECIPE_FILE).exists():
+        return None
+    if not (folder / RESULT_FILE).exists():
+        raise InputError(f"{folder} has no {RESULT_FILE}, writing it was interrupted; run `apply` again")
+    numbers = _json(_Outcome, RESULT_FILE)(folder)
+    recipe = load_recipe(folder / RECIPE_FILE)
+    if recipe.plan is None:
+        raise InputError(f"{folder / RECIPE_FILE} has no plan; run `apply` again")
+    return Cut(recipe=recipe, numbers=asdict(numbers))
+
+
+def _sweep(folder: Path) -> Sweep:
+    content = _json(_Swept, CURVE_FILE)(folder)
+    if not content.points:
+        raise InputError(f"{folder / CURVE_FILE} has no points; run `sweep` again")
+    points = tuple(
+        Point(
+            budget=each.budget,
+            recipe=load_recipe(folder / Path(each.recipe).name),
+            numbers=asdict(each),
+            seconds=each.seconds,
+        )
+        for each in content.points
+    )
+    return Sweep(
+        kind=content.kind,
+        examination_seconds=content.examination_seconds,
+        notes=tuple(content.notes),
+        taken={},
+        points=points,
+    )
+
+
+def _variant(folder: Path) -> Variant | None:
+    """The networks of one recipe, which lies in all of their folders: it is read in the first."""
+    if folder.name != REALLOCATED:
+        return None
+    recipe = load_recipe(folder / RECIPE_FILE)
+    if recipe.target is None or recipe.target.network is None:
+        return None
+    return Variant(name="", recipe=recipe, latency=None)
+
+
+def _training(folder: Path) -> Training:
+    path = folder / LOG_FILE
+    if not path.exists():
+        return Training(rows=(), result=None, seed=None)
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = tuple({name: float(row[name]) for name in COLUMNS} for row in csv.DictReader(file))
+        result = json.loads((folder / RESULT_FILE).read_text()) if (folder / RESULT_FILE).exists() else None
+        seed = None if result is None else int(result["config"]["seed"])
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} or {RESULT_FILE} beside it is damaged ({error!r}); train it again") from error
+    return Training(rows=rows, result=result, seed=seed)
+
+
+_READERS: dict[str, tuple[tuple[str, ...], Callable[[Path], Any]]] = {
+    "analyses": ((META_FILE, SCORES_FILE), Analysis.load),
+    "checks": ((CHECK_FILE,), _json(Check, CHECK_FILE)),
+    "heads": ((HEADS_FILE,), _json(Heads, HEADS_FILE)),
+    "profiles": ((PROFILE_FILE,), _json(Profile, PROFILE_FILE)),
+    "sweeps": ((CURVE_FILE,), _sweep),
+    "cuts": ((RESULT_FILE, UNITS_FILE), _cut),
+    "variants": ((RECIPE_FILE,), _variant),
+    "trainings": ((LOG_FILE, STATE_FILE), _training),
+}
+"""Kind of thing -> the files of which one is enough to expect it, and what reads it."""

@@ -1,0 +1,100 @@
+"""What `heads` has found: how alike the heads of each block are, and what is lost without each of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+HEADS_FILE = "heads.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Likeness:
+    """Cosine similarities between the heads of a block."""
+
+    matrix: tuple[tuple[float, ...], ...]
+    mean: float
+    """Off the diagonal."""
+    largest: float
+    """Off the diagonal."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockHeads:
+    """One site of the axis `heads`."""
+
+    site: str
+    heads: int
+    maps: Likeness | None
+    """Of attention maps; None where the attention has none that can be watched."""
+    outputs: Likeness | None
+    """Of what the heads add to the stream; None where no layer reads them one by one."""
+    removal: tuple[float, ...]
+    """Loss without each head minus the loss of the whole network, nats per image; without labels the same as `kl`."""
+    kl: tuple[float, ...]
+    """KL(whole || without the head), nats per image."""
+    kept: int | None = None
+    """How many the planner keeps where half of what all heads cost must go; None: it has no such site."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heads:
+    """What `heads` has found."""
+
+    blocks: tuple[BlockHeads, ...]
+    samples: int
+    labelled: bool
+    """Are the losses those of labels, not distances to the whole network?"""
+    notes: tuple[str, ...]
+    taken: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def title(self) -> str:
+        """What `rows` holds."""
+        lost = "loss at the labels" if self.labelled else "KL to the whole network"
+        return f"cosine similarity between heads, and nats per image ({lost}) without one; {self.samples} images"
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """One for each block, under `COLUMNS`; what was not measured is empty."""
+        return [_row(block) for block in self.blocks]
+
+    def file(self) -> bytes:
+        """The content of `HEADS_FILE`."""
+        return (json.dumps(asdict(self), indent=1) + "\n").encode()
+
+
+COLUMNS = (
+    "site",
+    "heads",
+    "maps alike",
+    "most",
+    "outputs alike",
+    "most",
+    "least lost",
+    "head",
+    "most lost",
+    "head",
+    "planned",
+)
+
+
+def _row(block: BlockHeads) -> tuple[str, ...]:
+    order = sorted(range(block.heads), key=lambda head: block.removal[head])
+    least, most = order[0], order[-1]
+    return (
+        block.site,
+        str(block.heads),
+        *_cells(block.maps),
+        *_cells(block.outputs),
+        f"{block.removal[least]:.2g}",
+        str(least),
+        f"{block.removal[most]:.2g}",
+        str(most),
+        "" if block.kept is None else str(block.kept),
+    )
+
+
+def _cells(likeness: Likeness | None) -> tuple[str, str]:
+    return ("", "") if likeness is None else (f"{likeness.mean:.2f}", f"{likeness.largest:.2f}")

@@ -1,0 +1,180 @@
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from support.run_folder import make_run_folder
+from support.toy_analysis import make_toy_analysis
+
+from prune_realloc.core.cost import Term
+from prune_realloc.core.errors import InputError
+from prune_realloc.pages.writers import as_html, as_json, as_markdown
+from prune_realloc.reporting.report import report, write_report
+from prune_realloc.results.figures import retention_figure
+
+EVERYTHING = [
+    "What was asked",
+    "What was found",
+    "Can the ranking be trusted?",
+    "What was cut, and why",
+    "Before and after",
+    "What other budgets give",
+    "Where the time goes",
+    "Heads",
+    "The next network",
+    "Training",
+    "How to make it again",
+]
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    return make_run_folder(tmp_path_factory.mktemp("run") / "all")
+
+
+@pytest.fixture
+def broken(run_folder, tmp_path):
+    """A copy that a test may damage."""
+    return shutil.copytree(run_folder, tmp_path / "broken")
+
+
+def test_a_folder_of_everything_has_every_panel(run_folder):
+    page = report([run_folder])
+    assert [panel.title for panel in page.panels] == EVERYTHING
+    assert page.missing == ()
+    gone = [missing.what for panel in page.panels for missing in panel.missing]
+    shown = as_markdown(page).decode()
+    assert f"the result of {run_folder}/interrupted" in gone  # a training that was killed in its first epoch
+    for words in ("better than random", "planned", "only a few images", "gives up 2.3e-12 nats", "prune-realloc sweep"):
+        assert words in shown, words
+    numbers = json.loads(as_json(page))
+    assert [panel["title"] for panel in numbers["panels"]] == EVERYTHING
+    html = as_html(page).decode()
+    assert all(f">{title}</h2>" in html for title in EVERYTHING)
+
+
+def test_the_cut_lies_on_the_curve_that_it_is_a_point_of(run_folder):
+    [figure] = report([run_folder]).panels[5].parts
+    lines = {series.name: series.points for series in figure.drawings[0].series}
+    assert lines["chosen"] == lines["pruned, without training"] == ((pytest.approx(100 * 20804 / 26224), 0.0),)
+
+
+def test_what_is_not_there_is_named_with_the_command_that_makes_it(tmp_path):
+    write_report(make_toy_analysis(), tmp_path)
+    make_toy_analysis().save(tmp_path)
+    page = report([tmp_path])
+    assert [panel.title for panel in page.panels] == [EVERYTHING[0], EVERYTHING[1], EVERYTHING[-1]]
+    commands = {missing.what: missing.command for missing in page.missing}
+    assert commands["What other budgets give"] == f"prune-realloc sweep {tmp_path} -o {tmp_path}/curve"
+    assert "--check" in commands["Can the ranking be trusted?"]
+    assert all(missing.why for missing in page.missing)
+
+
+def test_a_ranking_that_is_no_better_than_random_comes_first(broken):
+    check = json.loads((broken / "analysis" / "check.json").read_text())
+    for each in check["tried"]:
+        each["ranking"] = each["reverse"]
+    (broken / "analysis" / "check.json").write_text(json.dumps(check))
+    assert "NO better than random" in report([broken]).lines[0]
+
+
+def test_without_labels_agreement_stands_in(broken):
+    for name in ("pruned/result.json", "sweep.json"):
+        content = json.loads((broken / name).read_text())
+        for numbers in content.get("points", [content]):
+            numbers["top1"] = None
+        (broken / name).write_text(json.dumps(content))
+    page = report([broken])
+    for panel in page.panels[4:6]:
+        assert "no labels" in panel.missing[0].why
+    assert page.panels[5].parts[0].drawings[0].title == "agreement against cost"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("heads.json", "{", "heads.json is damaged"),
+        ("heads.json", '{"blocks": 3}', "heads.json is damaged (blocks"),
+        ("profile.json", "[]", "profile.json is damaged"),
+        ("sweep.json", "null", "sweep.json is damaged"),
+        ("pruned/result.json", '{"macs": {"source": "many"}}', "result.json is damaged"),
+        ("pruned/recipe.yaml", "budget: {keep_macs: 2}", "keep_macs"),
+        ("finished/log.csv", "epoch,loss\n1,x\n", "log.csv or result.json beside it is damaged"),
+        ("analysis/analysis.safetensors", "", "damaged"),
+    ],
+)
+def test_a_half_written_file_is_named_and_the_rest_is_shown(broken, name, content, complaint):
+    (broken / name).write_text(content)
+    page = report([broken])
+    assert len(page.panels) >= len(EVERYTHING) - 2
+    assert complaint in next(missing.why for missing in page.missing if missing.what == "a file")
+    as_html(page)
+
+
+def test_an_analysis_without_its_last_file_was_interrupted(broken):
+    (broken / "analysis" / "analysis.json").unlink()
+    assert "writing it was interrupted" in report([broken]).missing[0].why
+
+
+def test_folders_of_different_networks_say_so(run_folder, tmp_path):
+    other = make_toy_analysis(model={"architecture": "toy", "weights_sha256": "another"})
+    other.save(tmp_path / "b")
+    page = report([run_folder / "analysis", tmp_path / "b"])
+    assert "2 different networks" in "\n".join(page.lines)
+    titles = [part.title for part in page.panels[1].parts]
+    assert sum(title.startswith(f"{tmp_path}/b: ") for title in titles) == 3
+
+
+def test_bad_folders_are_refused(tmp_path, run_folder):
+    for folders, complaint in (
+        ([tmp_path / "none"], "is no folder"),
+        ([tmp_path], "holds nothing to report"),
+        ([run_folder, run_folder], "given twice"),
+    ):
+        with pytest.raises(InputError, match=complaint):
+            report(folders)
+
+
+def test_thousands_of_blocks_stay_readable(tmp_path):
+    names = [f"blocks.{block}.ffn" for block in range(600)]
+    many = make_toy_analysis(
+        scores={name: np.array([1.0, 2.0]) for name in names},
+        damage={name: np.array([2.0, 1.0, 0.0]) for name in names},
+        widths=dict.fromkeys(names, 2),
+        groups=dict.fromkeys(names, 1),
+        terms=tuple(Term(component="ffn", sites=(name,), params=2, macs=20) for name in names),
+    )
+    page = write_report(many, tmp_path).read_text()
+    assert len(page) < 300_000
+    assert "400 more rows" in page
+
+
+def test_same_analysis_same_bytes(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    pages = [write_report(make_toy_analysis(), tmp_path / name).read_text() for name in ("a", "b")]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["report.html", "retention.png"]
+    assert pages[0].replace(f"{tmp_path}/a", "") == pages[1].replace(f"{tmp_path}/b", "")
+    assert (tmp_path / "a" / "retention.png").read_bytes() == retention_figure(make_toy_analysis())
+
+
+def test_the_page_is_self_contained_and_escaped(tmp_path):
+    analysis = make_toy_analysis(model={"architecture": "<script>alert(1)</script>"}, notes=("a < b",))
+    page = write_report(analysis, tmp_path).read_text()
+    assert "<script>alert" not in page
+    assert "a &lt; b" in page
+    assert "http" not in page
+    assert not re.search(r'(src|href)="(?!#|data:,)', page)
+
+
+def test_the_page_says_what_was_taken_and_what_is_guessed(tmp_path):
+    taken = {"architecture": {"value": "<deit>", "origin": "the file's name", "guessed": True}}
+    page = write_report(make_toy_analysis(taken=taken), tmp_path).read_text()
+    assert "<td>architecture</td><td>&lt;deit&gt;</td><td>a guess from the file&#39;s name</td>" in page
+    assert "What was taken" not in write_report(make_toy_analysis(), tmp_path).read_text()
+
+
+def test_a_name_that_is_no_text_is_spelled_out(tmp_path):
+    analysis = make_toy_analysis(model={"architecture": "vit"}, notes=("pictures\udcff cannot be read",))
+    assert r"pictures\udcff cannot be read" in write_report(analysis, tmp_path).read_text()
