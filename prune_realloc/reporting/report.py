@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from prune_realloc.core.analysis import Analysis
 from prune_realloc.core.files import make_folder, write_files
@@ -19,6 +18,7 @@ from prune_realloc.reporting.emitted import emitted_panel
 from prune_realloc.reporting.found import checked_panel, found_panel
 from prune_realloc.reporting.heads import heads_panel
 from prune_realloc.reporting.runs import Runs, read_runs
+from prune_realloc.reporting.tables import owners
 from prune_realloc.reporting.trained import trained_panel
 from prune_realloc.results.checked import Check
 from prune_realloc.results.figures import retention_figure
@@ -68,7 +68,9 @@ _SECTIONS = (
     _Section(
         title="Where the time goes",
         of="profiles",
-        panels=lambda runs: [profile_panel(profile) for profile in runs.profiles.values()],
+        panels=lambda runs: [
+            profile_panel(runs.profiles[folder], owner) for folder, owner in owners(runs.profiles).items()
+        ],
         command="prune-realloc profile CHECKPOINT {run}/pruned -o {run}/profile",
     ),
     _Section(
@@ -111,10 +113,9 @@ def write_report(analysis: Analysis, folder: str | Path) -> Path:
 
 def report_files(analysis: Analysis, folder: str | Path, check: Check | None = None) -> dict[str, bytes]:
     """The picture and the page of an analysis that will lie in `folder`, by the names of their files."""
-    nothing: dict[str, Any] = {section.of: {} for section in _SECTIONS}
-    checks = {} if check is None else {str(folder): check}
-    own = nothing | {"analyses": {str(folder): analysis}, "checks": checks}
-    page = gathered(Runs(folders=(str(folder),), **own))
+    place = str(folder)
+    checks = {} if check is None else {place: check}
+    page = gathered(Runs(folders=(place,), analyses={place: analysis}, checks=checks))
     return {"retention.png": retention_figure(analysis), "report.html": as_html(page)}
 
 

@@ -6,7 +6,7 @@ import csv
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,14 +56,14 @@ class Runs:
     """What is there: folder, as it was given and below, -> what was read in it."""
 
     folders: tuple[str, ...]
-    analyses: Mapping[str, Analysis]
-    checks: Mapping[str, Check]
-    heads: Mapping[str, Heads]
-    profiles: Mapping[str, Profile]
-    sweeps: Mapping[str, Sweep]
-    cuts: Mapping[str, Cut]
-    variants: Mapping[str, Variant]
-    trainings: Mapping[str, Training]
+    analyses: Mapping[str, Analysis] = field(default_factory=dict)
+    checks: Mapping[str, Check] = field(default_factory=dict)
+    heads: Mapping[str, Heads] = field(default_factory=dict)
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
+    sweeps: Mapping[str, Sweep] = field(default_factory=dict)
+    cuts: Mapping[str, Cut] = field(default_factory=dict)
+    variants: Mapping[str, Variant] = field(default_factory=dict)
+    trainings: Mapping[str, Training] = field(default_factory=dict)
     damaged: tuple[str, ...] = ()
     """What could not be read, and why."""
 

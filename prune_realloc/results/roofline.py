@@ -31,15 +31,15 @@ def profile_files(found: Profile) -> dict[str, bytes]:
     return {PROFILE_FILE: (json.dumps(numbers, indent=1) + "\n").encode(), "profile.html": as_html(page)}
 
 
-def profile_panel(found: Profile) -> Panel:
-    """Shares by class and component, and each operator below the measured ceilings."""
+def profile_panel(found: Profile, owner: str = "") -> Panel:
+    """Shares by class and component, and each operator below the measured ceilings; `owner` begins its title."""
     where = (
         f"{found.device_name} ({found.device}), {found.threads} threads, images {found.input_shape}; eager, float32. A "
         f"matrix product reaches {found.ceilings.flops_per_s / 1e9:.1f} billion operations a second, a copy "
         f"{found.ceilings.bytes_per_s / 1e9:.1f} GB/s."
     )
     return Panel(
-        title="Where the time goes",
+        title=f"{owner}Where the time goes",
         text=f"{_TEXT} {where}",
         lines=tuple(found.sentences()),
         parts=(_shares(found), *(_component_table(each) for each in found.passes), _roofline(found)),

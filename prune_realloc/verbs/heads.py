@@ -30,6 +30,9 @@ from prune_realloc.runtime.device import out_of_memory_named, pick_device
 from prune_realloc.runtime.networks import count_classes, evaluation_mode
 from prune_realloc.verbs.analyze import analyze
 
+_SLACK = 0.004
+"""Of the network's cost: what the planner's rounding needs; less than how far below its budget a plan may stay."""
+
 
 def heads(source: Source, *, data: Data, batch_size: int, workers: int = 0, device: str = "auto") -> Heads:
     """Watch and remove the heads of a classifier, on the images of `data`.
@@ -126,8 +129,9 @@ def planned_heads(analysis: Analysis) -> tuple[dict[str, int], tuple[str, ...]]:
     if not sites:
         return {}, ()
     each = {name: unit_cost(analysis.terms, analysis.widths, name, DEFAULT_KIND) for name in sites}
+    whole, least = analysis.cost().of(DEFAULT_KIND), min(each.values())
     half = sum(analysis.widths[name] * cost for name, cost in each.items()) / 2
-    limit = analysis.cost().of(DEFAULT_KIND) - half + min(each.values()) / 2  # a head is not cut in two
+    limit = whole - half // least * least + _SLACK * whole  # a head is not cut in two
     recipe = build_recipe({"axes": ["heads"], "budget": {DEFAULT_KIND: round(limit)}})
     try:
         decided = plan(analysis, recipe).sites

@@ -5,13 +5,14 @@ import pytest
 import timm
 import torch
 from support.networks import build, randomise_
+from support.toy_analysis import make_toy_analysis
 
 from prune_realloc.data.batches import Batch
 from prune_realloc.pruning.cut import cut
 from prune_realloc.pruning.head_maps import cosines, head_sites
 from prune_realloc.pruning.sites import find_sites
 from prune_realloc.results.evaluate import measure
-from prune_realloc.verbs.heads import measured_heads
+from prune_realloc.verbs.heads import measured_heads, planned_heads
 
 H, K = 3, 16  # heads of the tiny ViT, and their width
 
@@ -117,3 +118,10 @@ def test_cascaded_heads():
     assert first.outputs.matrix[0][1:] == (0, 0, 0)
     assert first.removal[0] == pytest.approx(0, abs=1e-6)
     assert all(first.removal[1:])
+
+
+def test_the_planner_keeps_half_of_the_heads():
+    """Of two heads of 240 multiply-adds each one goes; of what has no heads, nothing is said."""
+    assert planned_heads(make_toy_analysis()) == ({"blocks.0.heads": 1}, ())
+    whole = make_toy_analysis().widths | {"blocks.0.heads": 1}
+    assert planned_heads(make_toy_analysis(widths=whole)) == ({}, ())
