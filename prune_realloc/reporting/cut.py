@@ -28,8 +28,8 @@ def cut_panel(cuts: Mapping[str, Cut]) -> Panel:
         parts += [_kept(cut.recipe, owner[folder]), _widths(cut.recipe, owner[folder])]
     return Panel(
         title="What was cut, and why",
-        text="The planner priced every width of every site in nats per image (how much worse the network gets) and "
-        "took the widths that lose least within the budget. Every width says why it is what it is.",
+        text="Allocation damage prices every width of every site by how much worse the network gets, and takes those "
+        "that lose least within the budget; uniform and per-axis are controls. Every width says why it is what it is.",
         lines=tuple(owner[folder] + line for folder, cut in cuts.items() for line in plan_facts(cut.recipe)),
         parts=tuple(parts),
     )

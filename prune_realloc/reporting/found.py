@@ -17,6 +17,9 @@ from prune_realloc.results.tables import LABELS, component_table, facts, share_m
 _FLOOR = 1e-9
 """Nats at which the chart draws what loses nothing."""
 
+_SCORED = {"nats": "It says how much worse the network gets on real images without the unit. "}
+"""Unit of the scores -> what they say."""
+
 
 def found_panel(analyses: Mapping[str, Analysis]) -> Panel:
     """Retention, shares and costs of each analysis."""
@@ -29,9 +32,9 @@ def found_panel(analyses: Mapping[str, Analysis]) -> Panel:
     meant = share_meaning(every[0][2])
     return Panel(
         title="What was found",
-        text="Each unit of the network (a head, a Q/K or V dimension, an FFN neuron, a channel) was scored on real "
-        f"images: how much worse the network gets without it. share: part of {meant}, in percent. 90%: units that "
-        f"carry 90 % of it; few of them mean that most of the component can go.",
+        text="Each unit of the network (a head, a Q/K or V dimension, an FFN neuron, a channel) has a score. "
+        f"{_SCORED.get(every[0][2]['unit'], '')}share: part of {meant}, in percent. 90%: units that carry 90 % of it; "
+        "few of them mean that most of the component can go.",
         lines=tuple(named + line for named, _, numbers in every for line in facts(numbers)),
         notes=tuple(named + note for named, analysis, _ in every for note in analysis.notes),
         parts=tuple(parts),
