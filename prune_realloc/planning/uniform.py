@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
-from prune_realloc.core.structure import site_place
-from prune_realloc.planning.choices import PlanningProblem, without_dropped_blocks
+from prune_realloc.core.structure import site_place, without_dropped_blocks
+from prune_realloc.planning.choices import PlanningProblem
 
 
 def shared_shares(problem: PlanningProblem, limit: int, allocation: str) -> dict[str, int]:
