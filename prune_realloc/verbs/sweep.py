@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from prune_realloc.core.cost import DEFAULT_KIND
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.files import make_folder
 from prune_realloc.core.names import Progress
@@ -98,12 +99,15 @@ def _recipes(recipe: Recipe, budgets: Sequence[float]) -> dict[float, Recipe]:
             raise InputError(f"budgets: {share:g} is no share to cut to; give numbers between 0 and 1, without either")
         if list(budgets).count(share) > 1:
             raise InputError(f"budgets: {share:g} is given twice; leave one of them out")
+    conditions = {} if recipe.budget is None else recipe.budget.conditions()
     field = f"keep_{_kind(recipe)}"
-    return {share: recipe.model_copy(update={"plan": None, "budget": Budget(**{field: share})}) for share in budgets}
+    wanted = {share: Budget.model_validate({field: share} | conditions) for share in budgets}
+    return {share: recipe.model_copy(update={"plan": None, "budget": budget}) for share, budget in wanted.items()}
 
 
 def _kind(recipe: Recipe) -> str:
-    return "macs" if recipe.budget is None else recipe.budget.kind
+    """What the budgets are shares of: the first that the recipe limits."""
+    return DEFAULT_KIND if recipe.budget is None else recipe.budget.counted[0]
 
 
 def _fresh(folder: Path) -> Path:
