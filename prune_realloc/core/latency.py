@@ -120,8 +120,8 @@ class LatencyTable:
         """Raises InputError where the table is of another network than the one with these terms and widths."""
         if digest(terms, widths, self.input_shape) != digest(self.terms, self.measured[0].widths, self.input_shape):
             raise InputError(
-                "latency table: it was measured of another network, or at another image size; leave "
-                "--latency-table out to measure this one"
+                "latency_table: it was measured of another network, or at another image size; leave it out to measure "
+                "this one"
             )
 
     def _check(self, widths: Widths) -> None:

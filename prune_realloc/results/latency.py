@@ -15,7 +15,7 @@ from prune_realloc.core.cost import Widths
 from prune_realloc.core.errors import InputError, require_at_least
 from prune_realloc.core.latency import LEAST_MEASURED, Conditions, LatencyTable, Measured
 from prune_realloc.families import family_of
-from prune_realloc.families.host import adopted, inner_of
+from prune_realloc.families.host import adopted, find_host, inner_of
 from prune_realloc.families.inputs import input_shape
 from prune_realloc.pruning.cut import cut_to_widths
 from prune_realloc.pruning.sites import find_sites
@@ -111,9 +111,15 @@ def measure_latency(
     for name, value, least in (("batch", batch, 1), ("threads", threads, 1), ("seconds", seconds, 0)):
         require_at_least(name, value, least)
     started, target, net = time.perf_counter(), pick_device(device), adopted(model)
+    if not find_host(net).stands_alone:
+        raise InputError(f"latency: {find_host(net)}: only a network without others around it is timed; give the inner")
     shape, sites, terms = input_shape(net), find_sites(net), family_of(inner_of(net)).describe(inner_of(net)).terms
     images = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(seed)).to(target)
-    with torch_threads(threads) as used, evaluation_mode(net, device=target), out_of_memory_named(batch):
+    with (
+        torch_threads(threads) as used,
+        evaluation_mode(net, device=target),
+        out_of_memory_named(batch, "lower --batch"),
+    ):
         setting = _Setting(
             runtime=runtime, images=images, threads=used, device=target, deadline=started + seconds, seed=seed
         )

@@ -20,6 +20,7 @@ from prune_realloc.pruning.objectives import Loss
 from prune_realloc.recipe.budget import Budget
 from prune_realloc.recipe.document import Recipe
 from prune_realloc.results.curve import CURVE_FILE, Point, Sweep
+from prune_realloc.results.latency_tables import Tables
 from prune_realloc.results.opening import Reading
 from prune_realloc.verbs.own import Own, Score, plain_taken_of
 from prune_realloc.verbs.staged import Staged, staged
@@ -42,6 +43,7 @@ def sweep(
     device: str = "auto",
     amp: bool = False,
     timed: bool = False,
+    tables: Tables | None = None,
     progress: Progress | None = None,
     report: Callable[[Point], None] | None = None,
 ) -> Sweep:
@@ -70,6 +72,7 @@ def sweep(
         eval_samples=eval_samples,
         device=device,
         amp=amp,
+        tables=tables or Tables(),
         check=_require_images,
     ) as stage:
         recipes = {share: one.model_copy(update={"data": stage.recipe.data}) for share, one in recipes.items()}
@@ -126,7 +129,7 @@ def _require_met(stage: Staged, recipes: dict[float, Recipe]) -> None:
     """Raises InputError where a budget cannot be met: before the work of the others."""
     for share, recipe in recipes.items():
         try:
-            plan(stage.seen.analysis, recipe)
+            plan(stage.seen.analysis, recipe, stage.table)
         except InputError as error:
             raise InputError(f"budgets: {share:g}: {error}") from error
 
