@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from prune_realloc.core.cost import Widths
-from prune_realloc.planning.choices import PlanningProblem
+from prune_realloc.planning.choices import TOLERANCE, PlanningProblem
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,3 +25,7 @@ class Budgeted:
     def is_spent(self, widths: Widths) -> bool:
         """Is it kept, with so much spent as a plan must?"""
         return self.problem.enough(self.limit) <= self.problem.cost(widths) <= self.limit
+
+    def is_near(self, widths: Widths) -> bool:
+        """Is little of it left?"""
+        return self.problem.cost(widths) >= (1 - TOLERANCE) * self.limit

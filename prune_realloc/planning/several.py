@@ -19,7 +19,7 @@ from prune_realloc.planning.measures import WHOLE, together
 _TRIES = 12
 _STEPS = (16.0, 8.0, 4.0)
 """How far weights move, as a power of the share of a budget that is spent; the last of them for all later tries."""
-_SHORT = (0.999, 0.998, 0.995, 0.991)
+_SHORT = (0.999, 0.997, 0.995, 0.99, 0.98, 0.96, 0.93, 0.9)
 """Shares of the mean that are spent where no weights keep every budget."""
 
 
@@ -55,7 +55,8 @@ def _at_means(budgets: Sequence[Budgeted], bound: float) -> tuple[list[dict[str,
         weights /= weights.sum()
     for share in () if kept else _SHORT:
         widths, _ = _at_mean(budgets, weights, int(share * WHOLE))
-        kept += [widths] if _all_hold(budgets, widths) else []
+        if _all_hold(budgets, widths):
+            return [widths], bound
     return kept, bound
 
 

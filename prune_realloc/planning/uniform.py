@@ -32,7 +32,7 @@ def shared_shares(budgets: Sequence[Budgeted], allocation: str) -> dict[str, int
         low, high = (low, middle) if _all_hold(budgets, after(steps[:middle])) else (middle + 1, high)
     taken, result = steps[:low], after(steps[:low])
     for step in reversed(steps[:low]):  # after a coarse last step, the latest finer ones are given back
-        if result[step[2]] != step[3] or any(each.is_spent(result) for each in budgets):
+        if result[step[2]] != step[3] or any(each.is_near(result) for each in budgets):
             continue
         fewer = [other for other in taken if other is not step]
         if _all_hold(budgets, after(fewer)):
