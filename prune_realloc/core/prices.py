@@ -88,6 +88,8 @@ def _amounts(terms: Iterable[Term], widths: Widths) -> Iterator[_Amount]:
         if site_place(name)[0] == "block":
             yield _Amount("block", Price(sites=(name,), each=1, component="rest"))
     for term in terms:
+        if not term.sites:
+            continue  # whatever it takes, the network always does
         axes = ", ".join(sorted(axis for axis, _ in map(site_place, term.sites) if axis != "block"))
         for what, each in (("multiply-adds", term.macs), ("parameters", term.params)):
             if each:
