@@ -27,7 +27,7 @@ from prune_realloc.pruning.scorers import GRADIENT_SCORERS, WEIGHT_SCORERS
 from prune_realloc.pruning.sites import find_sites, widths
 from prune_realloc.recipe.document import Recipe, Source
 from prune_realloc.results.bench import Bench, bench
-from prune_realloc.results.evaluate import Evaluation, measure
+from prune_realloc.results.evaluate import Evaluation, Predictions, measure
 from prune_realloc.results.latency_tables import Tables, shapes_of
 from prune_realloc.results.opening import Reading, open_network, with_shipped_images
 from prune_realloc.runtime.device import out_of_memory_named, pick_device
@@ -63,6 +63,8 @@ class Staged:
     eval_split: str
     seen: Examined
     judges: Judges
+    predictions: Predictions
+    """Of the network, on images that it has been measured on."""
     table: LatencyTable | None
     """Of the network, where the recipe's budget limits time."""
     notes: list[str]
@@ -75,7 +77,7 @@ class Staged:
         """
         net, images = self.net, self.images
         planned, result, more = _pruned(recipe, self.seen, self.table, images, self.judges.decisive())
-        found, outcome = _measured(result.network, net, self.unseen, images, self.eval_split, self.judges)
+        found, outcome = _measured(result.network, self.predictions, self.unseen, images, self.eval_split, self.judges)
         pairs = {name: _pair(judge, net, result.network) for name, judge in self.judges.own().items()}
         timing = _timed(net, result.network, images, next(net.parameters()).device.type) if timed else None
         result.network.to("cpu")
@@ -122,7 +124,8 @@ def staged(
     notes = check_fit(recipe, net, given=model is not None)
     check(net, images)
     unseen = _unseen(recipe, net, images, eval_split, eval_samples)
-    judges = judges_for(net, images, own, predicts=is_classifier(net))
+    predictions = Predictions(net)
+    judges = judges_for(predictions, images, own, predicts=is_classifier(net))
     with evaluation_mode(net, device=target), _memory_named(images, reading.batch_size):
         seen = _examined(recipe, net, images, own, amp)
         table = None if recipe.plan is not None else tables.of(recipe.budget, shapes_of(seen.analysis), lambda: net)
@@ -136,6 +139,7 @@ def staged(
             eval_split=eval_split,
             seen=seen,
             judges=judges,
+            predictions=predictions,
             table=table,
             notes=[
                 *notes,
@@ -211,24 +215,30 @@ def _pruned(
 
 
 def _measured(
-    pruned: nn.Module, net: nn.Module, unseen: Unseen | None, images: Calibration | None, split: str, judges: Judges
+    pruned: nn.Module,
+    source: Predictions,
+    unseen: Unseen | None,
+    images: Calibration | None,
+    split: str,
+    judges: Judges,
 ) -> tuple[Evaluation | None, list[str]]:
     """The pruned network against its source, and notes."""
     if images is None:
         return None, ["without --data nothing was rotated or refitted, and the outcome was not measured"]
     if isinstance(images, OwnBatches):
         notes = [*images.notes(), *judges.notes()]
-        classifier = is_classifier(net)
-        return measure(pruned, images, labelled=images.classes is not None, source=net) if classifier else None, notes
+        if not is_classifier(source.net):
+            return None, notes
+        return measure(pruned, images, labelled=images.classes is not None, source=source), notes
     if unseen is None:
         return None, ["the model has no classifier: the outcome was not measured"]
-    found = measure(pruned, unseen, labelled=unseen.stream.classes is not None, source=net)
+    found = measure(pruned, unseen, labelled=unseen.stream.classes is not None, source=source)
     notes = unseen.stream.notes()
     if unseen.left_out:
         notes.append(f"{unseen.left_out} of the images of split {split!r} were fitted on and left out")
     if not found.samples:
         notes.append("measured on the calibration images, the data has no others; see --eval-split")
-        found = measure(pruned, images, labelled=images.classes is not None, source=net)
+        found = measure(pruned, images, labelled=images.classes is not None, source=source)
     return found, notes
 
 
