@@ -151,11 +151,12 @@ class LatencyTable:
             version = content.pop("format_version", None)
             if version != FORMAT_VERSION:
                 raise InputError(f"{path}: format_version {version!r}, this program reads {FORMAT_VERSION}")
+            terms = [Term(**(term | {"sites": tuple(term["sites"])})) for term in content["terms"]]
             return cls(
                 conditions=Conditions(**content["conditions"]),
                 input_shape=tuple(content["input_shape"]),
-                terms=tuple(Term(**(term | {"sites": tuple(term["sites"])})) for term in content["terms"]),
-                measured=_checked([Measured(**one) for one in content["measured"]]),
+                terms=tuple(terms),
+                measured=_checked([Measured(**one) for one in content["measured"]], terms),
                 seconds=float(content["seconds"]),
                 notes=tuple(content["notes"]),
             )
@@ -177,11 +178,15 @@ def _fitted(terms: Sequence[Term], measured: Sequence[Measured]) -> tuple[Price,
     return fitted_prices(terms, [one.widths for one in measured], [one.ms for one in measured])
 
 
-def _checked(measured: Sequence[Measured]) -> tuple[Measured, ...]:
+def _checked(measured: Sequence[Measured], terms: Sequence[Term]) -> tuple[Measured, ...]:
     """Raises ValueError where nothing can be fitted to them."""
     if len(measured) < LEAST_MEASURED:
         raise ValueError(f"{len(measured)} networks, {LEAST_MEASURED} are needed")
+    if missing := {name for term in terms for name in term.sites} - measured[0].widths.keys():
+        raise ValueError(f"no width of {min(missing)}")
     for one in measured:
+        if any(type(width) is not int or width < 0 for width in one.widths.values()):
+            raise ValueError("a width that is no number of units")
         if not 0 < one.ms < float("inf") or one.widths.keys() != measured[0].widths.keys():
             raise ValueError(f"a network of {one.ms} ms, or of other sites than the first")
     return tuple(measured)

@@ -57,8 +57,12 @@ class _Setting:
     seed: int
 
     def run(self, net: nn.Module) -> Run:
+        """The network, ready to run: the first pass is what compiles it."""
         shape = tuple(self.images.shape[1:])
-        return BACKENDS[RUNTIMES[self.runtime]](deployed(net), shape, self.threads, self.device)  # type: ignore[arg-type]
+        run = BACKENDS[RUNTIMES[self.runtime]](deployed(net), shape, self.threads, self.device)  # type: ignore[arg-type]
+        with torch.inference_mode():
+            run(self.images)
+        return run
 
     def is_late(self) -> bool:
         return time.perf_counter() > self.deadline
@@ -98,7 +102,7 @@ def measure_latency(
         batch: images at a time.
         threads: for one operator; None: PyTorch's present number.
         device: `auto`, `cpu` or `cuda`.
-        seconds: a bound, up to the network that is being built when it is reached.
+        seconds: a bound, up to the network that is being built or the group that is being timed when it is reached.
         seed: chooses the widths.
         progress: called with what is done.
 

@@ -64,6 +64,8 @@ def test_the_file_gives_the_table_back(tmp_path):
         (lambda content: content.update(measured=content["measured"][:3]), "3 networks, 8 are needed"),
         (lambda content: content["measured"][2].update(ms=-1), "a network of -1 ms"),
         (lambda content: content["measured"][2]["widths"].pop("embed"), "of other sites than the first"),
+        (lambda content: content["measured"][2]["widths"].update(embed="4"), "a width that is no number of units"),
+        (lambda content: content["terms"][0].update(sites=["nowhere"]), "no width of nowhere"),
     ],
 )
 def test_a_damaged_file_is_refused(tmp_path, change, complaint):
