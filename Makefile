@@ -16,7 +16,7 @@ demo: setup
 
 # the docs as a site, in build/site; a link that leads nowhere is an error
 docs: setup
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 test: setup
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder

@@ -30,6 +30,7 @@ from prune_realloc.runtime.attention import products
 
 DEIT = {"uniform": {"qk": 32, "v": 32, "ffn": 744}, "unlike": {"qk": 16, "v": 64, "ffn": 768}}
 KERNELS = ((6, 16, 64, 1, 197), (6, 16, 64, 16, 197), (6, 48, 64, 1, 197), (6, 48, 64, 16, 197))
+KERNELS += ((6, 48, 64, 32, 197), (6, 48, 64, 1, 577), (6, 64, 32, 4, 577))  # 7, 2 and 8 million logits
 KERNELS += ((6, 64, 32, 16, 577), (6, 16, 64, 16, 98), (6, 16, 64, 16, 64), (1, 16, 16, 16, 49), (1, 16, 16, 16, 196))
 """Heads, width of Q/K, width of V, images, tokens."""
 SWIN = {"uniform": {"qk": 16, "v": 16}, "unlike": {"qk": 16, "v": 32}}

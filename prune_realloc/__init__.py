@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from prune_realloc.checkpoints.save import save_pruned as save_pruned
     from prune_realloc.core.analysis import Analysis as Analysis
     from prune_realloc.core.errors import InputError as InputError
+    from prune_realloc.core.latency import LatencyTable as LatencyTable
     from prune_realloc.planning.plan import plan as plan
     from prune_realloc.pruning.cut import cut_to_widths as cut_to_widths
     from prune_realloc.pruning.follow import follow as follow
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from prune_realloc.recipe.reader import load_recipe as load_recipe
     from prune_realloc.reporting.report import report as report
     from prune_realloc.reporting.report import write_report as write_report
+    from prune_realloc.results.latency import measure_latency as measure_latency
+    from prune_realloc.results.latency_tables import Tables as Tables
     from prune_realloc.training.train import train as train
     from prune_realloc.verbs.analyze import analyze as analyze
     from prune_realloc.verbs.apply import apply as apply
@@ -34,7 +37,9 @@ __version__ = "0.1.0"
 _HOMES = {
     "Analysis": "core.analysis",
     "InputError": "core.errors",
+    "LatencyTable": "core.latency",
     "Recipe": "recipe.document",
+    "Tables": "results.latency_tables",
     "analyze": "verbs.analyze",
     "apply": "verbs.apply",
     "build_recipe": "recipe.reader",
@@ -46,6 +51,7 @@ _HOMES = {
     "load_model": "checkpoints.load",
     "load_pruned": "checkpoints.load",
     "load_recipe": "recipe.reader",
+    "measure_latency": "results.latency",
     "plan": "planning.plan",
     "read_units": "pruning.units",
     "report": "reporting.report",

@@ -25,10 +25,14 @@ from prune_realloc.cli.options import (
     BatchSize,
     Device,
     Json,
+    LatencyFile,
     MeasuredSamples,
     MeasuredSplit,
+    MeasureLatency,
+    MeasureSeconds,
     Workers,
     data_flags,
+    latency_tables,
     option,
     require_writable,
     source_flags,
@@ -58,6 +62,9 @@ def apply(
     device: Device = "auto",
     amp: Amp = False,
     timed: Annotated[bool, option(RUN, "--bench/--no-bench", help="Measure latency before and after.")] = True,
+    latency_table: LatencyFile = None,
+    measure: MeasureLatency = True,
+    measure_seconds: MeasureSeconds = 300.0,
     out: Annotated[Path | None, option(RUN, "-o", "--out", help="Folder for the pruned network.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -84,6 +91,7 @@ def apply(
                 device=device,
                 amp=amp,
                 timed=timed,
+                tables=latency_tables(latency_table, measure, measure_seconds),
                 progress=progress,
             )
     show_outcome(done, out, as_json)

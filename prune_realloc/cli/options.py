@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from prune_realloc.cli.console import say
 from prune_realloc.cli.flags import Flags
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.files import make_folder, write_file
@@ -15,6 +16,9 @@ from prune_realloc.recipe.budget import Budget
 from prune_realloc.recipe.document import Data, Source
 from prune_realloc.recipe.document import Scorer as ScorerName
 from prune_realloc.recipe.target import Target
+
+if TYPE_CHECKING:
+    from prune_realloc.results.latency_tables import Tables
 
 MODEL, DATA, PLAN, RUN = "Model", "Data", "Plan", "Run"
 
@@ -74,8 +78,23 @@ Settings = Annotated[
 Teacher = Annotated[
     str | None, option(PLAN, "--teacher", help="Checkpoint, 'demo', or timm's name of a network to distil from.")
 ]
+LatencyFile = Annotated[
+    Path | None,
+    option(PLAN, "--latency-table", help="Table of times, for the device that it was measured on. Default: the cache."),
+]
+MeasureLatency = Annotated[
+    bool, option(PLAN, "--measure/--no-measure", help="Measure a table of times where there is none of this machine.")
+]
+MeasureSeconds = Annotated[float, option(PLAN, "--measure-seconds", help="What that may take.")]
 *_MOST, _LAST = get_args(ScorerName)
 Scorer = Annotated[str, option(RUN, "--scorer", help=f"{', '.join(_MOST)} or {_LAST}.")]
+
+
+def latency_tables(file: Path | None, measure: bool, seconds: float) -> Tables:
+    """What the flags above say of the latency table."""
+    from prune_realloc.results.latency_tables import Tables
+
+    return Tables(file=file, measure=measure, seconds=seconds, progress=lambda what: say(f"measuring times: {what}"))
 
 
 def require_writable(folder: Path) -> None:

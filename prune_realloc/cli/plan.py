@@ -7,8 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prune_realloc.cli.console import say, say_taken, show_json, show_lines, show_tables
-from prune_realloc.cli.options import BUDGET, PLAN, RUN, Json, option, per_axis
+from prune_realloc.cli.console import quiet_libraries, say, say_notes, say_taken, show_json, show_lines, show_tables
+from prune_realloc.cli.options import (
+    BUDGET,
+    PLAN,
+    RUN,
+    Json,
+    LatencyFile,
+    MeasureLatency,
+    MeasureSeconds,
+    latency_tables,
+    option,
+    per_axis,
+)
 from prune_realloc.cli.values import parse_pairs
 
 if TYPE_CHECKING:
@@ -50,6 +61,9 @@ def plan(
     freeze: Annotated[
         list[str] | None, per_axis("--freeze", "AXIS or AXIS=BLOCKS that stay, such as v or ffn=0-3.")
     ] = None,
+    latency_table: LatencyFile = None,
+    measure: MeasureLatency = True,
+    measure_seconds: MeasureSeconds = 300.0,
     out: Annotated[Path | None, option(RUN, "-o", "--out", help="Recipe file to write.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -69,11 +83,20 @@ def plan(
     changes |= {"axes": [axis.strip() for axis in axes.split(",")]} if axes is not None else {}
     bounds = {"round_to": round_to, "floor": floor, "ceiling": ceiling}
     rules = _rules(base.get("rules", {}), bounds, freeze or [])
-    done = planned(found, build_recipe(found.as_recipe() | base | changes | ({"rules": rules} if rules else {})))
+    wanted = build_recipe(found.as_recipe() | base | changes | ({"rules": rules} if rules else {}))
+    notes: tuple[str, ...] = ()
+    if latency_table is not None or (wanted.budget is not None and wanted.budget.limits_time):
+        with quiet_libraries():  # a plan without times needs no torch
+            from prune_realloc.verbs.plan import plan_in_time
+
+            done, notes = plan_in_time(found, wanted, latency_tables(latency_table, measure, measure_seconds))
+    else:
+        done = planned(found, wanted)
     if out is not None:
         write_file(out, dump_recipe(done, f"prune-realloc apply {out.name} -o pruned").encode())
     show_plan(done, as_json)
     say_taken(found.taken)
+    say_notes(notes)
     if out is not None and not as_json:
         say(f"wrote {out}")
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import TYPE_CHECKING, Literal
 
-from prune_realloc.core.cost import Term
+from prune_realloc.core.cost import Term, Widths
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,6 +65,12 @@ def site_nth(name: str) -> int:
 def site_beside(name: str, axis: str) -> str:
     """The site of another axis that belongs to the same part of a block, such as the `heads` of a `qk`."""
     return site_name(axis, site_place(name)[1], nth=site_nth(name))
+
+
+def without_dropped_blocks(widths: Widths) -> dict[str, int]:
+    """With width 0 for every site of a block that goes."""
+    gone = {site_place(name)[1] for name, width in widths.items() if not width and site_place(name)[0] == "block"}
+    return {name: 0 if site_place(name)[1] in gone else width for name, width in widths.items()}
 
 
 @dataclass(frozen=True, eq=False)

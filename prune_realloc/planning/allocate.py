@@ -53,8 +53,8 @@ def least_damage(problem: PlanningProblem, limit: int) -> tuple[dict[str, int], 
             best = found
     if best is None:
         raise InputError(
-            f"{problem.kind}: {limit:,} lies so close to the least that the rules allow that no plan was "
-            "found; raise the budget"
+            f"{problem.kind}: {problem.measure.exact(limit)} lies so close to the least that the rules allow that no "
+            "plan was found; raise the budget"
         )
     return best[2], min(best[1], bound)
 
@@ -66,7 +66,7 @@ class _Search:
         self.problem, self.limit = problem, limit
         self.names = problem.streams()
         self.blocks = blocks_of(problem)
-        self._outside = [(sites, each) for sites, each in problem.terms if set(sites) <= set(self.names)]
+        self._outside = [(p.sites, p.each) for p in problem.prices if set(p.sites) <= set(self.names)]
         self._relaxed = relaxation(self.blocks)
         self._weighed: dict[tuple[int, ...], _Streams | None] = {}
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from math import ceil, lcm, prod
+import copy
+from functools import cached_property
+from math import ceil, lcm
 
 from prune_realloc.core.analysis import Analysis
 from prune_realloc.core.cost import DEFAULT_KIND, Widths
 from prune_realloc.core.errors import InputError
+from prune_realloc.core.prices import Price
 from prune_realloc.core.structure import INNER_AXES, OUTER_AXES, site_place
+from prune_realloc.planning.measures import LATENCY, Measure, of_kind
 from prune_realloc.recipe.document import DEFAULT_AXES, Recipe, RecipeAxis
 from prune_realloc.recipe.rules import Rule
 
@@ -23,13 +27,12 @@ _MULTIPLES = {"hidden": 8}
 class PlanningProblem:
     """The network, its rules, and the choices they leave."""
 
-    def __init__(self, analysis: Analysis, recipe: Recipe) -> None:
+    def __init__(self, analysis: Analysis, recipe: Recipe, measure: Measure | None = None) -> None:
         self.analysis, self.recipe = analysis, recipe
         self.axes = movable_axes(analysis, recipe)
         """What may be cut to meet the budget."""
-        self.kind = recipe.budget.kind if recipe.budget is not None else DEFAULT_KIND
-        self.terms = [(term.sites, term.of(self.kind)) for term in analysis.terms]
-        self.source = self.cost(analysis.widths)
+        self.measure = measure or of_kind(analysis, DEFAULT_KIND if recipe.budget is None else recipe.budget.kind)
+        """What is counted."""
         self.rules: dict[str, Rule] = {name: recipe.rule(*site_place(name)) for name in analysis.widths}
         self._check_rules()
         self._check_inside()
@@ -41,14 +44,35 @@ class PlanningProblem:
                 "take uniform or per-axis, or the scorer fisher"
             )
 
+    @property
+    def kind(self) -> str:
+        """What is counted, as messages call it."""
+        return self.measure.kind
+
+    @property
+    def prices(self) -> tuple[Price, ...]:
+        """What units cost."""
+        return self.measure.prices
+
+    @cached_property
+    def source(self) -> int:
+        """What the source costs."""
+        return self.cost(self.analysis.widths)
+
+    def counting(self, measure: Measure) -> PlanningProblem:
+        """The same choices at another cost."""
+        other = copy.copy(self)
+        vars(other).pop("source", None)
+        other.measure = measure
+        return other
+
     def cost(self, widths: Widths) -> int:
-        """What the network costs at `widths`, in the kind of cost that the budget counts."""
-        left = without_dropped_blocks(widths)
-        return sum(each * prod(left[name] for name in sites) for sites, each in self.terms)
+        """What the network costs at `widths`."""
+        return self.measure.cost(widths)
 
     def enough(self, limit: int) -> int:
-        """The least that a plan spends."""
-        return ceil(limit * (1 - TOLERANCE))
+        """The least that a plan spends; of time, nobody wants more than what accuracy needs."""
+        return 0 if self.kind == LATENCY else ceil(limit * (1 - TOLERANCE))
 
     def damage(self, widths: Widths) -> float:
         """Sum over the sites; a block that goes takes the damage of its writers, and none of its other sites."""
@@ -72,8 +96,8 @@ class PlanningProblem:
     def components(self) -> list[tuple[str, ...]]:
         """Sites that share a term of the cost, apart from the streams: what is to be chosen together."""
         groups: list[set[str]] = [{name} for name in self.choices if site_place(name)[0] not in ("embed", "block")]
-        for term in self.analysis.terms:
-            touched = [group for group in groups if group & set(term.sites)]
+        for price in self.prices:
+            touched = [group for group in groups if group & price.reads]
             if len(touched) > 1:
                 groups = [group for group in groups if group not in touched] + [set().union(*touched)]
         names = list(self.choices)
@@ -147,12 +171,6 @@ class PlanningProblem:
             raise InputError(
                 f"rules.{axis}.width: {width} is not a multiple of {needed}, as {name} must be; take {nearest}"
             )
-
-
-def without_dropped_blocks(widths: Widths) -> dict[str, int]:
-    """With width 0 for every site of a block that goes."""
-    gone = {site_place(name)[1] for name, width in widths.items() if not width and site_place(name)[0] == "block"}
-    return {name: 0 if site_place(name)[1] in gone else width for name, width in widths.items()}
 
 
 def movable_axes(analysis: Analysis, recipe: Recipe) -> tuple[RecipeAxis, ...]:

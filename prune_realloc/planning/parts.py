@@ -8,6 +8,7 @@ from math import prod
 import numpy as np
 
 from prune_realloc.core.cost import Widths
+from prune_realloc.core.prices import Price
 from prune_realloc.core.structure import site_name, site_place
 from prune_realloc.planning.choices import PlanningProblem
 
@@ -21,24 +22,28 @@ class Part:
         self.widths = {name: axis.ravel() for name, axis in zip(names, grid, strict=True)}
         """Site name -> its width in each of the ways."""
         ways = prod(len(problem.choices[name]) for name in names)
-        self._free = np.zeros(ways, dtype=np.int64)
+        free = np.zeros(ways, dtype=np.int64)
         self.damage = sum(
             (np.asarray(problem.curves[name])[width] for name, width in self.widths.items()), np.zeros(ways)
         )
         """Damage of each of the ways."""
+        inside = set(names)
         self.terms = [
-            (
-                [n for n in sites if n not in names],
-                each * np.prod([self.widths[n] for n in sites if n in names], axis=0),
-            )
-            for sites, each in problem.terms
-            if set(sites) & set(names)
+            ([n for n in price.sites if n not in inside], free + price.at(self.widths | _ones(price, inside)))
+            for price in problem.prices
+            if price.reads & inside
         ]
         """Terms of the cost: other sites, and what each combination of their units costs in each of the ways."""
 
     def cost(self, stream: Widths) -> np.ndarray:
         """Cost of each of the ways where the streams are so wide."""
-        return sum((prod(stream.get(name, 1) for name in others) * units for others, units in self.terms), self._free)
+        free = np.zeros(len(self.damage), dtype=np.int64)
+        return sum((prod(stream.get(name, 1) for name in others) * units for others, units in self.terms), free)
+
+
+def _ones(price: Price, inside: set[str]) -> dict[str, int]:
+    """Width 1 for the sites that are chosen elsewhere."""
+    return dict.fromkeys(price.reads - inside, 1)
 
 
 class Block:
@@ -51,9 +56,9 @@ class Block:
         """Damage without the block; infinite where it must stay."""
         inside = {name for part in parts for name in part.names}
         self._terms = [
-            ([n for n in sites if n != self.site], each)
-            for sites, each in problem.terms
-            if self.site in sites and not inside & set(sites)
+            ([n for n in price.sites if n != self.site], price.each)
+            for price in problem.prices
+            if self.site in price.sites and not inside & price.reads
         ]
 
     def costs(self, stream: Widths) -> list[np.ndarray]:

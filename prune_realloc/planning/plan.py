@@ -10,46 +10,54 @@ allow many combinations of widths, the price also finds those that are worth sol
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from prune_realloc.core.analysis import Analysis
-from prune_realloc.core.cost import KINDS, Widths, total_cost
+from prune_realloc.core.cost import Widths
 from prune_realloc.core.errors import InputError
-from prune_realloc.core.structure import INNER_AXES, site_beside, site_place
+from prune_realloc.core.latency import LatencyTable
+from prune_realloc.core.prices import PICOSECONDS
+from prune_realloc.core.structure import site_place
 from prune_realloc.planning.allocate import least_damage
+from prune_realloc.planning.budgeted import Budgeted
 from prune_realloc.planning.choices import PlanningProblem, movable_axes
-from prune_realloc.planning.remedies import check_budget, too_coarse
-from prune_realloc.planning.site_reasons import site_reason
+from prune_realloc.planning.described import described, digits
+from prune_realloc.planning.measures import of_kind, of_time
+from prune_realloc.planning.remedies import check_budget, most_of, too_coarse
+from prune_realloc.planning.several import least_damage_within
 from prune_realloc.planning.uniform import shared_shares
 from prune_realloc.recipe.document import Recipe
-from prune_realloc.recipe.plan import Plan, SitePlan
+from prune_realloc.recipe.plan import Plan
 
 
-def plan(analysis: Analysis, recipe: Recipe) -> Plan:
-    """The widths of every site under the recipe's budget and rules.
+def plan(analysis: Analysis, recipe: Recipe, table: LatencyTable | None = None) -> Plan:
+    """The widths of every site under the recipe's budgets and rules.
+
+    Args:
+        table: of this network, where a budget limits time.
 
     Raises:
-        InputError: the budget cannot be met, nothing would be removed, or damage is to be compared across sites
-            where it cannot be; the message says what binds.
+        InputError: a budget cannot be met, nothing would be removed, there is no table of times, or damage is to be
+            compared across sites where it cannot be; the message says what binds.
     """
     problem = PlanningProblem(analysis, recipe)
-    limit, bound = None, None
-    if recipe.budget is None:
+    bound, budgets = None, _budgets(problem, table)
+    if not budgets:
         widths = problem.by_rule()
     else:
-        limit = recipe.budget.limit(problem.source)
-        widths, bound = _at_budget(problem, limit)
-    _check_outcome(problem, widths, limit)
-    return _described(problem, widths, limit, bound)
+        widths, bound = _at_budgets(budgets)
+    _check_outcome(problem, budgets, widths)
+    return described(problem, budgets, widths, bound, table)
 
 
-def planned(analysis: Analysis, recipe: Recipe) -> Recipe:
+def planned(analysis: Analysis, recipe: Recipe, table: LatencyTable | None = None) -> Recipe:
     """The recipe with its plan, and with what may be cut, where the recipe does not say it and the network differs.
 
     Raises:
         InputError: as `plan` does.
     """
-    return recipe.model_copy(update=axes_named(analysis, recipe) | {"plan": plan(analysis, recipe)})
+    return recipe.model_copy(update=axes_named(analysis, recipe) | {"plan": plan(analysis, recipe, table)})
 
 
 def axes_named(analysis: Analysis, recipe: Recipe) -> dict[str, Any]:
@@ -58,16 +66,41 @@ def axes_named(analysis: Analysis, recipe: Recipe) -> dict[str, Any]:
     return {} if axes == recipe.axes else {"axes": axes}
 
 
-def _at_budget(problem: PlanningProblem, limit: int) -> tuple[dict[str, int], float | None]:
-    """Widths within the budget as the recipe allocates it, and the bound that no plan beats, where one is known."""
-    check_budget(problem, limit)
-    if problem.recipe.allocation == "damage":
-        return least_damage(problem, limit)
-    return shared_shares(problem, limit, problem.recipe.allocation), None
+def _budgets(problem: PlanningProblem, table: LatencyTable | None) -> list[Budgeted]:
+    """What the recipe limits, in numbers."""
+    analysis, budget = problem.analysis, problem.recipe.budget
+    if budget is None:
+        return []
+    found = []
+    for kind in budget.kinds:
+        counting = problem.counting(of_kind(analysis, kind))
+        found.append(Budgeted(counting, budget.limit(counting.source, kind)))
+    if budget.limits_time:
+        if table is None:
+            raise InputError(
+                "budget: time is limited, and there is no table of times; give table=, see measure_latency"
+            )
+        table.require(analysis.terms, analysis.widths)
+        limit_ms = budget.limit_ms(digits(table.predict(analysis.widths), 6))
+        found.append(Budgeted(problem.counting(of_time(table)), int(limit_ms * PICOSECONDS)))
+    return found
 
 
-def _check_outcome(problem: PlanningProblem, widths: Widths, limit: int | None) -> None:
-    """Raises InputError where nothing is removed, nothing is left, or the budget is not spent."""
+def _at_budgets(budgets: Sequence[Budgeted]) -> tuple[dict[str, int], float | None]:
+    """Widths within the budgets as the recipe allocates them, and the bound that no plan beats, where one is known."""
+    binding = [each for each in budgets if each.limit < most_of(each.problem)] or budgets[:1]
+    for each in binding:
+        check_budget(each.problem, each.limit)
+    allocation = budgets[0].problem.recipe.allocation
+    if allocation != "damage":
+        return shared_shares(binding, allocation), None
+    if len(binding) > 1:
+        return least_damage_within(binding)
+    return least_damage(binding[0].problem, binding[0].limit)
+
+
+def _check_outcome(problem: PlanningProblem, budgets: Sequence[Budgeted], widths: Widths) -> None:
+    """Raises InputError where nothing is removed, nothing is left, or no budget is spent."""
     if widths == dict(problem.analysis.widths):
         raise InputError(
             "the plan removes nothing: every rule and budget leaves each width as it is; lower the budget "
@@ -75,51 +108,16 @@ def _check_outcome(problem: PlanningProblem, widths: Widths, limit: int | None) 
         )
     blocks = [width for name, width in widths.items() if site_place(name)[0] == "block"]
     if blocks and not any(blocks):
-        raise InputError(f"{problem.kind}: at {limit:,} no block would be left; raise the budget, or freeze a block")
-    achieved = problem.cost(widths)
-    if limit is not None and not problem.enough(limit) <= achieved <= limit:
-        raise too_coarse(problem, limit, widths, lambda budget: _found_at(problem, budget))
+        at = "".join(f"{each.problem.kind}: at {each.problem.measure.exact(each.limit)} " for each in budgets[:1])
+        raise InputError(f"{at}no block would be left; raise the budget, or freeze a block")
+    if budgets and not any(each.is_spent(widths) for each in budgets):
+        tightest = max(budgets, key=lambda each: each.spent(widths))
+        raise too_coarse(tightest.problem, tightest.limit, widths, lambda limit: _found_at(tightest.problem, limit))
 
 
 def _found_at(problem: PlanningProblem, limit: int) -> dict[str, int] | None:
     """Widths within another budget, if the rules leave any."""
     try:
-        return _at_budget(problem, limit)[0]
+        return _at_budgets([Budgeted(problem, limit)])[0]
     except InputError:
         return None
-
-
-def _described(problem: PlanningProblem, widths: Widths, limit: int | None, bound: float | None) -> Plan:
-    analysis = problem.analysis
-    cost = total_cost(analysis.terms, widths)
-    comparable = analysis.unit == "nats"
-    return Plan(
-        kind=problem.kind,
-        requested=limit,
-        achieved=cost.of(problem.kind),
-        source=problem.source,
-        **{kind: cost.of(kind) for kind in KINDS},
-        damage=_digits(problem.damage(widths)) if comparable else None,
-        bound=_digits(bound) if comparable and bound is not None else None,
-        sites={
-            name: SitePlan(
-                width=widths[name],
-                of=analysis.widths[name],
-                groups=_groups(analysis, name),
-                reason=site_reason(problem, name, widths),
-            )
-            for name in analysis.widths
-        },
-    )
-
-
-def _groups(analysis: Analysis, name: str) -> int | None:
-    """Groups of a site whose number of groups no other site tells."""
-    axis, _ = site_place(name)
-    if axis not in INNER_AXES or (axis in ("qk", "v") and site_beside(name, "heads") in analysis.widths):
-        return None
-    return analysis.groups[name] if analysis.groups[name] > 1 else None
-
-
-def _digits(value: float) -> float:
-    return float(f"{value:.4g}")

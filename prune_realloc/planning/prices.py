@@ -43,7 +43,9 @@ class PricedNetwork:
         self._damage: list[_Table] = [
             ((name,), np.array([problem.curves[name][width] for width in problem.choices[name]])) for name in self.names
         ]
-        self._outside = [self._outside_table(sites, each) for sites, each in problem.terms if self._is_outside(sites)]
+        self._outside = [
+            self._outside_table(price.sites, price.each) for price in problem.prices if self._is_outside(price.sites)
+        ]
         self._blocks = [(block, *self._block_table(block)) for block in blocks]
 
     def at(self, price: float) -> Cheapest:

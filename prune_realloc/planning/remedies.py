@@ -6,36 +6,58 @@ from collections.abc import Callable, Iterator, Sequence
 
 from prune_realloc.core.cost import Widths
 from prune_realloc.core.errors import InputError
-from prune_realloc.core.structure import AXES, OUTER_AXES, site_place
-from prune_realloc.planning.choices import FLOORS, PlanningProblem, without_dropped_blocks
+from prune_realloc.core.structure import AXES, OUTER_AXES, site_place, without_dropped_blocks
+from prune_realloc.planning.choices import FLOORS, PlanningProblem
+from prune_realloc.planning.measures import LATENCY
 
+_NAMED = 3
+"""So many components are named where a floor is explained."""
 _TRIED = 3
 """So many costs above a budget are planned at before none is named."""
 
 
 def check_budget(problem: PlanningProblem, limit: int) -> None:
     """Raises InputError where nothing would be removed, or the rules do not let the budget be met."""
-    source, least = problem.source, problem.cost({name: w[-1] for name, w in problem.choices.items()})
-    most = problem.cost({name: w[0] for name, w in problem.choices.items()})
+    source, shown = problem.source, problem.measure.exact
+    narrowest = {name: widths[-1] for name, widths in problem.choices.items()}
+    least, most = problem.cost(narrowest), most_of(problem)
     if limit >= source == most:
         raise InputError(
-            f"{problem.kind}: a budget of {limit:,} leaves the source's {source:,} as they are, nothing would be "
-            "removed; lower it"
+            f"{problem.kind}: a budget of {shown(limit)} leaves the source's {shown(source)} as they are, nothing "
+            "would be removed; lower it"
         )
     if least <= limit <= most:
         return
     if limit > most:
         raise InputError(
-            f"{problem.kind}: the rules leave at most {most:,}, below the budget of {limit:,}; lower the budget or "
-            "loosen keep, width and ceiling"
+            f"{problem.kind}: the rules leave at most {shown(most)}, below the budget of {shown(limit)}; lower the "
+            "budget or loosen keep, width and ceiling"
         )
     stuck = [axis for axis in AXES if axis != "block" and _is_stuck(problem, axis)]
     what = f"{', '.join(stuck)} may not change; " if stuck else ""
     raised = ["raise the budget"] if least < source else []
     raise InputError(
-        f"{problem.kind}: {limit:,} ({limit / source:.1%} of the source) is below the least that the rules allow, "
-        f"{least:,} ({least / source:.1%}); {what}{', or '.join([*raised, *_lower(problem)])}"
+        f"{problem.kind}: {shown(limit)} ({limit / source:.1%} of the source) is below the least that the rules allow, "
+        f"{shown(least)} ({least / source:.1%}{_held(problem, narrowest)}); {what}"
+        f"{', or '.join([*raised, *_lower(problem)])}"
     )
+
+
+def most_of(problem: PlanningProblem) -> int:
+    """The most that the rules leave."""
+    return problem.cost({name: widths[0] for name, widths in problem.choices.items()})
+
+
+def _held(problem: PlanningProblem, narrowest: Widths) -> str:
+    """What holds a floor of time: the components that take most of it there."""
+    if problem.kind != LATENCY:
+        return ""
+    taken: dict[str, int] = {}
+    left = without_dropped_blocks(narrowest)
+    for price in problem.prices:
+        taken[price.component] = taken.get(price.component, 0) + price.at(left)
+    largest = sorted(taken, key=lambda component: -taken[component])[:_NAMED]
+    return f": {', '.join(f'{component} {problem.measure.short(taken[component])}' for component in largest)}"
 
 
 def too_coarse(
@@ -48,10 +70,11 @@ def too_coarse(
     """
     near = [budget for budget in _next_to(problem, limit, widths) if _is_met(problem, budget, spent_at)]
     shares = " and ".join(f"{budget / problem.source:.1%}" for budget in near)
+    shown = problem.measure.exact
     take = [f"take a budget that can be met ({shares} of the source)"] if near else []
     return InputError(
-        f"{problem.kind}: {limit:,} asked for, {problem.cost(widths):,} is the nearest below that the multiples allow "
-        f"({_steps(problem)}); {', or '.join([*take, *_finer(problem)])}"
+        f"{problem.kind}: {shown(limit)} asked for, {shown(problem.cost(widths))} is the nearest below that the "
+        f"multiples allow ({_steps(problem)}); {', or '.join([*take, *_finer(problem)])}"
     )
 
 

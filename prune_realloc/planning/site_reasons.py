@@ -5,6 +5,7 @@ from __future__ import annotations
 from prune_realloc.core.cost import Widths
 from prune_realloc.core.structure import site_name, site_place
 from prune_realloc.planning.choices import PlanningProblem
+from prune_realloc.planning.measures import LATENCY
 from prune_realloc.recipe.document import COMPARABLE_SCORERS, Recipe
 
 
@@ -22,7 +23,7 @@ def site_reason(problem: PlanningProblem, name: str, widths: Widths) -> str:
         return f"rule: ceiling {rule.ceiling}" if width < whole else "no rule asks for a cut"
     if width == whole:
         return _kept(problem, name, widths)
-    given = f"{_worth(problem, name, width)}, saves {_saved(problem, name, widths)} {problem.kind}"
+    given = f"{_worth(problem, name, width)}, saves {_saved(problem, name, widths)}"
     if width == problem.choices[name][-1] and axis != "block":
         return f"{given}; at its floor {width}"
     if rule.ceiling is not None and width == problem.choices[name][0]:
@@ -46,8 +47,8 @@ def _kept(problem: PlanningProblem, name: str, widths: Widths) -> str:
     smaller = next((width for width in problem.choices[name] if width < widths[name]), None)
     if smaller is None:
         return "no narrower width is allowed"
-    less = problem.cost(widths) - problem.cost(dict(widths) | {name: smaller})
-    return f"kept; {smaller} would {_worth(problem, name, smaller, verbs=('give up', 'keep'))} for {short_count(less)}"
+    less = problem.measure.short(problem.cost(widths) - problem.cost(dict(widths) | {name: smaller}))
+    return f"kept; {smaller} would {_worth(problem, name, smaller, verbs=('give up', 'keep'))} for {less}"
 
 
 def _worth(problem: PlanningProblem, name: str, width: int, verbs: tuple[str, str] = ("gives up", "keeps")) -> str:
@@ -69,12 +70,5 @@ def _saved(problem: PlanningProblem, name: str, widths: Widths) -> str:
         for other, width in problem.analysis.widths.items()
         if other == name or (axis == "block" and site_place(other)[1] == block)
     }
-    return short_count(problem.cost(dict(widths) | before) - problem.cost(widths))
-
-
-def short_count(count: int) -> str:
-    """A number with three digits and a letter, such as 1.21M."""
-    for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if abs(count) >= size:
-            return f"{count / size:.3g}{letter}"
-    return str(count)
+    less = problem.measure.short(problem.cost(dict(widths) | before) - problem.cost(widths))
+    return less if problem.kind == LATENCY else f"{less} {problem.kind}"

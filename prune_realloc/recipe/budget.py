@@ -1,16 +1,23 @@
-"""The budget of a recipe: what must hold after rounding. No torch."""
+"""The budgets of a recipe: what must hold after rounding. No torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from prune_realloc.core.cost import KINDS, CostKind
+from prune_realloc.core.cost import DEFAULT_KIND, KINDS, CostKind
 from prune_realloc.recipe.cost_fields import CostPart, per_kind, size_help
-from prune_realloc.recipe.fields import Conflict, Share, Size
+from prune_realloc.recipe.fields import Conflict, Count, Share, Size
+
+Runtime = Literal["eager", "onnxruntime", "compiled"]
+Device = Literal["cpu", "cuda"]
+_AMOUNTS = {kind: (kind, f"keep_{kind}") for kind in KINDS} | {"latency": ("latency_ms", "keep_latency")}
+"""What a budget counts -> the fields that limit it, of which one may be set."""
+_BUDGETS = (*(f"keep_{kind}" for kind in KINDS), *KINDS, "latency_ms", "keep_latency")
+_CONDITIONS = ("batch", "runtime", "threads", "device")
 
 
 def _share_of_source(kind: CostKind) -> tuple[Any, Any]:
@@ -24,31 +31,86 @@ def _absolute(kind: CostKind) -> tuple[Any, Any]:
 @per_kind("{}", _absolute)
 @per_kind("keep_{}", _share_of_source)
 class Budget(CostPart):
-    """What must hold after rounding; exactly one field is set."""
+    """What must hold after rounding: one budget, or several that all hold."""
 
     model_config = ConfigDict(
-        json_schema_extra={"oneOf": [{"required": [f]} for f in (*(f"keep_{kind}" for kind in KINDS), *KINDS)]}
+        json_schema_extra={
+            "anyOf": [{"required": [name]} for name in _BUDGETS],
+            "allOf": [{"not": {"required": [*both]}} for both in _AMOUNTS.values()],
+        }
     )
+
+    latency_ms: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] | None = None
+    """Milliseconds for one batch."""
+    keep_latency: Share | None = None
+    """Share of the source's time for one batch, above 0 and at most 1."""
+    batch: Count | None = None
+    """Images at a time, where time is limited. Default: 1."""
+    runtime: Runtime | None = None
+    """What runs the network, where time is limited. Default: eager."""
+    threads: Count | None = None
+    """CPU threads, where time is limited. Default: PyTorch's."""
+    device: Device | None = None
+    """Where the network runs, where time is limited. Default: cpu."""
 
     def _conflicts(self) -> Iterator[Conflict]:
         given = self.model_dump(exclude_none=True)
-        if not given:
-            yield Conflict((), f"is empty; set one of {', '.join(type(self).model_fields)}")
-        for second in list(given)[1:]:
-            first = next(iter(given))
-            yield Conflict((second,), f"excludes {first} {given[first]}; keep one of the two")
+        if not set(given) & set(_BUDGETS):
+            yield Conflict((), f"is empty; set one of {', '.join(_BUDGETS)}")
+        for absolute, share in _AMOUNTS.values():
+            if absolute in given and share in given:
+                yield Conflict((absolute,), f"excludes {share} {given[share]}; keep one of the two")
+        for name in _CONDITIONS:
+            if name in given and not self.limits_time:
+                yield Conflict((name,), "says nothing where no time is limited; set latency_ms or keep_latency")
+
+    @property
+    def limits_time(self) -> bool:
+        """Is there a budget of latency?"""
+        return self.latency_ms is not None or self.keep_latency is not None
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of cost that are limited; none where time alone is."""
+        given = self.model_dump(exclude_none=True)
+        return tuple(kind for kind in KINDS if {*_AMOUNTS[kind]} & {*given})
 
     @property
     def kind(self) -> str:
-        """The kind of cost that the budget counts."""
-        (given,) = self.model_dump(exclude_none=True)
-        return given.removeprefix("keep_")
+        """The first kind of cost that is limited, else the one that counts where nobody says which."""
+        return next(iter(self.kinds), DEFAULT_KIND)
 
-    def limit(self, source: int) -> int:
-        """The most that the pruned network may cost, of `kind`, where the source costs `source`."""
-        absolute: int | None = getattr(self, self.kind)
+    @property
+    def counted(self) -> tuple[str, ...]:
+        """All that is limited: `kinds`, and `latency`."""
+        return (*self.kinds, "latency") if self.limits_time else self.kinds
+
+    def conditions(self) -> dict[str, Any]:
+        """Under which time is limited, as far as it is said; empty where another budget comes first."""
+        time_first = self.counted[0] == "latency"
+        return self.model_dump(exclude_none=True, include={*_CONDITIONS}) if time_first else {}
+
+    def limit_of(self, counted: str, source: float) -> float:
+        """The most of one of `counted` that the pruned network may take, where the source takes `source`."""
+        return self.limit_ms(source) if counted == "latency" else self.limit(int(source), counted)
+
+    def limit(self, source: int, kind: str | None = None) -> int:
+        """The most that the pruned network may cost, of `kind`, where the source costs `source`.
+
+        Args:
+            kind: one of `kinds`; None: the first.
+        """
+        counted = kind or self.kind
+        absolute: int | None = getattr(self, counted)
         if absolute is not None:
             return absolute
-        share = getattr(self, f"keep_{self.kind}")
+        share = getattr(self, f"keep_{counted}")
         # as the decimal that was written: 0.29 of 100 is 29, although 0.29 * 100 is 28.999...
         return int(Fraction(str(share)) * source)
+
+    def limit_ms(self, source_ms: float) -> float:
+        """The most milliseconds for one batch, where the source takes `source_ms`."""
+        if self.latency_ms is not None:
+            return self.latency_ms
+        assert self.keep_latency is not None
+        return float(f"{self.keep_latency * source_ms:.6g}")

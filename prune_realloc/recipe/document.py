@@ -195,7 +195,14 @@ class Recipe(Part):
             message = f"is {self.plan.kind}, the budget counts {self.budget.kind}; remove plan, and plan again"
             yield Conflict(("plan", "kind"), message, about=("budget", "plan"))
             return
-        limit = self.budget.limit(self.plan.source)
-        if self.plan.requested is not None and self.plan.requested != limit:
-            message = f"is {self.plan.requested}, the budget now asks for {limit}; remove plan, and plan again"
-            yield Conflict(("plan", "requested"), message, about=("budget", "plan"))
+        planned = self.plan.limits()
+        if planned and planned.keys() != {*self.budget.counted}:
+            have, asked = (" and ".join(sorted(names)) for names in (planned, self.budget.counted))
+            message = f"keeps budgets of {have}, those asked for are of {asked}; remove plan, and plan again"
+            yield Conflict(("plan",), message, about=("budget", "plan"))
+            return
+        for counted, (place, requested, source) in planned.items():
+            limit = self.budget.limit_of(counted, source)
+            if requested != limit:
+                message = f"is {requested}, the budget now asks for {limit}; remove plan, and plan again"
+                yield Conflict(("plan", *place), message, about=("budget", "plan"))

@@ -9,7 +9,7 @@ from pydantic import Field, StrictStr
 
 from prune_realloc.core.cost import CostKind
 from prune_realloc.recipe.cost_fields import CostPart, KindName, amount_type, per_kind
-from prune_realloc.recipe.fields import Conflict, Count, Natural, Number, Part
+from prune_realloc.recipe.fields import Conflict, Count, Location, Natural, Number, Part
 
 
 class SitePlan(Part):
@@ -27,6 +27,36 @@ class SitePlan(Part):
     def _conflicts(self) -> Iterator[Conflict]:
         if self.width > self.of:
             yield Conflict(("width",), f"{self.width} is more than the source has; at most {self.of}")
+
+
+class Limit(Part):
+    """A further budget that the plan keeps."""
+
+    requested: Count
+    """The budget in numbers."""
+    source: Count
+    """What the source costs."""
+
+
+class PlannedLatency(Part):
+    """The time of one batch, as a latency table has it, and what the table holds for."""
+
+    requested_ms: Number
+    """The budget."""
+    achieved_ms: Number
+    """Of the planned network."""
+    source_ms: Number
+    """Of the source."""
+    batch: Count
+    """Images at a time."""
+    runtime: StrictStr
+    """What runs the network."""
+    threads: Count
+    """CPU threads."""
+    device: StrictStr
+    """What the processor or the graphics card calls itself."""
+    error: Number
+    """Median relative error of the table at a network that it was not fitted to."""
 
 
 def _cost_of_plan(kind: CostKind) -> tuple[Any, Any]:
@@ -50,12 +80,28 @@ class _PlanCosts(CostPart):
 class Plan(_PlanCosts):
     """What the planner decided; written by plan, carried out by apply."""
 
+    also: dict[KindName, Limit] = {}
+    """Kind of cost -> a further budget."""
+    latency: PlannedLatency | None = None
+    """Where the budget limits time."""
     damage: Number | None = None
     """Predicted loss that the cut adds, in nats per image."""
     bound: Number | None = None
     """No plan at this budget has less predicted damage than this, in nats per image."""
     sites: dict[StrictStr, SitePlan]
     """Site name -> decision: embed, blocks.0.qk, blocks.0.ffn.1 for a block's second, or blocks.3 for a whole block."""
+
+    def limits(self) -> dict[str, tuple[Location, float, float]]:
+        """What a budget limits -> the field that has the limit, the limit, and what the source takes."""
+        found: dict[str, tuple[Location, float, float]] = {}
+        if self.requested is not None:
+            found[self.kind] = ("requested",), self.requested, self.source
+        found |= {
+            kind: (("also", kind, "requested"), limit.requested, limit.source) for kind, limit in self.also.items()
+        }
+        if self.latency is not None:
+            found["latency"] = ("latency", "requested_ms"), self.latency.requested_ms, self.latency.source_ms
+        return found
 
     def _conflicts(self) -> Iterator[Conflict]:
         for name, site in self.sites.items():

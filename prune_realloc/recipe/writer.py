@@ -50,7 +50,7 @@ def dump_recipe(recipe: Recipe, command: str, *, schema: str = SCHEMA_FILE) -> s
     lines += _rule_lines(recipe)
     lines.append(f"compensate: {_flow(recipe.compensate.model_dump())}")
     if recipe.plan is not None:
-        lines += _section("plan", recipe.plan.model_dump(exclude_none=True, exclude={"sites"}))
+        lines += _section("plan", recipe.plan.model_dump(exclude_defaults=True, exclude={"sites"}))
         lines += _site_lines(recipe.plan.sites)
     if recipe.target is not None:
         lines += _target_lines(recipe.target)

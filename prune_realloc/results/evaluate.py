@@ -58,16 +58,36 @@ class Evaluation:
     """What was taken of the source."""
 
 
+class Predictions:
+    """What a network that stays as it is says of images, found once: 8 bytes for each image and class."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.net = net
+        self._known: dict[tuple[int, ...], Tensor] = {}
+
+    def of(self, batch: Batch) -> Tensor:
+        """Log-probabilities (B, C), float64, where the network lies.
+
+        Raises:
+            NotFinite: logits are not finite.
+        """
+        assert len(batch.checksums) == len(batch.images)
+        if batch.checksums not in self._known:
+            images = batch.images.to(next(self.net.parameters()).device)
+            self._known[batch.checksums] = log_probabilities(self.net, images)
+        return self._known[batch.checksums]
+
+
 def measure(
-    model: nn.Module, batches: Iterable[Batch], *, labelled: bool, source: nn.Module | None = None
+    model: nn.Module, batches: Iterable[Batch], *, labelled: bool, source: Predictions | None = None
 ) -> Evaluation:
-    """Streams `batches` through `model`, and through `source` where there is one, without gradients.
+    """Streams `batches` through `model`, and through the network of `source` where that does not know them yet.
 
     Args:
         model: a classifier; runs where its parameters lie, in evaluation mode, and is put back.
         batches: at least one image in all.
         labelled: the batches' labels are the model's classes; without it there is no top-1, top-5 and loss.
-        source: a classifier of the same classes, on the same device.
+        source: of a classifier of the same classes, on the same device.
 
     Raises:
         NotFinite: logits are not finite.
@@ -75,11 +95,11 @@ def measure(
     device = next(model.parameters()).device
     values: dict[str, list[Tensor]] = defaultdict(list)
     samples = 0
-    models = (model,) if source is None else (model, source)
+    models = (model,) if source is None else (model, source.net)
     with evaluation_mode(*models), torch.inference_mode():
         for batch in batches:
             images, labels = batch.images.to(device), batch.labels.to(device)
-            log_ps = [log_probabilities(net, images) for net in models]
+            log_ps = [log_probabilities(model, images), *([] if source is None else [source.of(batch)])]
             for name, value in _per_image(log_ps, labels if labelled else None).items():
                 values[name].append(value.double())
             samples += len(images)
@@ -174,7 +194,7 @@ def evaluate(
     labelled = stream.classes is not None
     nets = (net,) if origin is None else (net, origin)
     with evaluation_mode(*nets, device=target), out_of_memory_named(batch_size):
-        measured = measure(net, stream, labelled=labelled, source=origin)
+        measured = measure(net, stream, labelled=labelled, source=None if origin is None else Predictions(origin))
     notes = stream.notes()
     if origin is not None and preprocessing(origin, input_shape(origin), images.preprocess or {}) != stream.prepare:
         notes.append("the source's own preprocessing is another; both saw the images in the model's")

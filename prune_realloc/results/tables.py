@@ -117,11 +117,18 @@ def plan_facts(recipe: Recipe) -> list[str]:
     """The lines under the table: cost against the budget, embedding, predicted damage."""
     plan = recipe.plan
     assert plan is not None
-    asked = "by rule" if plan.requested is None else f"{plan.requested:,} asked for"
+    ruled = ", by rule" if plan.latency is None else ""
+    asked = ruled if plan.requested is None else f", {plan.requested:,} asked for"
     lines = [
-        f"{plan.kind}: {plan.achieved:,} of {plan.source:,} ({plan.achieved / plan.source:.1%}), {asked}; "
-        f"{_costs(plan)}"
+        f"{plan.kind}: {plan.achieved:,} of {plan.source:,} ({plan.achieved / plan.source:.1%}){asked}; {_costs(plan)}"
     ]
+    lines += [f"{kind}: {limit.requested:,} asked for" for kind, limit in plan.also.items()]
+    if (time := plan.latency) is not None:
+        lines.append(
+            f"latency: {time.achieved_ms:.4g} of {time.source_ms:.4g} ms ({time.achieved_ms / time.source_ms:.1%}), "
+            f"{time.requested_ms:.4g} asked for; {time.runtime}, batch {time.batch}, {time.threads} threads, "
+            f"{time.device}; by a table whose median error is {time.error:.1%}"
+        )
     lines += [f"{name}: {site.width} of {site.of}" for name, site in plan.sites.items() if site_place(name)[1] is None]
     if plan.damage is not None:
         bound = "" if plan.bound is None else f"; no plan has less than {plan.bound:.3g}"

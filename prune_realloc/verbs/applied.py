@@ -60,9 +60,10 @@ class Applied:
         found, done = self.evaluation, self.recipe.plan
         own = {"score": self.score, "loss": self.loss}
         assert done is not None
+        time = done.latency
         top1 = None if found is None or found.top1 is None else _pair(found.source_top1, found.top1)
         return {
-            "requested": None if done.requested is None else {done.kind: done.requested},
+            "requested": {name: requested for name, (_, requested, _) in done.limits().items()} or None,
             **{
                 kind.name: _pair(self.source_cost.of(kind.name), self.cost.of(kind.name))
                 for kind in dataclasses.fields(Cost)
@@ -73,6 +74,7 @@ class Applied:
             "kl": None if found is None else found.kl,
             "samples": 0 if found is None else found.samples,
             "predicted_damage": done.damage,
+            "predicted_ms": time and _pair(time.source_ms, time.achieved_ms),
             "latency": None if self.timing is None else [dataclasses.asdict(t) for t in self.timing.timings],
             "faster": None if self.timing is None else list(self.timing.verdicts()),
             "notes": list(self.notes),

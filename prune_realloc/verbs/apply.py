@@ -19,6 +19,7 @@ from prune_realloc.pruning.objectives import Loss
 from prune_realloc.pruning.units import units_file
 from prune_realloc.recipe.document import Recipe
 from prune_realloc.recipe.writer import dump_recipe
+from prune_realloc.results.latency_tables import Tables
 from prune_realloc.results.opening import Reading
 from prune_realloc.verbs.applied import Applied
 from prune_realloc.verbs.own import Own, Score
@@ -41,6 +42,7 @@ def apply(
     device: str = "auto",
     amp: bool = False,
     timed: bool = True,
+    tables: Tables | None = None,
     progress: Progress | None = None,
 ) -> Applied:
     """Cut a network as the recipe says, make up for what is lost, and measure before and after.
@@ -63,6 +65,7 @@ def apply(
             left out.
         eval_samples: measure on so many of its images.
         timed: measure latency at batch 1 and 32.
+        tables: where the latency table comes from, if a budget limits time; None: the cache, else a measurement.
 
     Raises:
         InputError: the recipe does not fit the network, the budget cannot be met, or an option cannot be used.
@@ -81,6 +84,7 @@ def apply(
         eval_samples=eval_samples,
         device=device,
         amp=amp,
+        tables=tables or Tables(),
         check=check,
     ) as stage:
         applied = stage.carry_out(stage.recipe, timed=timed)

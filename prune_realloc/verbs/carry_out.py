@@ -9,6 +9,7 @@ from torch import nn
 
 from prune_realloc.core.cost import total_cost
 from prune_realloc.core.errors import InputError
+from prune_realloc.core.latency import LatencyTable
 from prune_realloc.core.structure import OUTER_AXES, site_place
 from prune_realloc.data.calibration import Calibration
 from prune_realloc.families import family_of
@@ -76,8 +77,11 @@ def _check_plan(planned: Plan, net: nn.Module, meant: str) -> None:
         )
 
 
-def lawful_plan(recipe: Recipe, seen: Examined) -> tuple[Recipe, Plan, list[str]]:
+def lawful_plan(recipe: Recipe, seen: Examined, table: LatencyTable | None) -> tuple[Recipe, Plan, list[str]]:
     """The recipe, its plan, and notes; of axes that it does not name, those that cannot be cut here are left out.
+
+    Args:
+        table: of the network, where a budget limits time.
 
     Raises:
         InputError: there is no plan, or an axis that the recipe names cannot be cut.
@@ -85,7 +89,7 @@ def lawful_plan(recipe: Recipe, seen: Examined) -> tuple[Recipe, Plan, list[str]
     given = recipe.plan is not None or "axes" in recipe.model_fields_set
     notes: list[str] = []
     while True:
-        done = recipe.plan or plan(seen.analysis, recipe)
+        done = recipe.plan or plan(seen.analysis, recipe, table)
         try:
             check_cut_equals_mask(seen.network, seen.sites, _kept(done, seen))
         except AxisRefused as error:
@@ -132,7 +136,14 @@ def few_images_note(result: Result, seen: Examined, recipe: Recipe, images: Cali
 
 
 def best_judged(
-    planned: Result, seen: Examined, recipe: Recipe, images: Calibration, judge: Judge, *, asked: bool
+    planned: Result,
+    seen: Examined,
+    recipe: Recipe,
+    table: LatencyTable | None,
+    images: Calibration,
+    judge: Judge,
+    *,
+    asked: bool,
 ) -> tuple[Recipe, Result, str]:
     """The recipe, its result and a note: what was planned, or another way to spend the budget that is judged better.
 
@@ -144,7 +155,7 @@ def best_judged(
     missing = ""
     for name, other in _other_ways(planned, seen, recipe, asked).items():
         try:
-            done = plan(seen.analysis, other)
+            done = plan(seen.analysis, other, table)
         except InputError as error:
             missing += f"; there is no plan {name} to compare with ({error})"
         else:

@@ -15,7 +15,7 @@ from prune_realloc.core.errors import InputError
 from prune_realloc.data.calibration import Calibration
 from prune_realloc.data.stream import ImageStream
 from prune_realloc.pruning.objectives import Loss, own_losses
-from prune_realloc.results.evaluate import measure
+from prune_realloc.results.evaluate import Predictions, measure
 from prune_realloc.runtime.networks import evaluation_mode
 from prune_realloc.verbs.own import Own, Score
 
@@ -77,8 +77,8 @@ class Judges:
         return ["loss and agreement are of the batches that layers were fitted on; a score may look at others"]
 
 
-def judges_for(net: nn.Module, images: Calibration | None, own: Own, predicts: bool) -> Judges:
-    """All that can be said of networks that are made of `net`.
+def judges_for(source: Predictions, images: Calibration | None, own: Own, predicts: bool) -> Judges:
+    """All that can be said of networks that are made of `source`.
 
     Args:
         predicts: its output is one logit for each class.
@@ -91,7 +91,7 @@ def judges_for(net: nn.Module, images: Calibration | None, own: Own, predicts: b
     if predicts and images is not None:
         # against the source's own predictions: on labels, noise of either sign drowns what a good cut adds
         others, on = _to_judge_by(images)
-        distance = Judge("KL to the source", " nats", False, partial(_distance, net, others), on)
+        distance = Judge("KL to the source", " nats", False, partial(_distance, source, others), on)
     return Judges(score=score, loss=loss, distance=distance)
 
 
@@ -132,5 +132,5 @@ def mean_loss(loss: Loss, images: Calibration, network: nn.Module) -> float:
     return total / count
 
 
-def _distance(net: nn.Module, images: Calibration, network: nn.Module) -> float:
-    return float(measure(network, images, labelled=False, source=net).kl or 0.0)
+def _distance(source: Predictions, images: Calibration, network: nn.Module) -> float:
+    return float(measure(network, images, labelled=False, source=source).kl or 0.0)

@@ -12,6 +12,7 @@ from torch import nn
 
 from prune_realloc.core.cost import total_cost
 from prune_realloc.core.errors import require_at_least
+from prune_realloc.core.latency import LatencyTable
 from prune_realloc.data.calibration import Calibration
 from prune_realloc.data.own_batches import OwnBatches
 from prune_realloc.data.stream import ImageStream
@@ -26,7 +27,8 @@ from prune_realloc.pruning.scorers import GRADIENT_SCORERS, WEIGHT_SCORERS
 from prune_realloc.pruning.sites import find_sites, widths
 from prune_realloc.recipe.document import Recipe, Source
 from prune_realloc.results.bench import Bench, bench
-from prune_realloc.results.evaluate import Evaluation, measure
+from prune_realloc.results.evaluate import Evaluation, Predictions, measure
+from prune_realloc.results.latency_tables import Tables, shapes_of
 from prune_realloc.results.opening import Reading, open_network, with_shipped_images
 from prune_realloc.runtime.device import out_of_memory_named, pick_device
 from prune_realloc.runtime.networks import evaluation_mode
@@ -61,6 +63,10 @@ class Staged:
     eval_split: str
     seen: Examined
     judges: Judges
+    predictions: Predictions
+    """Of the network, on images that it has been measured on."""
+    table: LatencyTable | None
+    """Of the network, where the recipe's budget limits time."""
     notes: list[str]
 
     def carry_out(self, recipe: Recipe, *, timed: bool) -> Applied:
@@ -70,8 +76,8 @@ class Staged:
             InputError: the budget cannot be met, or what the recipe names cannot be cut.
         """
         net, images = self.net, self.images
-        planned, result, more = _pruned(recipe, self.seen, images, self.judges.decisive())
-        found, outcome = _measured(result.network, net, self.unseen, images, self.eval_split, self.judges)
+        planned, result, more = _pruned(recipe, self.seen, self.table, images, self.judges.decisive())
+        found, outcome = _measured(result.network, self.predictions, self.unseen, images, self.eval_split, self.judges)
         pairs = {name: _pair(judge, net, result.network) for name, judge in self.judges.own().items()}
         timing = _timed(net, result.network, images, next(net.parameters()).device.type) if timed else None
         result.network.to("cpu")
@@ -99,6 +105,7 @@ def staged(
     eval_samples: int,
     device: str,
     amp: bool,
+    tables: Tables,
     check: Callable[[nn.Module, Calibration | None], None],
 ) -> Iterator[Staged]:
     """Inside, the network lies on the device in evaluation mode; arguments as of `apply`.
@@ -117,9 +124,12 @@ def staged(
     notes = check_fit(recipe, net, given=model is not None)
     check(net, images)
     unseen = _unseen(recipe, net, images, eval_split, eval_samples)
-    judges = judges_for(net, images, own, predicts=is_classifier(net))
+    predictions = Predictions(net)
+    judges = judges_for(predictions, images, own, predicts=is_classifier(net))
     with evaluation_mode(net, device=target), _memory_named(images, reading.batch_size):
         seen = _examined(recipe, net, images, own, amp)
+        table = None if recipe.plan is not None else tables.of(recipe.budget, shapes_of(seen.analysis), lambda: net)
+        times = () if table is None else table.notes
         yield Staged(
             net=net,
             recipe=recipe,
@@ -129,7 +139,14 @@ def staged(
             eval_split=eval_split,
             seen=seen,
             judges=judges,
-            notes=[*notes, *seen.analysis.notes, *_rotation_notes(recipe, images)],
+            predictions=predictions,
+            table=table,
+            notes=[
+                *notes,
+                *seen.analysis.notes,
+                *times,
+                *_rotation_notes(recipe, images),
+            ],
         )
 
 
@@ -179,7 +196,7 @@ def _rotation_notes(recipe: Recipe, images: Calibration | None) -> list[str]:
 
 
 def _pruned(
-    recipe: Recipe, seen: Examined, images: Calibration | None, judge: Judge | None
+    recipe: Recipe, seen: Examined, table: LatencyTable | None, images: Calibration | None, judge: Judge | None
 ) -> tuple[Recipe, Result, list[str]]:
     """The recipe with its plan, what it makes of the network, and notes.
 
@@ -187,35 +204,41 @@ def _pruned(
         judge: a plan that is made here is carried out only where none of the other ways is judged better.
     """
     given, asked = recipe.plan is not None, "axes" in recipe.model_fields_set
-    recipe, planned, notes = lawful_plan(recipe, seen)
+    recipe, planned, notes = lawful_plan(recipe, seen, table)
     result = carry_out(planned, seen, recipe, images)
     if not given and recipe.budget is not None and recipe.allocation == "damage" and judge is not None:
         assert images is not None
-        recipe, result, note = best_judged(result, seen, recipe, images, judge, asked=asked)
+        recipe, result, note = best_judged(result, seen, recipe, table, images, judge, asked=asked)
         notes.append(note)
     notes += few_images_note(result, seen, recipe, images)
     return recipe.model_copy(update=axes_named(seen.analysis, recipe) | {"plan": result.plan}), result, notes
 
 
 def _measured(
-    pruned: nn.Module, net: nn.Module, unseen: Unseen | None, images: Calibration | None, split: str, judges: Judges
+    pruned: nn.Module,
+    source: Predictions,
+    unseen: Unseen | None,
+    images: Calibration | None,
+    split: str,
+    judges: Judges,
 ) -> tuple[Evaluation | None, list[str]]:
     """The pruned network against its source, and notes."""
     if images is None:
         return None, ["without --data nothing was rotated or refitted, and the outcome was not measured"]
     if isinstance(images, OwnBatches):
         notes = [*images.notes(), *judges.notes()]
-        classifier = is_classifier(net)
-        return measure(pruned, images, labelled=images.classes is not None, source=net) if classifier else None, notes
+        if not is_classifier(source.net):
+            return None, notes
+        return measure(pruned, images, labelled=images.classes is not None, source=source), notes
     if unseen is None:
         return None, ["the model has no classifier: the outcome was not measured"]
-    found = measure(pruned, unseen, labelled=unseen.stream.classes is not None, source=net)
+    found = measure(pruned, unseen, labelled=unseen.stream.classes is not None, source=source)
     notes = unseen.stream.notes()
     if unseen.left_out:
         notes.append(f"{unseen.left_out} of the images of split {split!r} were fitted on and left out")
     if not found.samples:
         notes.append("measured on the calibration images, the data has no others; see --eval-split")
-        found = measure(pruned, images, labelled=images.classes is not None, source=net)
+        found = measure(pruned, images, labelled=images.classes is not None, source=source)
     return found, notes
 
 

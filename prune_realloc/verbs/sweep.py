@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from prune_realloc.core.cost import DEFAULT_KIND
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.files import make_folder
 from prune_realloc.core.names import Progress
@@ -19,6 +20,7 @@ from prune_realloc.pruning.objectives import Loss
 from prune_realloc.recipe.budget import Budget
 from prune_realloc.recipe.document import Recipe
 from prune_realloc.results.curve import CURVE_FILE, Point, Sweep
+from prune_realloc.results.latency_tables import Tables
 from prune_realloc.results.opening import Reading
 from prune_realloc.verbs.own import Own, Score, plain_taken_of
 from prune_realloc.verbs.staged import Staged, staged
@@ -41,6 +43,7 @@ def sweep(
     device: str = "auto",
     amp: bool = False,
     timed: bool = False,
+    tables: Tables | None = None,
     progress: Progress | None = None,
     report: Callable[[Point], None] | None = None,
 ) -> Sweep:
@@ -69,6 +72,7 @@ def sweep(
         eval_samples=eval_samples,
         device=device,
         amp=amp,
+        tables=tables or Tables(),
         check=_require_images,
     ) as stage:
         recipes = {share: one.model_copy(update={"data": stage.recipe.data}) for share, one in recipes.items()}
@@ -98,12 +102,15 @@ def _recipes(recipe: Recipe, budgets: Sequence[float]) -> dict[float, Recipe]:
             raise InputError(f"budgets: {share:g} is no share to cut to; give numbers between 0 and 1, without either")
         if list(budgets).count(share) > 1:
             raise InputError(f"budgets: {share:g} is given twice; leave one of them out")
+    conditions = {} if recipe.budget is None else recipe.budget.conditions()
     field = f"keep_{_kind(recipe)}"
-    return {share: recipe.model_copy(update={"plan": None, "budget": Budget(**{field: share})}) for share in budgets}
+    wanted = {share: Budget.model_validate({field: share} | conditions) for share in budgets}
+    return {share: recipe.model_copy(update={"plan": None, "budget": budget}) for share, budget in wanted.items()}
 
 
 def _kind(recipe: Recipe) -> str:
-    return "macs" if recipe.budget is None else recipe.budget.kind
+    """What the budgets are shares of: the first that the recipe limits."""
+    return DEFAULT_KIND if recipe.budget is None else recipe.budget.counted[0]
 
 
 def _fresh(folder: Path) -> Path:
@@ -122,7 +129,7 @@ def _require_met(stage: Staged, recipes: dict[float, Recipe]) -> None:
     """Raises InputError where a budget cannot be met: before the work of the others."""
     for share, recipe in recipes.items():
         try:
-            plan(stage.seen.analysis, recipe)
+            plan(stage.seen.analysis, recipe, stage.table)
         except InputError as error:
             raise InputError(f"budgets: {share:g}: {error}") from error
 

@@ -3,8 +3,10 @@
 import json
 
 import pytest
+from support.latency import make_table
 
-from prune_realloc import analyze
+from prune_realloc import analyze, load_recipe
+from prune_realloc.core.analysis import Analysis
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +86,13 @@ def test_plan_then_apply(run_cli, run_folder, tmp_path):
         (("--keep-macs", 0.5, "--floor", "qk=4", "--floor", "qk=8"), "given twice"),
         (("--keep-macs", 0.5, "--floor", "ffn=lots"), "rules.ffn"),
         (("--keep-macs", 0.5, "-o", "/dev/null/half.yaml"), "cannot be written"),
+        (("--latency-ms", 0), "budget.latency_ms: must be above 0, got 0"),
+        (("--latency-ms", 5, "--keep-latency", 0.5), "excludes keep_latency 0.5"),
+        (("--latency-ms", 5, "--runtime", "tensorrt"), "choose from eager, onnxruntime, compiled"),
+        (("--latency-ms", 5, "--batch", 3, "--threads", 7, "--no-measure"), "there is none; leave --no-measure out"),
+        (("--keep-macs", 0.5, "--batch", 4), "budget.batch: says nothing where no time is limited"),
+        (("--keep-macs", 0.5, "--latency-table", "table.json"), "latency_table: no budget limits time"),
+        (("--latency-ms", 5, "--latency-table", "none.json"), "none.json cannot be read"),
     ],
 )
 def test_bad_plans_are_one_line_and_exit_code_2(run_cli, run_folder, args, complaint):
@@ -91,3 +100,18 @@ def test_bad_plans_are_one_line_and_exit_code_2(run_cli, run_folder, args, compl
     lines = [line for line in err.splitlines() if line.startswith("prune-realloc:")]
     assert (code, len(lines), out) == (2, 1, ""), err
     assert complaint in lines[0]
+
+
+def test_time_is_planned_by_a_table(run_cli, run_folder, tmp_path):
+    table = make_table(Analysis.load(run_folder), macs=1e-6)
+    table.save(tmp_path / "table.json")
+    recipe = tmp_path / "half.yaml"
+    args = ("--keep-latency", 0.6, "--keep-params", 0.9, "--latency-table", tmp_path / "table.json", "-o", recipe)
+    code, out, err = run_cli("plan", run_folder, *args)
+    assert code == 0, err
+    planned = load_recipe(recipe).plan
+    widths = {name: site.width for name, site in planned.sites.items()}
+    assert table.predict(widths) == pytest.approx(planned.latency.achieved_ms, rel=1e-5)
+    assert planned.latency.achieved_ms <= planned.latency.requested_ms
+    assert planned.params <= planned.requested
+    assert "asked for; eager, batch 1, 1 threads, made up; by a table whose median error is" in out

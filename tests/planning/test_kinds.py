@@ -49,8 +49,10 @@ for allocation in ("damage", "uniform", "per-axis"):
 same = plan(analysis, Recipe(budget={"bytes": 40_000_000}))
 assert same.sites.keys() == analysis.widths.keys()
 assert "budget: {bytes: 40M}" in dump_recipe(Recipe(budget={"bytes": "40M"}), "x")
-(problem,) = check_recipe("budget: {bytes: 4M, keep_macs: 0.5}")
-assert "excludes keep_macs 0.5" in problem.message, problem
+(problem,) = check_recipe("budget: {bytes: 4M, keep_bytes: 0.5}")
+assert "excludes keep_bytes 0.5" in problem.message, problem
+both = plan(analysis, Recipe(budget={"keep_bytes": 0.6, "keep_macs": 0.55}))
+assert both.also["bytes"].requested >= both.bytes and both.requested >= both.macs
 
 target = Target(like="efficientvit_m0", bytes="9.2M")
 network = reallocate(EVEN, target)

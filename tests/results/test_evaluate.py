@@ -13,7 +13,7 @@ from prune_realloc.checkpoints.load import DEMO
 from prune_realloc.core.errors import InputError
 from prune_realloc.data.batches import Batch
 from prune_realloc.families.inputs import input_shape
-from prune_realloc.results.evaluate import evaluate, measure
+from prune_realloc.results.evaluate import Predictions, evaluate, measure
 from prune_realloc.runtime.networks import evaluation_mode
 
 GRAY = {"in_chans": 1, "num_classes": 10}
@@ -34,7 +34,8 @@ def batches(logits, labels, size):
     images = torch.tensor(logits)[:, None, None, :]
     for i in range(0, len(images), size):
         part = images[i : i + size]
-        yield Batch(torch.arange(i, i + len(part)), part, torch.tensor(labels)[i : i + size], (0,) * len(part))
+        places = range(i, i + len(part))
+        yield Batch(torch.tensor(places), part, torch.tensor(labels)[i : i + size], tuple(places))
 
 
 def test_values_by_hand():
@@ -47,7 +48,9 @@ def test_values_by_hand():
 
 def test_kl_and_agreement_by_hand():
     # source: odds 3:1 and 1:3. model: sharpness -1 turns both around
-    found = measure(Reads(-1.0), batches([[log(3), 0.0], [0.0, log(3)]], [0, 1], 1), labelled=True, source=Reads())
+    found = measure(
+        Reads(-1.0), batches([[log(3), 0.0], [0.0, log(3)]], [0, 1], 1), labelled=True, source=Predictions(Reads())
+    )
     assert (found.agreement, found.top1, found.source_top1) == (0.0, 0.0, 1.0)
     assert found.kl == pytest.approx(3 / 4 * log(3) + 1 / 4 * log(1 / 3))
 
@@ -60,7 +63,7 @@ def test_top5_counts_the_five_best_of_more_than_five():
 
 
 def test_a_constant_network_is_right_on_one_class_only():
-    found = measure(Reads(), batches([[0.0] * 8] * 8, list(range(8)), 8), labelled=True, source=Reads(2.0))
+    found = measure(Reads(), batches([[0.0] * 8] * 8, list(range(8)), 8), labelled=True, source=Predictions(Reads(2.0)))
     assert (found.top1, found.top5, found.agreement) == (1 / 8, 5 / 8, 1.0)
 
 

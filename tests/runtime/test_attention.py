@@ -1,5 +1,8 @@
 """Attention by products, or padded to one width: what PyTorch's function computes, by the kernel that is meant."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -114,3 +117,13 @@ def test_an_exported_program_runs_any_number_of_images(keys, monkeypatch):
         with FusedCalls() as fused:
             program(*more)
     assert fused.count == (keys < N)
+
+
+MEASURED = json.loads((Path(__file__).parents[2] / "docs/fused_attention.json").read_text())["kernels"]
+
+
+@pytest.mark.parametrize("row", [row for row in MEASURED if row["qk"] != row["v"]], ids=str)
+def test_the_rule_takes_what_was_measured_to_be_faster(row):
+    shape = row["images"], row["heads"], row["tokens"]
+    query, value = (torch.empty(1).expand(*shape, row[width]) for width in ("qk", "v"))
+    assert attention._in_products(query, query, value, None, 0.0) == (row["products"] > row["padded"])

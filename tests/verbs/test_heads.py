@@ -11,7 +11,7 @@ from prune_realloc.data.batches import Batch
 from prune_realloc.pruning.cut import cut
 from prune_realloc.pruning.head_maps import cosines, head_sites
 from prune_realloc.pruning.sites import find_sites
-from prune_realloc.results.evaluate import measure
+from prune_realloc.results.evaluate import Predictions, measure
 from prune_realloc.verbs.heads import measured_heads, planned_heads
 
 H, K = 3, 16  # heads of the tiny ViT, and their width
@@ -21,7 +21,8 @@ def batches(net, images):
     """Two batches of different size."""
     labels = torch.arange(len(images)) % net.num_classes
     places = torch.arange(len(images))
-    return [Batch(places[part], images[part], labels[part], ()) for part in (slice(0, 4), slice(4, None))]
+    parts = slice(0, 4), slice(4, None)
+    return [Batch(places[part], images[part], labels[part], tuple(places[part].tolist())) for part in parts]
 
 
 def measured(net, images, labelled=True):
@@ -77,7 +78,7 @@ def test_removal_costs_what_the_cut_costs(name, images_BCHW):
         assert block.maps is not None
         for head in range(block.heads):
             smaller = cut(net, sites, _without(sites, block.site, head))
-            found = measure(smaller, batches(net, images_BCHW), labelled=True, source=net)
+            found = measure(smaller, batches(net, images_BCHW), labelled=True, source=Predictions(net))
             assert block.removal[head] == pytest.approx(found.loss - whole.loss, abs=1e-5)
             assert block.kl[head] == pytest.approx(found.kl, abs=1e-5)
 

@@ -81,6 +81,18 @@ def test_the_network_is_examined_once(monkeypatch):
     assert curve_figure(found).startswith(b"\x89PNG")
 
 
+def test_the_source_predicts_each_image_once():
+    net, seen = build(), []
+    own = net.head  # what is cut from the network has the hook too
+    watch = own.register_forward_hook(lambda module, args, out: seen.append(len(out)) if module is own else None)
+    sweep(recipe(), budgets=(0.9,), model=net, batches=batches())
+    once = sum(seen)
+    seen.clear()
+    sweep(recipe(), budgets=(0.9, 0.6), model=net, batches=batches())
+    watch.remove()
+    assert sum(seen) == once  # a second point asks the source nothing that it has not said
+
+
 def test_what_is_done_is_there_when_the_next_point_fails(tmp_path, monkeypatch):
     point = verb._point
 

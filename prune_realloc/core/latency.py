@@ -1,0 +1,192 @@
+"""The table of measured times of a network: what was measured, where, and the time of any widths. No torch here."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from prune_realloc.core.cost import Term, Widths
+from prune_realloc.core.errors import InputError
+from prune_realloc.core.files import make_folder, write_file
+from prune_realloc.core.prices import PICOSECONDS, Price, fitted_prices, total
+from prune_realloc.core.structure import without_dropped_blocks
+
+FORMAT_VERSION = 1
+LEAST_MEASURED = 8
+"""So many networks, the source among them, are measured at least."""
+_DAMAGE = (ValueError, TypeError, KeyError, AttributeError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """Under which times hold."""
+
+    device: str
+    """What the processor or the graphics card calls itself."""
+    runtime: str
+    """eager, onnxruntime or compiled."""
+    threads: int
+    """For one operator; on a graphics card they launch its kernels only."""
+    batch: int
+    """Images at a time."""
+    versions: Mapping[str, str]
+    """Package -> its version."""
+
+    def differences(self, other: Conditions) -> list[str]:
+        """What differs in `other`, in words."""
+        plain = [field.name for field in dataclasses.fields(self) if field.name != "versions"]
+        found = [f"{name} {getattr(other, name)}" for name in plain if getattr(self, name) != getattr(other, name)]
+        names = sorted({*self.versions, *other.versions})
+        mine, theirs = self.versions, other.versions
+        return found + [f"{name} {theirs.get(name)}" for name in names if mine.get(name) != theirs.get(name)]
+
+    def __str__(self) -> str:
+        return f"{self.device}, {self.runtime}, {self.threads} threads, batch {self.batch}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One network that was timed."""
+
+    widths: Widths
+    """Of every site; 0 for a block that is gone."""
+    ms: float
+    """For one batch: median of its time over the source's in the same round, times the source's median."""
+    spread: float
+    """Interquartile range of that ratio over its median."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyTable:
+    """What a network and others that were cut from it took, and by that what any widths take.
+
+    Times are read as a sum over components whose prices are fitted to the networks that were measured (`core.prices`).
+    """
+
+    conditions: Conditions
+    input_shape: tuple[int, ...]
+    """(C, H, W) of one image."""
+    terms: tuple[Term, ...]
+    """The cost of the network, as an analysis has it."""
+    measured: tuple[Measured, ...]
+    """The source first."""
+    seconds: float
+    """What the measurement took."""
+    notes: tuple[str, ...] = ()
+    """What must be known of it: a machine that was not quiet."""
+
+    @cached_property
+    def prices(self) -> tuple[Price, ...]:
+        """What units of the sites take, in picoseconds."""
+        return _fitted(self.terms, self.measured)
+
+    @cached_property
+    def error(self) -> tuple[float, float]:
+        """Median and 95th percentile of the relative error at a network that is left out of the fit, each in turn."""
+        errors = []
+        for place, one in enumerate(self.measured):
+            others = [*self.measured[:place], *self.measured[place + 1 :]]
+            errors.append(abs(total(_fitted(self.terms, others), one.widths) / PICOSECONDS / one.ms - 1))
+        return float(np.median(errors)), float(np.quantile(errors, 0.95))
+
+    def predict(self, widths: Widths) -> float:
+        """Milliseconds for one batch of a network of these widths.
+
+        Args:
+            widths: of every site, as `find_sites` has them; 0 for a block that is gone.
+
+        Raises:
+            InputError: a site is missing, or the network has no such site.
+        """
+        self._check(widths)
+        return total(self.prices, widths) / PICOSECONDS
+
+    def components(self, widths: Widths) -> dict[str, float]:
+        """Milliseconds of each component; what no width changes is `rest`. Arguments as of `predict`."""
+        self._check(widths)
+        left, found = without_dropped_blocks(widths), dict[str, float]()
+        for price in self.prices:
+            found[price.component] = found.get(price.component, 0.0) + float(price.at(left)) / PICOSECONDS
+        return found
+
+    def require(self, terms: Sequence[Term], widths: Widths) -> None:
+        """Raises InputError where the table is of another network than the one with these terms and widths."""
+        if digest(terms, widths, self.input_shape) != digest(self.terms, self.measured[0].widths, self.input_shape):
+            raise InputError(
+                "latency_table: it was measured of another network, or at another image size; leave it out to measure "
+                "this one"
+            )
+
+    def _check(self, widths: Widths) -> None:
+        for name in sorted({*widths} ^ {*self.measured[0].widths}):
+            raise InputError(
+                f"widths: {name} is {'no site of this network' if name in widths else 'missing'}; see find_sites"
+            )
+
+    def save(self, path: str | Path) -> None:
+        """Write the table as JSON."""
+        path = Path(path)
+        make_folder(path.parent)
+        content = {"format_version": FORMAT_VERSION} | dataclasses.asdict(self)
+        content["ms"] = self.components(self.measured[0].widths)  # for who reads the file
+        content["error"] = self.error
+        write_file(path, (json.dumps(content, indent=1) + "\n").encode())
+
+    @classmethod
+    def load(cls, path: str | Path) -> LatencyTable:
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: there is no such file, it is damaged, or of another format version.
+        """
+        try:
+            content = json.loads(Path(path).read_text())
+            version = content.pop("format_version", None)
+            if version != FORMAT_VERSION:
+                raise InputError(f"{path}: format_version {version!r}, this program reads {FORMAT_VERSION}")
+            terms = [Term(**(term | {"sites": tuple(term["sites"])})) for term in content["terms"]]
+            return cls(
+                conditions=Conditions(**content["conditions"]),
+                input_shape=tuple(content["input_shape"]),
+                terms=tuple(terms),
+                measured=_checked([Measured(**one) for one in content["measured"]], terms),
+                seconds=float(content["seconds"]),
+                notes=tuple(content["notes"]),
+            )
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from error
+        except InputError:
+            raise
+        except _DAMAGE as error:
+            raise InputError(f"{path}: the latency table is damaged ({error}); measure it again") from error
+
+
+def digest(terms: Sequence[Term], widths: Widths, input_shape: Sequence[int]) -> str:
+    """A checksum of the shapes of a network: equal where the same table holds."""
+    plain = [[dataclasses.astuple(term) for term in terms], sorted(widths.items()), list(input_shape)]
+    return hashlib.sha256(json.dumps(plain).encode()).hexdigest()
+
+
+def _fitted(terms: Sequence[Term], measured: Sequence[Measured]) -> tuple[Price, ...]:
+    return fitted_prices(terms, [one.widths for one in measured], [one.ms for one in measured])
+
+
+def _checked(measured: Sequence[Measured], terms: Sequence[Term]) -> tuple[Measured, ...]:
+    """Raises ValueError where nothing can be fitted to them."""
+    if len(measured) < LEAST_MEASURED:
+        raise ValueError(f"{len(measured)} networks, {LEAST_MEASURED} are needed")
+    if missing := {name for term in terms for name in term.sites} - measured[0].widths.keys():
+        raise ValueError(f"no width of {min(missing)}")
+    for one in measured:
+        if any(type(width) is not int or width < 0 for width in one.widths.values()):
+            raise ValueError("a width that is no number of units")
+        if not 0 < one.ms < float("inf") or one.widths.keys() != measured[0].widths.keys():
+            raise ValueError(f"a network of {one.ms} ms, or of other sites than the first")
+    return tuple(measured)

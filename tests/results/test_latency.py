@@ -1,0 +1,157 @@
+"""A latency table measured with a made-up clock, kept, and measured anew."""
+
+import dataclasses
+from itertools import islice
+
+import pytest
+from support.latency import LAW, time_by_law
+from support.networks import build
+
+from prune_realloc.core.errors import InputError
+from prune_realloc.core.latency import LEAST_MEASURED, LatencyTable
+from prune_realloc.families import family_of
+from prune_realloc.pruning.cut import cut_to_widths
+from prune_realloc.pruning.sites import find_sites, widths
+from prune_realloc.recipe.budget import Budget
+from prune_realloc.results import latency, latency_tables
+from prune_realloc.results.latency import measure_latency
+from prune_realloc.results.latency_draws import drawn_widths, like_blocks
+from prune_realloc.results.latency_tables import Shapes, Tables
+
+
+@pytest.fixture
+def made_up(monkeypatch):
+    """Networks take what a law says of their widths, and nothing is run.
+
+    The size and the seed of each round of a group that was timed, and up to which of them times are noisy.
+    """
+    groups, noisy = [], [0]
+
+    def timed(calls, *, rounds, seed, **_):
+        groups.append((len(calls), seed))
+        wide = 1.0 if len(groups) <= noisy[0] else 0.0
+        each = {name: call.__defaults__[0] for name, call in calls.items()}  # the networks, which are numbers here
+        return {
+            name: [1e-3 * ms * (1 + wide * (turn % 2) * (name != "source")) for turn in range(rounds)]
+            for name, ms in each.items()
+        }
+
+    monkeypatch.setattr(latency, "interleave", timed)
+    monkeypatch.setattr(latency, "_MOST", 8)
+    monkeypatch.setattr(latency._Setting, "run", lambda self, net: time_of(net))
+    return groups, noisy
+
+
+def time_of(net):
+    return time_by_law(family_of(net).describe(net).terms, widths(find_sites(net)), **LAW)
+
+
+def shapes(net):
+    return Shapes(terms=family_of(net).describe(net).terms, widths=widths(find_sites(net)), input_shape=(3, 32, 32))
+
+
+def test_times_of_drawn_networks_make_a_table(tiny_vit, made_up):
+    groups, _ = made_up
+    table = measure_latency(tiny_vit, batch=2, threads=1)
+    assert len(table.measured) == 1 + latency._MOST
+    assert [count for count, _ in groups] == [8, 2]
+    whole = widths(find_sites(tiny_vit))
+    assert table.measured[0].widths == whole
+    assert table.predict(whole) == pytest.approx(table.measured[0].ms, rel=0.05)
+    assert (table.conditions.batch, table.conditions.threads, table.notes) == (2, 1, ())
+
+
+def test_noise_is_measured_longer_and_said(tiny_vit, made_up):
+    groups, noisy = made_up
+    noisy[0] = 3
+    measure_latency(tiny_vit)
+    assert [seed for _, seed in groups][:5] == [0, 1, 2, 3, 0]  # the first group three times more
+    noisy[0] = 100
+    assert "times of one network spread by" in measure_latency(tiny_vit).notes[0]
+
+
+def test_a_bound_that_is_too_short(tiny_vit, made_up):
+    with pytest.raises(InputError, match=rf"only 2 networks were measured, a latency table takes {LEAST_MEASURED}"):
+        measure_latency(tiny_vit, seconds=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [({"runtime": "tensorrt"}, "runtime 'tensorrt' is unknown"), ({"batch": 0}, "batch must be at least 1, got 0")],
+)
+def test_wrong_options(tiny_vit, options, complaint):
+    with pytest.raises(InputError, match=complaint):
+        measure_latency(tiny_vit, **options)
+
+
+def test_draws_are_networks_that_can_be_cut_and_differ_as_plans_do(tiny_vit):
+    sites, terms = find_sites(tiny_vit), family_of(tiny_vit).describe(tiny_vit).terms
+    drawn = list(islice(drawn_widths(sites, terms), 12))
+    assert drawn == list(islice(drawn_widths(sites, terms), 12))
+    assert drawn != list(islice(drawn_widths(sites, terms, seed=1), 12))
+    for found in drawn[:4]:
+        cut_to_widths(tiny_vit, found)
+    assert any(found["blocks.1"] == 0 for found in drawn)
+    assert any(found["blocks.0.qk"] == found["blocks.0.v"] < 16 for found in drawn)
+    assert any(found["blocks.0.qk"] != found["blocks.0.v"] for found in drawn)
+    assert any(found["embed"] < 48 for found in drawn)
+    assert like_blocks(sites, terms) == [[0, 1]]
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch, made_up):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return made_up[0]
+
+
+def test_a_table_is_measured_once(tiny_vit, cached):
+    budget = Budget(latency_ms=1.0, batch=4, threads=1)
+    first = Tables().of(budget, shapes(tiny_vit), lambda: tiny_vit)
+    assert len(cached) == 2
+    again = Tables(measure=False).of(budget, shapes(tiny_vit), lambda: pytest.fail("the network is not needed"))
+    assert again == first
+    Tables().of(Budget(latency_ms=1.0, batch=8, threads=1), shapes(tiny_vit), lambda: tiny_vit)
+    assert len(cached) == 4
+
+
+def test_another_version_is_measured_anew_or_refused(tiny_vit, cached, monkeypatch):
+    budget = Budget(latency_ms=1.0, threads=1)
+    Tables().of(budget, shapes(tiny_vit), lambda: tiny_vit)
+    monkeypatch.setattr(latency_tables, "device_name", lambda device: "another processor")
+    with pytest.raises(InputError, match=r"another processor, eager, .* needed, the one at hand is of"):
+        Tables(measure=False).of(budget, shapes(tiny_vit), lambda: tiny_vit)
+    monkeypatch.setattr(latency, "device_name", lambda device: "another processor")
+    table = Tables().of(budget, shapes(tiny_vit), lambda: tiny_vit)
+    assert (table.conditions.device, len(cached)) == ("another processor", 4)
+
+
+def test_a_damaged_table_is_measured_anew_or_refused(tiny_vit, cached):
+    budget = Budget(keep_latency=0.5)
+    Tables().of(budget, shapes(tiny_vit), lambda: tiny_vit)
+    [file] = latency_tables.cache_folder().iterdir()
+    file.write_text("{")
+    with pytest.raises(InputError, match="is damaged"):
+        Tables(measure=False).of(budget, shapes(tiny_vit), lambda: tiny_vit)
+    Tables().of(budget, shapes(tiny_vit), lambda: tiny_vit)
+    assert LatencyTable.load(file)
+
+
+def test_a_table_that_is_named_is_taken_for_its_device(tiny_vit, cached, tmp_path):
+    table = measure_latency(tiny_vit, batch=4, threads=1)
+    there = dataclasses.replace(table, conditions=dataclasses.replace(table.conditions, device="far away"))
+    there.save(tmp_path / "there.json")
+    tables = Tables(file=tmp_path / "there.json")
+    assert tables.of(Budget(latency_ms=1.0), shapes(tiny_vit), lambda: pytest.fail("not measured")) == there
+    with pytest.raises(InputError, match=r"budget\.batch: 1, the latency table .* has 4"):
+        tables.of(Budget(latency_ms=1.0, batch=1), shapes(tiny_vit), lambda: tiny_vit)
+    with pytest.raises(InputError, match="no budget limits time"):
+        tables.of(Budget(keep_macs=0.5), shapes(tiny_vit), lambda: tiny_vit)
+    other = build(depth=1)
+    with pytest.raises(InputError, match="measured of another network"):
+        tables.of(Budget(latency_ms=1.0), shapes(other), lambda: other)
+
+
+def test_the_network_that_is_measured_is_the_one_that_was_analysed(tiny_vit, cached):
+    other = build(depth=1)
+    with pytest.raises(InputError, match="the network of the analysis is not at hand"):
+        Tables().of(Budget(latency_ms=1.0), shapes(tiny_vit), lambda: other)

@@ -1,0 +1,68 @@
+"""Budgets of time from analysis to network, by a table that is given."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from support.latency import make_table
+from support.networks import build
+
+from prune_realloc import apply, build_recipe, sweep
+from prune_realloc.core.errors import InputError
+from prune_realloc.families import family_of
+from prune_realloc.pruning.sites import find_sites, widths
+from prune_realloc.results.latency import measure_latency
+from prune_realloc.results.latency_tables import Tables
+
+
+@pytest.fixture
+def network(tmp_path):
+    """A network, batches, and its table."""
+    net = build()
+    shapes = SimpleNamespace(terms=family_of(net).describe(net).terms, widths=widths(find_sites(net)))
+    table = make_table(shapes, network=0.1, macs=1e-6)
+    table.save(tmp_path / "table.json")
+    images, labels = torch.randn(32, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(32) % 5
+    return net, [(images, labels)], Tables(file=tmp_path / "table.json"), table
+
+
+def test_apply_keeps_a_budget_of_time_in_all_that_it_compares(network):
+    net, batches, tables, table = network
+    recipe = build_recipe({"budget": {"latency_ms": 0.7 * table.predict(widths(find_sites(net)))}})
+    done = apply(recipe, model=net, batches=batches, tables=tables, timed=False)
+    left = {name: site.width for name, site in done.recipe.plan.sites.items()}
+    assert table.predict(left) <= done.recipe.budget.latency_ms
+    numbers = done.summary()
+    assert numbers["requested"] == {"latency": done.recipe.budget.latency_ms}
+    assert numbers["predicted_ms"]["achieved"] == pytest.approx(table.predict(left), rel=1e-5)
+    assert "with uniform widths" in " ".join(done.notes)
+
+
+def test_sweep_goes_through_shares_of_time(network):
+    net, batches, tables, _ = network
+    recipe = build_recipe({"budget": {"keep_latency": 0.9, "batch": 1}})
+    found = sweep(recipe, budgets=(0.8, 0.6), model=net, batches=batches, tables=tables)
+    assert found.kind == "latency"
+    assert [point.recipe.budget.keep_latency for point in found.points] == [0.8, 0.6]
+    assert [point.recipe.budget.batch for point in found.points] == [1, 1]
+    for point in found.points:
+        planned = point.recipe.plan.latency
+        assert planned.achieved_ms <= point.budget * planned.source_ms * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("runtime", ["eager", "onnxruntime"])
+def test_networks_are_really_run(runtime, monkeypatch):
+    from prune_realloc.results import latency
+
+    for name, value in {"_MOST": 7, "_ROUNDS": 1, "_SECONDS": 0.0, "_AGAIN": 0}.items():
+        monkeypatch.setattr(latency, name, value)
+    net = build()
+    table = measure_latency(net, runtime=runtime, batch=2, threads=1, seconds=1000)
+    assert len(table.measured) == 8
+    assert table.predict(widths(find_sites(net))) > 0
+    assert ("onnxruntime" in table.conditions.versions) == (runtime == "onnxruntime")
+
+
+def test_what_is_around_a_network_is_not_timed():
+    with pytest.raises(InputError, match="only a network without others around it is timed"):
+        measure_latency(torch.nn.Sequential(build(), torch.nn.Identity()))
