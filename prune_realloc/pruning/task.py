@@ -19,6 +19,7 @@ from prune_realloc.pruning.cut import Keep, blocks_that_go, cut, removed_positio
 from prune_realloc.pruning.hooks import hooked
 from prune_realloc.pruning.linear import norm_at
 from prune_realloc.pruning.sites import stream_sites
+from prune_realloc.pruning.tune import Tuning
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Task:
     weights: Mapping[str, Tensor]
     ridge: float | None
     """Share of the inputs' mean variance, as `fit_` takes it."""
+    tuning: Tuning | None
+    """What is done to each part behind its refit; None: nothing."""
 
     def narrower(self, stream: str) -> bool:
         return stream in self.narrow
@@ -107,6 +110,7 @@ def prepared(
     keep: Keep,
     weights: Mapping[str, Tensor],
     ridge: float | None,
+    tuning: Tuning | None,
 ) -> Task:
     """The arguments are those of `refit_`, `ridge` a share."""
     streams, family, by_name = stream_sites(sites), family_of(source), {site.name: site for site in sites}
@@ -128,6 +132,7 @@ def prepared(
         gone_streams=removed_positions(streams, {name: units for name, units in keep.items() if name in streams}),
         weights=weights,
         ridge=ridge,
+        tuning=tuning,
     )
 
 
