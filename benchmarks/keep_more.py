@@ -5,7 +5,8 @@
 
 The shipped ViT and the networks of `--runs` (folders, by name); every draw takes other calibration images of the
 training set, the 10,000 test images give the result. What is there already is not measured again, so a run that was
-stopped goes on, and more budgets, draws or variants can be asked for later.
+stopped goes on, and more budgets, draws or variants can be asked for later. What an older version of the package loses
+is measured with `--variants default --label NAME` while that version is the one that Python finds.
 """
 
 import argparse
@@ -75,6 +76,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--samples", type=int, nargs="+", default=[512], help="calibration images")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--label", help="call the rows so instead of by their variant")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("networks", nargs="*", default=[SHIPPED, "swin", "efficientvit_msra", "efficientvit_mit"])
     args = parser.parse_args()
@@ -92,9 +94,10 @@ def main() -> None:
         test = [images, labels, log_probabilities(net, images)]
         record["dense"][name] = round(evaluate(net, images, labels)[1], 2)
         for seed, share, samples, variant in product(range(args.draws), args.budgets, args.samples, args.variants):
-            if (name, variant, share, samples, seed) in have:
+            if (name, args.label or variant, share, samples, seed) in have:
                 continue
             row = measured(name, folder, args.data, {"samples": samples, "seed": seed}, variant, share, test)
+            row["variant"] = args.label or variant
             print(*(f"{key}={value}" for key, value in row.items()), flush=True)
             record["rows"].append(row)
             args.out.write_text(json.dumps(record, indent=1) + "\n")

@@ -2,7 +2,8 @@
 
 In the order of the network, each layer that writes to the stream is regressed on what it now reads, in the network that
 is already cut up to there, towards what the source adds to its stream plus a part of the error that has built up in it.
-Ridge regression shrinks towards the weights that the cut left, so a direction that the data never shows keeps them.
+Ridge regression shrinks towards the weights that the cut left, so a direction that the data never shows keeps them; how
+far, images decide that a fit has not seen (`ridge.py`).
 What a layer before a batch norm is asked for goes through the scale of that norm, its mean into the running mean.
 """
 
@@ -25,11 +26,11 @@ from prune_realloc.families import family_of
 from prune_realloc.families.base import Leading
 from prune_realloc.families.host import find_host, inner_of
 from prune_realloc.pruning.cut import Keep
-from prune_realloc.pruning.elimination import RIDGE
 from prune_realloc.pruning.fit import fit_
 from prune_realloc.pruning.handed_on import handed_on
-from prune_realloc.pruning.linear import input_weight, inputs, layer_at, positions, scale_undone
+from prune_realloc.pruning.linear import Layer, input_weight, inputs, layer_at, positions, scale_undone
 from prune_realloc.pruning.moments import Regression
+from prune_realloc.pruning.ridge import Halves
 from prune_realloc.pruning.streams import Streams
 from prune_realloc.pruning.task import Task, prepared, watched
 from prune_realloc.pruning.tune import Stretch, Tuning, tune_
@@ -70,7 +71,7 @@ def refit_(
         if tuning is not None:
             _tune_whole_(model, source, batches, tuning)
         return  # the structure's notes say why
-    task = prepared(inner_of(model), host.inner, sites, keep, weights, RIDGE if ridge else None, tuning)
+    task = prepared(inner_of(model), host.inner, sites, keep, weights, ridge, tuning)
     describe, first = task.family.describe, next(task.model.parameters())
     left = zip(*(describe(network).branches for network in (task.model, task.wide)), strict=True)
     names = list(task.streams)
@@ -194,27 +195,27 @@ def _cross_(task: Task, streams: Streams, at: str, to: str) -> None:
 def _fit_crossing_(task: Task, streams: Streams, crossing: Crossing) -> None:
     """A layer that writes the next stream, towards what the source's puts out: no error is in that stream yet."""
     layer, enter = layer_at(task.model, crossing.writer), task.family.stream_input
-    regression = Regression()
+    regression = Halves()
     for x, y in map(streams.batch, streams.fitted()):
         target = watched(task.source, crossing.writer, "output", partial(enter, task.source, crossing.stream, x))
         given = watched(task.model, crossing.writer, "input", partial(enter, task.model, crossing.stream, y))
         target = task.rows(crossing.writer, positions(layer, target))
-        regression.add(inputs(layer, given), target, task.weight(crossing))
-    fit_(layer, regression, task.ridge, norm=task.norm(crossing.writer))
+        regression.add(len(y), inputs(layer, given), target, task.weight(crossing))
+    _fit_(task, layer, regression, task.norm(crossing.writer))
 
 
 def _fit_readers_(task: Task, streams: Streams, branch: Branch, mine: Branch, theirs: Branch) -> None:
     """The layers of one branch that read a narrower stream, towards what the source's put out."""
     output, weight = task.output, task.weight(branch)
     for name, reader, goal in zip(branch.readers, mine.readers, theirs.readers, strict=True):
-        layer, regression = layer_at(task.model, reader), Regression()
+        layer, regression = layer_at(task.model, reader), Halves()
         for x, y in map(streams.batch, streams.fitted()):
             target = watched(task.wide, goal, "output", partial(output, task.wide, theirs, x))
             given = watched(task.model, reader, "input", partial(output, task.model, mine, y))
             own = task.weights.get(branch.readers[0])
             each = weight if own is None else input_weight(layer, own, given)
-            regression.add(inputs(layer, given), task.rows(name, positions(layer, target)), each)
-        fit_(layer, regression, task.ridge, norm=task.norm(reader))
+            regression.add(len(y), inputs(layer, given), task.rows(name, positions(layer, target)), each)
+        _fit_(task, layer, regression, task.norm(reader))
 
 
 def _lost_behind(task: Task, streams: Streams, branch: Branch) -> list[Branch]:
@@ -241,7 +242,7 @@ def _fit_writer_(task: Task, streams: Streams, branch: Branch, mine: Branch, los
     """The layer of one branch that writes; the streams are led past the branch, and past what it stands in for."""
     output, weight = task.output, task.aligned_weight(branch)
     layer, norm = layer_at(task.model, mine.writer), task.norm(mine.writer)
-    regression, lag = Regression(), Regression()
+    regression, lag = Halves(), Regression()
     for i, x, y in streams:
         own = after = x + output(task.source, branch, x)
         for each in lost:
@@ -252,9 +253,9 @@ def _fit_writer_(task: Task, streams: Streams, branch: Branch, mine: Branch, los
         given = watched(task.model, mine.writer, "input", partial(output, task.model, mine, y))
         given = task.aligned(task.model, mine, inputs(layer, given))
         target, error = _asked_of_writer(task, branch, norm, _Passage(x, own, after, y))
-        regression.add(given, target + CARRY * error, weight)
+        regression.add(len(y), given, target + CARRY * error, weight)
         lag.add(error, None, weight)
-    fit_(layer, regression, task.ridge, (1 - CARRY) * lag.mean(), norm)
+    _fit_(task, layer, regression, norm, (1 - CARRY) * lag.mean())
     _lead_on_(task, streams, _added(task, branch, mine), weight)
 
 
@@ -302,11 +303,14 @@ def _fit_exits_(
     """
     exits = [name for name, stream in task.structure.exits.items() if stream == at]
     for name in exits if task.narrower(at) else ():
-        layer, regression = layer_at(task.model, name), Regression()
+        layer, regression = layer_at(task.model, name), Halves()
         for x, y in map(streams.batch, streams.fitted()):
             target = positions(layer, watched(task.wide, name, "output", partial(run, task.wide, x)))
             given = watched(task.model, name, "input", partial(run, task.model, y))
-            regression.add(inputs(layer, given), task.rows(name, target), None)
-        # one row per image where the tokens are pooled: the fewer rows, the nearer to the weights at hand
-        ridge = None if task.ridge is None else max(task.ridge, task.streams[at].units / float(regression.count))
-        fit_(layer, regression, ridge, norm=task.norm(name))
+            regression.add(len(y), inputs(layer, given), task.rows(name, target), None)
+        _fit_(task, layer, regression, task.norm(name))
+
+
+def _fit_(task: Task, layer: Layer, moments: Halves, norm: _BatchNorm | None, shift: Tensor | float = 0.0) -> None:
+    """One layer as `fit_` does, its ridge chosen by images that the fit has not seen."""
+    fit_(layer, moments.whole(), moments.ridge(layer, norm) if task.ridge else None, shift, norm)
