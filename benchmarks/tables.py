@@ -118,6 +118,22 @@ def losses_of_networks(record: Record) -> str:
     return table(["network", "how", *shares], rows, texts=2)
 
 
+def kept_more(record: Record) -> str:
+    """Points lost, KL in nats and seconds of each variant: means over the draws that all variants of the row have."""
+    found: dict[tuple[str, float], dict[str, dict[int, Record]]] = {}
+    for row in record["rows"]:
+        variants = found.setdefault((row["network"], row["requested"]), {})
+        variants.setdefault(row["variant"], {})[row["seed"]] = row
+    rows = []
+    for (network, share), variants in sorted(found.items(), key=lambda each: (each[0][0], -each[0][1])):
+        draws = set.intersection(*(set(of_draw) for of_draw in variants.values()))
+        for variant, of_draw in variants.items():
+            top1, kl, seconds = (statistics.mean(of_draw[d][key] for d in draws) for key in ("top1", "kl", "seconds"))
+            lost = f"{record['dense'][network] - top1:.2f}"
+            rows.append((network, f"{share:g}", variant, lost, f"{kl:.2g}", f"{seconds:.0f}", str(len(draws))))
+    return table(("network", "kept", "how", "points lost", "KL", "s", "draws"), rows, texts=3)
+
+
 def fused_speed(record: Record) -> str:
     """Speed over that of the source, by network, widths and variant; one column for each batch size."""
     found: dict[tuple[str, ...], dict[int, str]] = {}
@@ -327,6 +343,7 @@ def render(page: str) -> str:
         losses,
         gain,
         losses_of_networks,
+        kept_more,
         fused_speed,
         cutting_times,
         network_speed,

@@ -55,6 +55,9 @@ def apply(
     ],
     source: Annotated[dict[str, Any], source_flags(*ALL_SOURCE, optional=True)],
     data: Annotated[dict[str, Any], data_flags(*ALL_DATA, optional=True, help=_IMAGES_HELP)],
+    tune: Annotated[
+        int | None, option(RUN, "--tune", metavar="STEPS", help="Steps of tuning for each part of the network.")
+    ] = None,
     eval_split: MeasuredSplit = "validation",
     eval_samples: MeasuredSamples = 5000,
     batch_size: BatchSize = 32,
@@ -77,7 +80,7 @@ def apply(
         from prune_realloc.recipe.reader import load_recipe
         from prune_realloc.verbs.apply import apply as run
 
-        wanted = with_overrides(load_recipe(recipe), source, data)
+        wanted = with_overrides(load_recipe(recipe), source, data, {} if tune is None else {"tune": tune})
         if out is not None:
             require_writable(out)
         with image_progress("images") as progress:

@@ -29,16 +29,27 @@ def fit_(
             leaves the weights alone and sets the intercept.
         norm: what reads the layer's output and nothing else does.
     """
-    weight, count = matrix(layer).double(), moments.count
-    centre = layer.bias is not None or norm is not None
-    x, t = (total / count if centre else torch.zeros_like(total) for total in (moments.x, moments.t))
+    centred = layer.bias is not None or norm is not None
+    weight, intercept = solved(matrix(layer).double(), moments, ridge, centred)
     if ridge is not None:
-        xx, tx = moments.xx / count - torch.outer(x, x), moments.tx / count - torch.outer(t, x)
-        weight = weight + torch.linalg.solve(ridged(xx, x, ridge), (tx - weight @ xx).T).T
         set_(layer, weight)
-    intercept = t + shift - weight @ x
+    intercept = intercept + shift
     if layer.bias is not None:
         layer.bias.copy_(intercept)
     elif norm is not None:
         assert norm.running_mean is not None
         norm.running_mean.sub_(intercept)
+
+
+def solved(weight: Tensor, moments: Regression, ridge: float | None, centred: bool) -> tuple[Tensor, Tensor]:
+    """What `fit_` sets, from weights (D, U E) in double precision: such weights, and the intercept (D,).
+
+    Args:
+        centred: False: there is no intercept, so the means are fitted by the weights; it is to be left aside.
+    """
+    count = moments.count
+    x, t = (total / count if centred else torch.zeros_like(total) for total in (moments.x, moments.t))
+    if ridge is not None:
+        xx, tx = moments.xx / count - torch.outer(x, x), moments.tx / count - torch.outer(t, x)
+        weight = weight + torch.linalg.solve(ridged(xx, x, ridge), (tx - weight @ xx).T).T
+    return weight, t - weight @ x

@@ -82,12 +82,16 @@ def norm_at(model: nn.Module, name: str | None) -> _BatchNorm | None:
     return norm
 
 
-def scale_undone(norm: _BatchNorm) -> Tensor:
-    """What an error behind `norm` is multiplied by to be one in front of it, shape (D,); 0 where hardly any passes."""
+def scale_of(norm: _BatchNorm) -> Tensor:
+    """What `norm` multiplies each channel by, shape (D,), in double precision."""
     assert norm.running_var is not None
     scale = (norm.running_var.detach().double() + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight.detach()
+    return scale if norm.weight is None else scale * norm.weight.detach()
+
+
+def scale_undone(norm: _BatchNorm) -> Tensor:
+    """What an error behind `norm` is multiplied by to be one in front of it, shape (D,); 0 where hardly any passes."""
+    scale = scale_of(norm)
     lives = scale.abs() > _DEAD * scale.abs().max()
     return torch.where(lives, scale, 1.0).reciprocal() * lives
 

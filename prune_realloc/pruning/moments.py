@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 
 import torch
@@ -226,6 +226,10 @@ class Regression:
             t = _tokens(t, weight)
             self.t = self.t + torch.einsum("bnd,n->d", t, weight)
             self.tx = self.tx + t.flatten(0, 1).T @ weighted
+
+    def plus(self, other: Regression) -> Regression:
+        """The sums over the images of both."""
+        return Regression(*(getattr(self, part.name) + getattr(other, part.name) for part in fields(self)))
 
     def mean(self) -> Tensor:
         return self.x / self.count

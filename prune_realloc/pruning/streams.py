@@ -24,6 +24,8 @@ class Streams:
             self.file = tempfile.TemporaryFile()  # noqa: SIM115 (closed by __exit__)
         self.places: list[tuple[int, torch.Size, torch.Size]] = []
         """Of each batch: where it begins in the file, and the shapes of x and y."""
+        self.held: set[int] = set()
+        """Batches that are led along and that nothing is fitted to."""
 
     def __enter__(self) -> Streams:
         return self
@@ -32,10 +34,12 @@ class Streams:
         with suppress(OSError):  # what a full folder could not take is not needed any more
             self.file.close()
 
-    def append(self, x: Tensor, y: Tensor) -> None:
+    def append(self, x: Tensor, y: Tensor, *, held: bool = False) -> None:
         """One batch more."""
         self.places.append((self.file.seek(0, 2), x.shape, y.shape))
         self.replace(len(self.places) - 1, x, y)
+        if held:
+            self.held.add(len(self.places) - 1)
 
     def replace(self, i: int, x: Tensor, y: Tensor) -> None:
         """Batch `i` anew; of other shapes where it has entered another stream, and then in another place."""
@@ -48,14 +52,21 @@ class Streams:
             self.file.flush()
 
     def __iter__(self) -> Iterator[tuple[int, Tensor, Tensor]]:
-        for i, (offset, *shapes) in enumerate(self.places):
-            self.file.seek(offset)
-            data = [bytearray(self.file.read(self.dtype.itemsize * shape.numel())) for shape in shapes]
-            x, y = (
-                torch.frombuffer(d, dtype=self.dtype).to(self.device).reshape(s)
-                for d, s in zip(data, shapes, strict=True)
-            )
-            yield i, x, y
+        return ((i, *self.batch(i)) for i in range(len(self.places)))
+
+    def fitted(self) -> list[int]:
+        """The batches that layers are fitted to."""
+        return [i for i in range(len(self.places)) if i not in self.held]
+
+    def batch(self, i: int) -> tuple[Tensor, Tensor]:
+        """x and y of batch `i`."""
+        offset, *shapes = self.places[i]
+        self.file.seek(offset)
+        data = [bytearray(self.file.read(self.dtype.itemsize * shape.numel())) for shape in shapes]
+        x, y = (
+            torch.frombuffer(d, dtype=self.dtype).to(self.device).reshape(s) for d, s in zip(data, shapes, strict=True)
+        )
+        return x, y
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from prune_realloc.pruning.cut import Keep, blocks_that_go, cut, removed_positio
 from prune_realloc.pruning.hooks import hooked
 from prune_realloc.pruning.linear import norm_at
 from prune_realloc.pruning.sites import stream_sites
+from prune_realloc.pruning.tune import Tuning
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,10 @@ class Task:
     gone_streams: Mapping[str, Mapping[int, np.ndarray]]
     """The same of the cut of the streams."""
     weights: Mapping[str, Tensor]
-    ridge: float | None
-    """Share of the inputs' mean variance, as `fit_` takes it."""
+    ridge: bool
+    """Are weights fitted? Else intercepts alone."""
+    tuning: Tuning | None
+    """What is done to each part behind its refit; None: nothing."""
 
     def narrower(self, stream: str) -> bool:
         return stream in self.narrow
@@ -106,9 +109,10 @@ def prepared(
     sites: Sequence[Site],
     keep: Keep,
     weights: Mapping[str, Tensor],
-    ridge: float | None,
+    ridge: bool,
+    tuning: Tuning | None,
 ) -> Task:
-    """The arguments are those of `refit_`, `ridge` a share."""
+    """The arguments are those of `refit_`."""
     streams, family, by_name = stream_sites(sites), family_of(source), {site.name: site for site in sites}
     narrow = frozenset(name for name, site in streams.items() if len(keep.get(name, range(site.units))) < site.units)
     inside = {name: units for name, units in keep.items() if name not in streams}
@@ -128,6 +132,7 @@ def prepared(
         gone_streams=removed_positions(streams, {name: units for name, units in keep.items() if name in streams}),
         weights=weights,
         ridge=ridge,
+        tuning=tuning,
     )
 
 

@@ -32,7 +32,7 @@ def _preprocess(value: Any) -> Any:
 
 
 class Compensation(Part):
-    """What is done around a cut so that less is lost; all of it in closed form, without training."""
+    """What is done around a cut so that less is lost; all but tune in closed form, without training."""
 
     rotate: StrictBool = True
     """Before the cut: turn Q/K and V into the basis that sorts units by what they carry; the function stays."""
@@ -40,6 +40,13 @@ class Compensation(Part):
     """After the cut: refit the next linear layer on the calibration images."""
     mean_shift: StrictBool = True
     """After the cut: add the mean of what the removed units gave to the next bias."""
+    tune: Natural = 0
+    """After the refit of each part of the network: so many steps of gradient descent towards what the source has behind
+    that part; no labels are read. A part that is no nearer to the source on held-back images stays as refitted."""
+
+    def _conflicts(self) -> Iterator[Conflict]:
+        if self.tune and not self.refit:
+            yield Conflict(("tune",), "follows a refit, and refit is false; set refit: true, or tune: 0")
 
 
 class Source(Part):

@@ -77,12 +77,14 @@ def _part_of(part: type[AnyPart], name: str, value: Any, options: Mapping[str, A
     return value
 
 
-def with_overrides(recipe: Recipe, source: Mapping[str, Any], data: Mapping[str, Any]) -> Recipe:
-    """The recipe with other values of its source and data.
+def with_overrides(
+    recipe: Recipe, source: Mapping[str, Any], data: Mapping[str, Any], compensate: Mapping[str, Any] | None = None
+) -> Recipe:
+    """The recipe with other values of its source, data and compensation.
 
     Args:
-        source, data: the values that change. With another checkpoint, or other images, what the recipe says of
-            its own no longer holds.
+        source, data, compensate: the values that change. With another checkpoint, or other images, what the recipe
+            says of its own no longer holds.
 
     Raises:
         InputError: a value is wrong.
@@ -96,6 +98,7 @@ def with_overrides(recipe: Recipe, source: Mapping[str, Any], data: Mapping[str,
         _forget(values["data"], _OF_OTHER_IMAGES)
     values["source"] |= source
     values["data"] |= data
+    values["compensate"] |= compensate or {}
     return build_recipe(values)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -11,6 +11,7 @@ from prune_realloc.core.cost import total_cost
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.latency import LatencyTable
 from prune_realloc.core.structure import OUTER_AXES, site_place
+from prune_realloc.data.apart import set_apart
 from prune_realloc.data.calibration import Calibration
 from prune_realloc.families import family_of
 from prune_realloc.families.host import find_host
@@ -22,6 +23,7 @@ from prune_realloc.pruning.examine import Examined
 from prune_realloc.pruning.law import AxisRefused, check_cut_equals_mask
 from prune_realloc.pruning.refit import refit_
 from prune_realloc.pruning.sites import find_sites, widths
+from prune_realloc.pruning.tune import Tuning
 from prune_realloc.pruning.units import Units, units_of
 from prune_realloc.recipe.document import Recipe
 from prune_realloc.recipe.plan import Plan
@@ -108,12 +110,37 @@ def _kept(done: Plan, seen: Examined) -> Keep:
 
 
 def carry_out(done: Plan, seen: Examined, recipe: Recipe, images: Calibration | None) -> Result:
-    """Cut, and make up for it as the recipe says."""
+    """Cut, and make up for it in closed form as the recipe says."""
     keep = _kept(done, seen)
     pruned = cut(seen.network, seen.sites, keep)
     if images is not None and is_fitted(seen, recipe):
         refit_(pruned, seen.network, seen.sites, keep, seen.weights, images, ridge=recipe.compensate.refit)
     return Result(done, pruned, units_of(seen.sites, keep, seen.bases))
+
+
+def tuned(
+    refitted: Result, seen: Examined, recipe: Recipe, images: Calibration, judge: Judge | None
+) -> tuple[Result, str]:
+    """The same cut, each part refitted and then tuned, and a note; or what was refitted, where that is judged better.
+
+    Raises:
+        InputError: there are no images to judge parts by.
+    """
+    keep = _kept(refitted.plan, seen)
+    pruned = cut(seen.network, seen.sites, keep)
+    fitted, held = set_apart(images)
+    tuning = Tuning(recipe.compensate.tune, recipe.data.seed, held)
+    refit_(pruned, seen.network, seen.sites, keep, seen.weights, fitted, ridge=True, tuning=tuning)
+    note = (
+        f"tuned in {tuning.steps} steps each: {tuning.kept} of {len(tuning.errors)} parts came nearer to the source on "
+        "images that no layer was fitted on, the others are as refitted"
+    )
+    if judge is None:
+        return replace(refitted, network=pruned), note
+    note += f"; {judge.name}: {judge.text(pruned)}{judge.unit}, {judge.text(refitted.network)} without"
+    if judge.better(pruned, refitted.network):
+        return replace(refitted, network=pruned), note
+    return refitted, f"{note}; what was carried out is that without"
 
 
 def is_fitted(seen: Examined, recipe: Recipe) -> bool:

@@ -40,6 +40,7 @@ from prune_realloc.verbs.carry_out import (
     check_fit,
     few_images_note,
     lawful_plan,
+    tuned,
 )
 from prune_realloc.verbs.judge import Judge, Judges, judges_for
 from prune_realloc.verbs.own import Own, open_calibration, plain_taken_of
@@ -211,6 +212,9 @@ def _pruned(
         recipe, result, note = best_judged(result, seen, recipe, table, images, judge, asked=asked)
         notes.append(note)
     notes += few_images_note(result, seen, recipe, images)
+    if recipe.compensate.tune and images is not None:
+        result, note = tuned(result, seen, recipe, images, judge)
+        notes.append(note)
     return recipe.model_copy(update=axes_named(seen.analysis, recipe) | {"plan": result.plan}), result, notes
 
 
@@ -224,7 +228,7 @@ def _measured(
 ) -> tuple[Evaluation | None, list[str]]:
     """The pruned network against its source, and notes."""
     if images is None:
-        return None, ["without --data nothing was rotated or refitted, and the outcome was not measured"]
+        return None, ["without --data nothing was rotated, refitted or tuned, and the outcome was not measured"]
     if isinstance(images, OwnBatches):
         notes = [*images.notes(), *judges.notes()]
         if not is_classifier(source.net):

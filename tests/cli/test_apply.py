@@ -26,6 +26,7 @@ def test_bad_applications_are_one_line_and_exit_code_2(run_cli, tmp_path):
         ((tmp_path / "good.yaml", "--model", "deit_tiny_patch16_224"), "--ckpt"),
         ((tmp_path / "good.yaml", "-o", tmp_path / "file"), "a file is in the way"),
         ((tmp_path / "good.yaml", "--samples", 0), "data.samples"),
+        ((tmp_path / "good.yaml", "--tune", -1), "compensate.tune"),
         ((tmp_path / "good.yaml", "--eval-samples", 0), "eval_samples"),
         ((tmp_path / "good.yaml", "--device", "tpu"), "choose auto"),
     ):

@@ -8,6 +8,7 @@ from support import convs as of_convs
 from support import two_streams as family
 
 from prune_realloc.families import CUTTABLE, FAMILIES
+from prune_realloc.pruning.ridge import RIDGES, Halves
 
 
 @pytest.fixture
@@ -31,3 +32,9 @@ def bottlenecks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The family of the network of convolutions is known to the program."""
     for families in (FAMILIES, CUTTABLE):
         monkeypatch.setitem(families, "bottlenecks", convolutions)
+
+
+@pytest.fixture
+def least_ridge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every layer is fitted with the least ridge, whatever other images say."""
+    monkeypatch.setattr(Halves, "ridge", lambda *_: RIDGES[0])

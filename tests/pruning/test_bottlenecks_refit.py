@@ -42,7 +42,7 @@ def test_refit_brings_the_output_nearer_to_the_sources(axes):
     assert 0 < error(refitted(case, keep), case.model, images) < 0.5 * plain
 
 
-def test_a_layer_between_two_streams_is_fitted():
+def test_a_layer_between_two_streams_is_fitted(least_ridge):
     """As well as any weights and running means could be, but for the ridge."""
     case, images, seen = case_of(), images_of(24), []
     keep = {"stages.1.ffn": np.arange(0, 16, 2)}
@@ -153,7 +153,7 @@ def test_channels_that_the_norm_lets_nothing_through_of_stay_small():
     assert error(pruned, model, images) < 0.5 * error(cut(model, case.sites, keep), model, images)
 
 
-def test_each_layer_at_a_narrower_stream_is_fitted_and_no_other():
+def test_each_layer_at_a_narrower_stream_is_fitted_and_no_other(least_ridge):
     case = case_of()
     keep = halves(case, curves_of(case), "embed")
     pruned, plain = refitted(case, keep), cut(case.model, case.sites, keep)

@@ -53,20 +53,19 @@ def test_refit_of_units_that_never_change_leaves_the_function(part):
 def test_refit_brings_the_output_nearer_to_the_sources(layout):
     """For every axis by itself and for all of them at once; on images that nothing was fitted on.
 
-    Behind narrower Q and K what the refit finds is little and needs more images than a test has, so there the images
-    are those at hand.
+    Behind narrower Q and K what a refit can find is little, and these are few images: there it must not do harm.
     """
     case, curves = rotated_case(layout, 96)
     for axes in (*((axis,) for axis in AXES), AXES):
         keep = halves(case, curves, *axes)
-        images = images_of(96)[:48] if axes == ("qk",) else images_of(48, seed=7)
+        images = images_of(48, seed=7)
         plain = error(cut(case.model, case.sites, keep), case.model, images)
         mended = error(refitted(case, keep, images=96, size=32), case.model, images)
         assert plain > 0
         if layout == "post_norm" and axes == ("block",):  # no writer can stand in from behind its norm
             assert mended == pytest.approx(plain, rel=1e-4)
-        elif layout != "post_norm" or axes != ("qk",):  # the norm blows up what a refit has made smaller
-            assert mended < 0.9 * plain, axes
+        else:
+            assert mended < (1.06 if axes == ("qk",) else 0.9) * plain, axes
 
 
 @pytest.mark.parametrize("ridge", [True, False])
@@ -121,7 +120,7 @@ def test_all_layers_at_a_narrower_stream_are_fitted_and_no_others(layout):
     assert moved == layers
 
 
-def test_a_writer_is_asked_for_its_own_output_and_half_of_the_error_before_it():
+def test_a_writer_is_asked_for_its_own_output_and_half_of_the_error_before_it(least_ridge):
     """Behind a block that went; the ridge regression solved anew, from streams computed here."""
     case, images = case_of("plain"), images_of(24)
     family, keep = family_of(case.model), {"blocks.0": np.arange(0)}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from prune_realloc.core.errors import InputError
-from prune_realloc.recipe.document import Data, Source
+from prune_realloc.recipe.document import Compensation, Data, Source
 from prune_realloc.recipe.options import read_options, with_overrides
 from prune_realloc.recipe.reader import parse_recipe
 
@@ -53,5 +53,6 @@ def test_overrides_of_a_recipe():
     other = with_overrides(recipe, {"ckpt": "b.pth"}, {"name": "demo", "labels": True})
     assert other.source == Source(ckpt="b.pth", model="vit")
     assert other.data == Data(name="demo", samples=7)
+    assert with_overrides(recipe, {}, {}, {"tune": 9}).compensate == Compensation(tune=9)
     with pytest.raises(InputError, match=r"data\.samples: must be at least 1"):
         with_overrides(recipe, {}, {"samples": 0})

@@ -78,7 +78,13 @@ def test_unknown_keys_get_a_hint():
     assert "did you mean 'freeze'?" in one_message(HALF + "rules: {v: {freezes: true}}")
     assert "did you mean 'reason'?" in one_message(PLAN.replace("planned}", "planned, reasons: x}"))
     assert "belongs under budget" in one_message(HALF + "keep_macs: 0.5")
-    assert "choose from rotate, refit, mean_shift" in one_message(HALF + "compensate: {everything: true}")
+    assert "choose from rotate, refit, mean_shift, tune" in one_message(HALF + "compensate: {everything: true}")
+
+
+def test_tuning_follows_a_refit():
+    assert check_recipe(HALF + "compensate: {tune: 300}") == []
+    assert "set refit: true, or tune: 0" in one_message(HALF + "compensate: {refit: false, tune: 300}")
+    assert "at least 0" in one_message(HALF + "compensate: {tune: -1}")
 
 
 def test_a_key_given_twice_is_a_problem():

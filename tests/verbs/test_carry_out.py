@@ -10,6 +10,7 @@ from support.networks import build
 
 from prune_realloc import apply, load_model
 from prune_realloc.core.errors import InputError
+from prune_realloc.verbs.judge import Judge
 
 
 def test_the_uniform_plan_is_taken_where_it_has_the_lower_loss(monkeypatch):
@@ -64,3 +65,17 @@ def test_numbers_of_the_images_that_were_fitted_say_so_and_few_of_them_are_warne
     assert any(f"were refitted on {samples} images" in note for note in done.notes) == warned
     [judged] = [note for note in done.notes if note.startswith("KL to the source")]
     assert ("on images that no layer was fitted on" in judged) == (compensate == {})
+
+
+def test_a_tuned_network_is_carried_out_where_it_is_judged_better_and_else_what_was_refitted(monkeypatch):
+    recipe = half(budget={"keep_macs": 0.2}, compensate={"tune": 12})
+    plain = apply(recipe.model_copy(update={"compensate": type(recipe.compensate)()}), **QUICK)
+    done = apply(recipe, **QUICK)
+    [note] = [note for note in done.notes if note.startswith("tuned in 12 steps each")]
+    assert "carried out" not in note
+    assert done.evaluation.kl < plain.evaluation.kl
+    monkeypatch.setattr(Judge, "better", lambda *_: False)
+    again = apply(recipe, **QUICK)
+    assert any(note.endswith("what was carried out is that without") for note in again.notes)
+    pairs = zip(again.network.parameters(), plain.network.parameters(), strict=True)
+    assert all(torch.equal(p, q) for p, q in pairs)

@@ -406,3 +406,11 @@ def test_an_outer_network_needs_batches_and_a_score_that_is_a_number(arguments, 
     data = {} if arguments else {"data": {"name": "demo"}}
     with pytest.raises(InputError, match=complaint):
         apply(recipe(**data), model=segmenter(torch.float32), **arguments, timed=False)
+
+
+def test_of_batches_of_ones_own_every_fourth_is_held_back_from_fit_and_tuning():
+    net, asked = small(), recipe(axes=["ffn"], compensate={"tune": 10})
+    done = apply(asked, model=net, batches=shipped_batches(net, 128), timed=False)
+    assert any(note.startswith("tuned in 10 steps each") for note in done.notes)
+    with pytest.raises(InputError, match="of 3 batches none can be held back, which takes 4; give smaller batches"):
+        apply(asked, model=net, batches=shipped_batches(net, 96), timed=False)

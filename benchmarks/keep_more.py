@@ -1,0 +1,107 @@
+"""What is lost without labels and training, by today's default and with each further part, over draws of the images.
+
+    python examples/train_hierarchical.py --out runs/hierarchical
+    python benchmarks/keep_more.py --runs runs/hierarchical --out docs/keep_more.json
+
+The shipped ViT and the networks of `--runs` (folders, by name); every draw takes other calibration images of the
+training set, the 10,000 test images give the result. What is there already is not measured again, so a run that was
+stopped goes on, and more budgets, draws or variants can be asked for later. What an older version of the package loses
+is measured with `--variants default --label NAME` while that version is the one that Python finds.
+"""
+
+import argparse
+import json
+import time
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from record import origin
+from torch import Tensor, nn
+from torch_pruning_baseline import evaluate, load_tensors
+
+from prune_realloc import InputError, apply, build_recipe, load_model
+from prune_realloc.results.evaluate import divergence
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "tuned": {"compensate": {"tune": 200}},
+}
+SHIPPED = "demo"
+
+
+def measured(
+    name: str, folder: Path | None, data: str, images: dict[str, int], variant: str, share: float, test: list[Tensor]
+) -> dict[str, Any]:
+    """One row.
+
+    Args:
+        test: images, labels, and the source's log-probabilities of them.
+    """
+    row: dict[str, Any] = {"network": name, "variant": variant, "requested": share} | images
+    source = {"source": {"ckpt": str(folder)}} if folder is not None else {}
+    recipe = build_recipe(
+        {"budget": {"keep_macs": share}, "data": {"name": data} | images} | source | VARIANTS[variant]
+    )
+    started = time.perf_counter()
+    try:
+        done = apply(recipe, timed=False, eval_samples=100, batch_size=64)
+    except InputError as error:  # a budget that the floors forbid is a result
+        return row | {"error": str(error)}
+    seconds = time.perf_counter() - started
+    loss, top1 = evaluate(done.network, *test[:2])
+    return row | {
+        "keep_macs": round(done.cost.macs / done.source_cost.macs, 4),
+        "top1": round(top1, 2),
+        "loss": round(loss, 4),
+        "kl": float(f"{float(divergence(test[2], log_probabilities(done.network, test[0])).mean()):.3g}"),
+        "predicted": done.summary()["predicted_damage"],
+        "seconds": round(seconds, 1),
+    }
+
+
+@torch.no_grad()
+def log_probabilities(net: nn.Module, images: Tensor) -> Tensor:
+    """(B, C), in double precision."""
+    return torch.cat([net(batch).double().log_softmax(1) for batch in images.split(256)])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--data", default="/usr/share/datasets/fashion-mnist")
+    parser.add_argument("--budgets", type=float, nargs="+", default=[0.5, 0.3])
+    parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--samples", type=int, nargs="+", default=[512], help="calibration images")
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--label", help="call the rows so instead of by their variant")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("networks", nargs="*", default=[SHIPPED, "swin", "efficientvit_msra", "efficientvit_mit"])
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    record = json.loads(args.out.read_text()) if args.out.exists() else {"dense": {}, "rows": []}
+    record |= origin(args.threads) | {
+        "command": "python benchmarks/keep_more.py --runs runs/hierarchical --out docs/keep_more.json"
+    }
+    keys = ("network", "variant", "requested", "samples", "seed")
+    have = {tuple(row[key] for key in keys) for row in record["rows"]}
+    for name in args.networks:
+        folder = None if name == SHIPPED else args.runs / name
+        net = load_model(ckpt=folder)
+        images, labels = load_tensors(net, args.data, "test")
+        test = [images, labels, log_probabilities(net, images)]
+        record["dense"][name] = round(evaluate(net, images, labels)[1], 2)
+        for seed, share, samples, variant in product(range(args.draws), args.budgets, args.samples, args.variants):
+            if (name, args.label or variant, share, samples, seed) in have:
+                continue
+            row = measured(name, folder, args.data, {"samples": samples, "seed": seed}, variant, share, test)
+            row["variant"] = args.label or variant
+            print(*(f"{key}={value}" for key, value in row.items()), flush=True)
+            record["rows"].append(row)
+            args.out.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
