@@ -178,10 +178,20 @@ class _Outcome:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Control:
+    params: _Count
+    macs: _Count
+    top1: _Change | None
+    agreement: float | None
+    kl: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class _SweptPoint(_Outcome):
     budget: float
     recipe: str
     seconds: float
+    control: _Control | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

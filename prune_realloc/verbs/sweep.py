@@ -46,6 +46,8 @@ def sweep(
 ) -> Sweep:
     """Examine a network once, and carry the recipe out at each budget as `apply` does.
 
+    Where widths follow damage, the uniform network that each point is judged against is measured too.
+
     The other arguments are those of `apply`. A plan in the recipe is made again for each budget.
 
     Args:
@@ -129,7 +131,7 @@ def _require_met(stage: Staged, recipes: dict[float, Recipe]) -> None:
 
 def _point(stage: Staged, share: float, recipe: Recipe, timed: bool) -> Point:
     started = time.perf_counter()
-    done = stage.carry_out(recipe, timed=timed)
+    done = stage.carry_out(recipe, timed=timed, controlled=True)
     numbers = {name: value for name, value in done.summary().items() if name != "taken"}
     numbers["notes"] = [note for note in numbers["notes"] if note not in stage.notes]
     return Point(budget=share, recipe=done.recipe, numbers=numbers, seconds=time.perf_counter() - started)

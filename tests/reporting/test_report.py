@@ -60,6 +60,22 @@ def test_the_cut_lies_on_the_curve_that_it_is_a_point_of(run_folder):
     assert lines["chosen"] == lines["pruned, without training"] == ((pytest.approx(100 * 20804 / 26224), 0.0),)
 
 
+def test_a_sweep_draws_its_control_and_without_one_says_so(broken):
+    def control(panel):
+        return [each.points for each in panel.parts[0].drawings[0].series if each.name == "uniform control"]
+
+    content = json.loads((broken / "sweep.json").read_text())
+    [point] = content["points"]
+    point["control"]["macs"] |= {"achieved": point["macs"]["source"] // 2}
+    (broken / "sweep.json").write_text(json.dumps(content))
+    panel = report([broken]).panels[5]
+    assert (control(panel), panel.missing) == ([((50.0, 0.0),)], ())
+    del point["control"]
+    (broken / "sweep.json").write_text(json.dumps(content))
+    panel = report([broken]).panels[5]
+    assert (control(panel), panel.missing[0].what) == ([], f"the uniform control beside {broken}")
+
+
 def test_what_is_not_there_is_named_with_the_command_that_makes_it(tmp_path):
     write_report(make_toy_analysis(), tmp_path)
     make_toy_analysis().save(tmp_path)

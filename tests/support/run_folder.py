@@ -39,7 +39,8 @@ def make_run_folder(folder: Path) -> Path:
     heads = {"blocks": [block | {"site": f"blocks.{n}.heads", "kept": n + 1} for n in range(2)]}
     tried = {"site": "blocks.0.qk", "of": 16, "predicted": 0.0, "ranking": 0.1, "reverse": 0.3, "random": 0.2}
     numbers = json.loads((OLD / "pruned" / "result.json").read_text())
-    point = numbers | {"budget": 0.8, "recipe": "80.yaml", "seconds": 1.0}
+    control = {name: numbers[name] for name in ("params", "macs", "top1", "agreement", "kl")}
+    point = numbers | {"budget": 0.8, "recipe": "80.yaml", "seconds": 1.0, "control": control | {"kl": 0.5}}
     contents: dict[str, Any] = {
         "analysis/check.json": {
             "tried": [tried | {"kept": kept} for kept in (12, 8, 6, 4, 2, 1)],
