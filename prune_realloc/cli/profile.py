@@ -39,7 +39,7 @@ def profile(
     as_json: Json = False,
 ) -> None:
     """Where the run time goes: by operator and component, and whether memory or arithmetic limits each operator."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own log, which is read once
+    quiet_profiler()
     with quiet_libraries():
         from prune_realloc.families.inputs import input_shape
         from prune_realloc.results.evaluate import require_same_input
@@ -70,6 +70,11 @@ def profile(
     show_lines(f"{found.device_name} ({found.device}), {found.threads} threads, images {found.input_shape}")
     show_tables(*_tables(found.passes))
     show_lines("", *found.sentences())
+
+
+def quiet_profiler() -> None:
+    """No lines of the profiler's own; it reads this once, when torch is imported."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 
 def _models(names: Sequence[str]) -> dict[str, nn.Module]:

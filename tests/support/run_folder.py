@@ -2,8 +2,11 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from support.variants import old_variant
 
 OLD = Path(__file__).parent.parent / "old_files" / "data"
 _PASS = {
@@ -69,6 +72,16 @@ def make_run_folder(folder: Path) -> Path:
             "points": [point],
         },
     }
+    args = {"img_size": 32, "embed_dim": [16, 32], "depth": [1, 2], "num_heads": 2, "window_size": 4, "num_classes": 5}
+    first = {"args": args, "cost": {"params": 7, "macs": 9}, "top1": 0.5, "loss": 1.0}
+    second = first | {"args": args | {"ffn_dim": [40, [48, 64]]}, "top1": 0.75}
+    contents["trail.json"] = {
+        "format_version": 1,
+        "settings": {"variant": "v", "data": "d", "rounds": 1},
+        "rounds": [first | {"kept": {"blocks.0.ffn": 0.5}}, second],
+        "notes": ["only two rounds"],
+    }
+    contents["variants/realloc/latency.json"] = asdict(old_variant(timed=True).latency)
     for name, content in contents.items():
         (folder / name).write_text(json.dumps(content))
     shutil.copy(OLD / "pruned" / "recipe.yaml", folder / "80.yaml")
