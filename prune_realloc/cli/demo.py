@@ -26,6 +26,8 @@ _EPOCHS = 3
 """Of each training."""
 _FEW = 128
 """Images for what takes many passes: the check of the ranking, the sweep, the heads."""
+_BUDGETS = (0.7, 0.5, 0.3)
+"""Of the sweep."""
 _MEASURED = 500
 """Images that each point of the sweep is measured on."""
 
@@ -87,10 +89,10 @@ def _explain(found: Analysis, out: Path) -> None:
     from prune_realloc.results.curve import curve_columns, curve_rows
     from prune_realloc.verbs.sweep import sweep
 
-    show_lines("", "4 sweep: three budgets, each beside its uniform control", "")
+    show_lines("", "4 sweep: other budgets, each beside its uniform control", "")
     recipe = build_recipe(found.as_recipe() | {"budget": {"keep_macs": 0.5}})
     few = recipe.data.model_copy(update={"samples": _FEW})
-    swept = sweep(recipe.model_copy(update={"data": few}), budgets=(0.7, 0.5, 0.3), eval_samples=_MEASURED)
+    swept = sweep(recipe.model_copy(update={"data": few}), budgets=_BUDGETS, eval_samples=_MEASURED)
     make_folder(out / "curve")
     swept.write(out / "curve")
     print_table(swept, False, f"fitted on {_FEW} images", curve_columns(), curve_rows(swept), swept.notes)
