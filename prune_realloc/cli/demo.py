@@ -26,6 +26,8 @@ _EPOCHS = 3
 """Of each training."""
 _FEW = 128
 """Images for what takes many passes: the check of the ranking, the sweep, the heads."""
+_SECONDS = 0.2
+"""Of the profile, for each network and batch size, twice."""
 _BUDGETS = (0.7, 0.5, 0.3)
 """Of the sweep."""
 _MEASURED = 500
@@ -97,7 +99,7 @@ def _explain(found: Analysis, out: Path) -> None:
     swept.write(out / "curve")
     print_table(swept, False, f"fitted on {_FEW} images", curve_columns(), curve_rows(swept), swept.notes)
     show_lines("", "5 profile: where the time goes, before and after", "")
-    profile(["demo", str(out / "pruned")], seconds=0.2, out=out / "profile")
+    profile(["demo", str(out / "pruned")], seconds=_SECONDS, out=out / "profile")
     show_lines("", "6 heads: how alike they are, and what each is worth", "")
     heads(Source(), Data(samples=_FEW // 2), out=out / "heads")
 

@@ -19,8 +19,9 @@ SECTIONS = (
 
 
 def test_demo_runs_every_step(run_cli, tmp_path, monkeypatch):
-    for name, less in (("_EPOCHS", 1), ("_FEW", 16), ("_BUDGETS", (0.5,)), ("_MEASURED", 32)):
-        monkeypatch.setattr(demo, name, less)
+    less = {"_EPOCHS": 1, "_FEW": 16, "_SECONDS": 0.0, "_BUDGETS": (0.5,), "_MEASURED": 32}
+    for name, value in less.items():
+        monkeypatch.setattr(demo, name, value)
     code, out, err = run_cli("demo", "-o", tmp_path / "demo")
     assert code == 0, err
     assert "top-1" in out
