@@ -79,12 +79,12 @@ def analyze(
             return
         checked = None
         if tried:
-            checked = _check(source, data, found, batch_size=batch_size, workers=workers, device=device)
+            checked = checked_ranking(source, data, found, batch_size=batch_size, workers=workers, device=device)
         show_analysis(found, out, as_json, checked)
 
 
-def _check(source: Source, data: Data, found: Analysis, **reading: Any) -> Check:
-    """Say on stderr whether the ranking can be trusted."""
+def checked_ranking(source: Source, data: Data, found: Analysis, **reading: Any) -> Check:
+    """Try the ranking of an analysis, and say on stderr whether it can be trusted."""
     from prune_realloc.verbs.check import check
 
     checked = check(source, data, found, **reading)

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prune_realloc.cli.analyze import show_analysis
+from prune_realloc.cli.analyze import checked_ranking, show_analysis
 from prune_realloc.cli.apply import show_outcome
 from prune_realloc.cli.compare import compare
-from prune_realloc.cli.console import image_progress, quiet_libraries, show_lines, training_progress
+from prune_realloc.cli.console import image_progress, print_table, quiet_libraries, show_lines, training_progress
 from prune_realloc.cli.emit import show_variants
+from prune_realloc.cli.heads import heads
 from prune_realloc.cli.options import require_writable
+from prune_realloc.cli.profile import profile, quiet_profiler
 from prune_realloc.cli.report import Opened, open_page
+from prune_realloc.recipe.document import Data, Source
 
 if TYPE_CHECKING:
     from prune_realloc.core.analysis import Analysis
@@ -21,17 +24,27 @@ if TYPE_CHECKING:
 
 _EPOCHS = 3
 """Of each training."""
+_FEW = 128
+"""Images for what takes many passes: the check of the ranking, the sweep, the heads."""
+_SECONDS = 0.2
+"""Of the profile, for each network and batch size, twice."""
+_BUDGETS = (0.7, 0.5, 0.3)
+"""Of the sweep."""
+_MEASURED = 500
+"""Images that each point of the sweep is measured on."""
 
 
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for what the steps write.")] = Path("runs/demo"),
     opened: Opened = False,
 ) -> None:
-    """The whole circle on the shipped ViT and images: analyze, plan, apply, emit, train, compare."""
+    """The whole circle on the shipped ViT and images: analyze, plan, apply, sweep, profile, heads, emit, train."""
     require_writable(out)
+    quiet_profiler()
     with quiet_libraries():
         found = _analyze(out)
         _plan_and_apply(found, out)
+        _explain(found, out)
         _emit(found, out)
         trained = _train(out)
         compare(trained)
@@ -45,10 +58,11 @@ def demo(
 def _analyze(out: Path) -> Analysis:
     from prune_realloc.verbs.analyze import analyze
 
-    show_lines("1 analyze: score every unit of the shipped ViT on 1,024 of the shipped images", "")
+    show_lines("1 analyze: score every unit of the shipped ViT on 1,024 of the shipped images, and try the ranking", "")
     with image_progress("scoring the shipped ViT") as progress:
         found = analyze(progress=progress)
-    show_analysis(found, out, as_json=False)
+    checked = checked_ranking(Source(), Data(samples=_FEW), found, batch_size=32)
+    show_analysis(found, out, as_json=False, checked=checked)
     return found
 
 
@@ -70,11 +84,31 @@ def _plan_and_apply(found: Analysis, out: Path) -> None:
     show_outcome(done, out / "pruned", as_json=False)
 
 
+def _explain(found: Analysis, out: Path) -> None:
+    """What other budgets give, where the time goes, and what heads are worth."""
+    from prune_realloc.core.files import make_folder
+    from prune_realloc.recipe.reader import build_recipe
+    from prune_realloc.results.curve import curve_columns, curve_rows
+    from prune_realloc.verbs.sweep import sweep
+
+    show_lines("", "4 sweep: other budgets, each beside its uniform control", "")
+    recipe = build_recipe(found.as_recipe() | {"budget": {"keep_macs": 0.5}})
+    few = recipe.data.model_copy(update={"samples": _FEW})
+    swept = sweep(recipe.model_copy(update={"data": few}), budgets=_BUDGETS, eval_samples=_MEASURED)
+    make_folder(out / "curve")
+    swept.write(out / "curve")
+    print_table(swept, False, f"fitted on {_FEW} images", curve_columns(), curve_rows(swept), swept.notes)
+    show_lines("", "5 profile: where the time goes, before and after", "")
+    profile(["demo", str(out / "pruned")], seconds=_SECONDS, out=out / "profile")
+    show_lines("", "6 heads: how alike they are, and what each is worth", "")
+    heads(Source(), Data(samples=_FEW // 2), out=out / "heads")
+
+
 def _emit(found: Analysis, out: Path) -> None:
     from prune_realloc.verbs.emit import emit
 
     show_lines(
-        "", "4 emit: the EfficientViT whose widths follow from what pruning shows, and two controls of equal cost", ""
+        "", "7 emit: the EfficientViT whose widths follow from what pruning shows, and two controls of equal cost", ""
     )
     wanted = {"macs": 5_000_000, "stem_strides": [2, 2]}
     show_variants(emit(found, target=wanted, out=out / "variants"), out / "variants", as_json=False)
@@ -86,7 +120,7 @@ def _train(out: Path) -> list[Path]:
     from prune_realloc.training.config import train_config
     from prune_realloc.training.train import train
 
-    show_lines("", f"5 train: all three for {_EPOCHS} epochs on the shipped images, and 6 compare", "")
+    show_lines("", f"8 train: all three for {_EPOCHS} epochs on the shipped images, and 9 compare", "")
     settings = train_config(epochs=_EPOCHS, batch_size=64)
     folders = [out / "trained" / name for name in NETWORKS]
     for folder in folders:

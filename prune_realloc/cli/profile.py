@@ -6,14 +6,23 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
-from prune_realloc.cli.console import quiet_libraries, say, show_json, show_lines, show_tables
+from prune_realloc.cli.console import (
+    print_table,
+    quiet_libraries,
+    say,
+    show_json,
+    show_lines,
+    show_tables,
+    training_progress,
+)
 from prune_realloc.cli.networks import named, opened
-from prune_realloc.cli.options import RUN, Device, Json, Seed, option, require_writable
+from prune_realloc.cli.options import PLAN, RUN, Device, Json, Seed, option, require_writable
+from prune_realloc.cli.values import parse_numbers
 from prune_realloc.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,11 +44,23 @@ def profile(
     seconds: Annotated[float, option(RUN, "--seconds", help="Per network and batch size, twice.")] = 2.0,
     device: Device = "cpu",
     seed: Seed = 0,
+    sweep_mhsa: Annotated[
+        str | None,
+        option(
+            PLAN,
+            "--sweep-mhsa",
+            metavar="SHARE...",
+            help="EfficientViTs of its cost with such shares of attention.",
+        ),
+    ] = None,
+    trained_on: Annotated[
+        str | None, option(PLAN, "--train", metavar="DATA", help="Train those networks, 10 epochs each.")
+    ] = None,
     out: Annotated[Path | None, option(RUN, "-o", "--out", help="Folder for numbers and page.")] = None,
     as_json: Json = False,
 ) -> None:
     """Where the run time goes: by operator and component, and whether memory or arithmetic limits each operator."""
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own log, which is read once
+    quiet_profiler()
     with quiet_libraries():
         from prune_realloc.families.inputs import input_shape
         from prune_realloc.results.evaluate import require_same_input
@@ -48,8 +69,17 @@ def profile(
 
         if out is not None:
             require_writable(out)
-        models = _models(networks or ["demo"])
+        if sweep_mhsa is None and trained_on is not None:
+            raise InputError("train: only the networks of --sweep-mhsa are trained; name shares, or leave it out")
+        words, shares = _shares(networks or [], sweep_mhsa)
+        models = _models(words or ["demo"])
         first, *others = models.values()
+        if sweep_mhsa is not None:
+            if others:
+                raise InputError("sweep-mhsa: takes the cost of one network; name one")
+            options = {"batch_sizes": batch or (1, 32), "threads": threads, "device": device, "seconds": seconds}
+            _sweep(first, shares, trained_on, out, as_json, options | {"seed": seed})
+            return
         for net in others:
             require_same_input(net, first)
         found = run(
@@ -70,6 +100,42 @@ def profile(
     show_lines(f"{found.device_name} ({found.device}), {found.threads} threads, images {found.input_shape}")
     show_tables(*_tables(found.passes))
     show_lines("", *found.sentences())
+
+
+def _shares(words: Sequence[str], first: str | None) -> tuple[list[str], list[float]]:
+    """The networks among the words, and the shares: an option takes one word, those that follow it come with them."""
+    if first is None:
+        return list(words), []
+    more = [word for word in words if word.replace(".", "", 1).isdecimal()]
+    return [word for word in words if word not in more], parse_numbers("--sweep-mhsa", ",".join([first, *more]))
+
+
+def _sweep(
+    net: nn.Module, shares: Sequence[float], data: str | None, out: Path | None, as_json: bool, options: dict[str, Any]
+) -> None:
+    from prune_realloc.training.config import train_config
+    from prune_realloc.verbs.sandwiches import sandwiches
+
+    settings = train_config()
+    with training_progress(settings.epochs) as report:
+        found = sandwiches(
+            net,
+            shares,
+            data=data,
+            config=settings,
+            out=out,
+            report=report,
+            progress=lambda what: say(f"timing {what}"),
+            **options,
+        )
+    print_table(found, as_json, found.title, found.columns(), found.rows())
+    if out is not None:
+        say(f"wrote {out}/sandwiches.json and a folder for each network")
+
+
+def quiet_profiler() -> None:
+    """No lines of the profiler's own; it reads this once, when torch is imported."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 
 def _models(names: Sequence[str]) -> dict[str, nn.Module]:

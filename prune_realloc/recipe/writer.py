@@ -48,7 +48,8 @@ def dump_recipe(recipe: Recipe, command: str, *, schema: str = SCHEMA_FILE) -> s
         lines.append(f"budget: {_flow(budget)}")
     lines += [f"allocation: {recipe.allocation}", f"axes: {_flow(list(recipe.axes))}"]
     lines += _rule_lines(recipe)
-    lines.append(f"compensate: {_flow(recipe.compensate.model_dump())}")
+    steps = () if recipe.compensate.tune else ("tune",)
+    lines.append(f"compensate: {_flow(recipe.compensate.model_dump(exclude={*steps}))}")
     if recipe.plan is not None:
         lines += _section("plan", recipe.plan.model_dump(exclude_defaults=True, exclude={"sites"}))
         lines += _site_lines(recipe.plan.sites)

@@ -15,6 +15,7 @@ from prune_realloc.recipe.target import Target
 from prune_realloc.reporting.runs import Runs, Training
 from prune_realloc.reporting.tables import owners
 from prune_realloc.results.curve import Sweep
+from prune_realloc.results.trail import Trail
 from prune_realloc.training.config import TrainConfig
 
 _SOURCE_FLAGS = {"ckpt": "--ckpt", "model": "--model", "img_size": "--img-size", "ema": "--ema"}
@@ -56,6 +57,8 @@ def _rows(runs: Runs) -> Iterator[tuple[str, ...]]:
         target = variant.recipe.target
         assert target is not None
         yield folder, "emit", *_source(variant.recipe), f"{_like(target)}, rule {variant.rule}"
+    for folder, trail in runs.trails.items():
+        yield folder, "grow", str(trail.settings.get("variant")), str(trail.settings.get("data")), _rounds(trail)
     for folder, training in runs.trainings.items():
         result: Mapping[str, Any] = training.result or {}
         images = str(result.get("data", {}).get("name", ""))
@@ -87,6 +90,10 @@ def _wanted(recipe: Recipe) -> str:
 def _like(target: Target) -> str:
     budget = target.network and f", {target.network.requested:,} {target.network.kind}"
     return f"an EfficientViT like {target.like}{budget or ''}"
+
+
+def _rounds(trail: Trail) -> str:
+    return f"widths to move {trail.settings.get('rounds')} times, {len(trail.rounds)} networks are trained"
 
 
 def _taken(analysis: Analysis, named: str) -> Table:

@@ -127,7 +127,7 @@ def sweep_panel(sweeps: Mapping[str, Sweep], cuts: Mapping[str, Cut]) -> Panel:
         figures.append(_curve(sweep, owner[folder], same))
         if sweep.points[0].numbers["top1"] is None:
             missing.append(_UNLABELLED)
-        if all(cut.recipe.allocation != "uniform" for cut in same.values()):
+        if not sweep.controls and all(cut.recipe.allocation != "uniform" for cut in same.values()):
             why = "no uniform cut of this network is among the runs"
             budget = f"--keep-{sweep.kind} {sweep.points[0].budget:g}"
             command = (
@@ -138,7 +138,8 @@ def sweep_panel(sweeps: Mapping[str, Sweep], cuts: Mapping[str, Cut]) -> Panel:
     return Panel(
         title="What other budgets give",
         text="The same network cut at several budgets, each measured without training: where the line falls steeply, "
-        "the budget is too small. The chosen cut is one of these points, or lies between them.",
+        "the budget is too small. The uniform control has the same cost and gives up the same share everywhere. The "
+        "chosen cut is one of these points, or lies between them.",
         notes=tuple(owner[folder] + note for folder, sweep in sweeps.items() for note in sweep.notes),
         parts=tuple(figures),
         missing=tuple(dict.fromkeys(missing)),
@@ -148,7 +149,7 @@ def sweep_panel(sweeps: Mapping[str, Sweep], cuts: Mapping[str, Cut]) -> Panel:
 def _curve(sweep: Sweep, owner: str, cuts: Mapping[str, Cut]) -> Figure:
     """Each network against its own source, so that cuts that were measured on other images can be compared."""
     labelled = all(point.numbers["top1"] for point in sweep.points)
-    kind = next(kind for kind in COST_COLUMNS if kind.name == sweep.kind)
+    kind = sweep.shown_kind
 
     def of(name: str, numbers: Iterable[Mapping[str, Any]], line: bool = False) -> Series:
         places = ((_share(each, kind.name), _lost(each, labelled)) for each in numbers)
@@ -163,7 +164,7 @@ def _curve(sweep: Sweep, owner: str, cuts: Mapping[str, Cut]) -> Figure:
         y=Axis(label="points against the source"),
         series=(
             of("pruned, without training", [point.numbers for point in sweep.points], line=True),
-            *([of("uniform control", uniform)] if uniform else []),
+            *([of("uniform control", [*sweep.controls, *uniform], line=True)] if sweep.controls or uniform else []),
             *([of("chosen", chosen)] if chosen else []),
             Series(name="source", points=((0.0, 0.0), (100.0, 0.0)), marked=False),
         ),

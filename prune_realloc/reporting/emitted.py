@@ -9,7 +9,7 @@ from prune_realloc.pages.content import Boxes, Figure, Panel, Table
 from prune_realloc.reporting.tables import on_page, owners
 from prune_realloc.results.tables import variant_facts, variant_tables
 from prune_realloc.results.variant import Variant
-from prune_realloc.results.variant_rows import width_columns, width_rows
+from prune_realloc.results.variant_rows import cost_rows, width_columns, width_rows
 
 
 def emitted_panel(variants: Mapping[str, Variant]) -> Panel:
@@ -18,7 +18,8 @@ def emitted_panel(variants: Mapping[str, Variant]) -> Panel:
     owner = owners(variants)
     for folder, variant in variants.items():
         shares, widths = variant_tables(variant)
-        parts += [_drawing(variant, owner[folder]), on_page(widths, owner[folder]), on_page(shares, owner[folder])]
+        parts += [_drawing(variant, owner[folder]), _costs(variant, owner[folder])]
+        parts += [on_page(widths, owner[folder]), on_page(shares, owner[folder])]
     return Panel(
         title="The next network",
         text="An EfficientViT whose widths follow from what pruning showed, beside two controls of equal cost: the "
@@ -27,6 +28,12 @@ def emitted_panel(variants: Mapping[str, Variant]) -> Panel:
         lines=tuple(owner[folder] + line for folder, variant in variants.items() for line in variant_facts(variant)),
         parts=tuple(parts),
     )
+
+
+def _costs(variant: Variant, owner: str) -> Table:
+    """What each network costs, with its latency where that was measured."""
+    names = tuple(variant.configs())
+    return Table(title=f"{owner}What each costs", columns=("", *names), rows=tuple(cost_rows(variant, names)))
 
 
 def _drawing(variant: Variant, owner: str) -> Figure:

@@ -16,6 +16,7 @@ from prune_realloc.reporting.asked import analysed, asked_panel, reproduce_panel
 from prune_realloc.reporting.cut import cut_panel, outcome_panel, sweep_panel
 from prune_realloc.reporting.emitted import emitted_panel
 from prune_realloc.reporting.found import checked_panel, found_panel
+from prune_realloc.reporting.grown import grown_panel
 from prune_realloc.reporting.heads import heads_panel
 from prune_realloc.reporting.runs import Runs, read_runs
 from prune_realloc.reporting.tables import owners
@@ -84,6 +85,12 @@ _SECTIONS = (
         of="variants",
         panels=lambda runs: [emitted_panel(runs.variants)],
         command="prune-realloc emit {run} -o {run}/variants",
+    ),
+    _Section(
+        title="Widths by round",
+        of="trails",
+        panels=lambda runs: [grown_panel(runs.trails)],
+        command="prune-realloc grow {run}/variants/realloc --data IMAGES -o {run}/grown",
     ),
     _Section(
         title="Training",

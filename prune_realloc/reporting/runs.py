@@ -6,7 +6,7 @@ import csv
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,10 +18,12 @@ from prune_realloc.core.names import RECIPE_FILE, RESULT_FILE, STATE_FILE, UNITS
 from prune_realloc.recipe.document import Recipe
 from prune_realloc.recipe.reader import load_recipe
 from prune_realloc.results.alike import HEADS_FILE, Heads
+from prune_realloc.results.bench import Bench
 from prune_realloc.results.checked import CHECK_FILE, Check
 from prune_realloc.results.curve import CURVE_FILE, Point, Sweep
 from prune_realloc.results.profile import PROFILE_FILE, Profile
-from prune_realloc.results.variant import REALLOCATED, Variant
+from prune_realloc.results.trail import TRAIL_FILE, Trail, trail_rows
+from prune_realloc.results.variant import LATENCY_FILE, REALLOCATED, Variant
 from prune_realloc.training.outputs import BEST, COLUMNS, LAST, LOG_FILE, Row
 
 _DEEP = 4
@@ -63,6 +65,7 @@ class Runs:
     sweeps: Mapping[str, Sweep] = field(default_factory=dict)
     cuts: Mapping[str, Cut] = field(default_factory=dict)
     variants: Mapping[str, Variant] = field(default_factory=dict)
+    trails: Mapping[str, Trail] = field(default_factory=dict)
     trainings: Mapping[str, Training] = field(default_factory=dict)
     damaged: tuple[str, ...] = ()
     """What could not be read, and why."""
@@ -178,10 +181,20 @@ class _Outcome:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Control:
+    params: _Count
+    macs: _Count
+    top1: _Change | None
+    agreement: float | None
+    kl: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class _SweptPoint(_Outcome):
     budget: float
     recipe: str
     seconds: float
+    control: _Control | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +247,23 @@ def _variant(folder: Path) -> Variant | None:
     recipe = load_recipe(folder / RECIPE_FILE)
     if recipe.target is None or recipe.target.network is None:
         return None
-    return Variant(name="", recipe=recipe, latency=None)
+    variant = Variant(name="", recipe=recipe, latency=None)
+    if not (folder / LATENCY_FILE).exists():
+        return variant
+    latency = _json(Bench, LATENCY_FILE)(folder)
+    if {timing.model for timing in latency.timings} != variant.configs().keys():
+        raise InputError(f"{folder / LATENCY_FILE} is of other networks; run `emit` again")
+    return replace(variant, latency=latency)
+
+
+def _trail(folder: Path) -> Trail | None:
+    """What `grow` wrote; None: no round is done."""
+    found = _json(Trail, TRAIL_FILE)(folder)
+    try:
+        trail_rows(found.rounds)  # builds the configuration of every round
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{folder / TRAIL_FILE} is damaged ({error!r}); make it again") from error
+    return found if found.rounds else None
 
 
 def _training(folder: Path) -> Training:
@@ -259,6 +288,7 @@ _READERS: dict[str, tuple[tuple[str, ...], Callable[[Path], Any]]] = {
     "sweeps": ((CURVE_FILE,), _sweep),
     "cuts": ((RESULT_FILE, UNITS_FILE), _cut),
     "variants": ((RECIPE_FILE,), _variant),
+    "trails": ((TRAIL_FILE,), _trail),
     "trainings": ((LOG_FILE, STATE_FILE), _training),
 }
 """Kind of thing -> the files of which one is enough to expect it, and what reads it."""

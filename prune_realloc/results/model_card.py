@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from prune_realloc.core.cost import KINDS
 from prune_realloc.models.efficientvit_stock import stock_args
 from prune_realloc.pages.rendering import render
 from prune_realloc.planning.rules import RULES
 from prune_realloc.results.columns import COST_COLUMNS
 from prune_realloc.results.variant import READINGS, Variant
-from prune_realloc.results.variant_rows import component_rows, width_columns, width_rows
+from prune_realloc.results.variant_rows import component_rows, cost_rows, width_columns, width_rows
 
 _CHANNELS_STAY = "everything inside blocks as its rules say, channels in the uniform network's proportions"
 
@@ -38,7 +36,7 @@ def model_card(variant: Variant, name: str, folder: str, source: str | None, inh
         source=source,
         inherited=inherited,
         like=target.like,
-        costs=_cost_rows(variant, (name, *others)),
+        costs=cost_rows(variant, (name, *others)),
         latency=variant.latency,
         requested=network.requested,
         budget_noun=KINDS[network.kind].noun,
@@ -53,17 +51,6 @@ def model_card(variant: Variant, name: str, folder: str, source: str | None, inh
         stock=", ".join(f"{key}={value}" for key, value in stock.items()),
         lost=lost,
     )
-
-
-def _cost_rows(variant: Variant, names: Sequence[str]) -> list[tuple[str, ...]]:
-    """Each kind of cost of the networks, and where it was measured their latency at each batch size."""
-    costs = [variant.configs()[name].cost for name in names]
-    rows = [(kind.noun, *(f"{cost.of(kind.name):,}" for cost in costs)) for kind in COST_COLUMNS]
-    timings = () if variant.latency is None else variant.latency.timings
-    median = {(t.batch_size, t.model): t.median_ms for t in timings}
-    for size in sorted({t.batch_size for t in timings}):
-        rows.append((f"ms at batch {size}", *(f"{median[size, name]:.2f}" for name in names)))
-    return rows
 
 
 def _share_columns(variant: Variant) -> list[str]:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 REALLOCATED, CONTROL, UNMEASURED = "realloc", "control", "unmeasured"
 NETWORKS = (REALLOCATED, CONTROL, UNMEASURED)
 """The folders of an emitted variant."""
+LATENCY_FILE = "latency.json"
+"""Beside the reallocated network: the latency of all, where it was measured."""
 
 
 READINGS = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from prune_realloc.results.columns import COST_COLUMNS
 from prune_realloc.results.variant import CONTROL, REALLOCATED, UNMEASURED, Variant
 
@@ -17,6 +19,17 @@ COMPONENTS = {
     "head": "classifier",
 }
 """What a component of an EfficientViT is called."""
+
+
+def cost_rows(variant: Variant, names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Each kind of cost of the networks, and where it was measured their latency at each batch size."""
+    costs = [variant.configs()[name].cost for name in names]
+    rows = [(kind.noun, *(f"{cost.of(kind.name):,}" for cost in costs)) for kind in COST_COLUMNS]
+    timings = () if variant.latency is None else variant.latency.timings
+    median = {(t.batch_size, t.model): t.median_ms for t in timings}
+    for size in sorted({t.batch_size for t in timings}):
+        rows.append((f"ms at batch {size}", *(f"{median[size, name]:.2f}" for name in names)))
+    return rows
 
 
 def component_shares(variant: Variant, kind: str) -> dict[str, dict[str, float]]:

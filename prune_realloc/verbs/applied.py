@@ -25,6 +25,15 @@ class Pair:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Control:
+    """The network of the same budget whose widths are uniform, made as the pruned one was."""
+
+    cost: Cost
+    evaluation: Evaluation | None
+    """On the images that the pruned one was measured on."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Applied:
     """What a recipe made of a network. What was not measured is None."""
 
@@ -54,6 +63,8 @@ class Applied:
     """Mean of the caller's loss over the batches."""
     taken: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     """What the run went by, as an analysis has it."""
+    control: Control | None = None
+    """Where it was asked for, and made to judge the pruned one by."""
 
     def summary(self) -> dict[str, Any]:
         """The numbers, ready for JSON."""
@@ -61,17 +72,11 @@ class Applied:
         own = {"score": self.score, "loss": self.loss}
         assert done is not None
         time = done.latency
-        top1 = None if found is None or found.top1 is None else _pair(found.source_top1, found.top1)
+        control = {} if self.control is None else {"control": self._outcome(self.control.cost, self.control.evaluation)}
         return {
             "requested": {name: requested for name, (_, requested, _) in done.limits().items()} or None,
-            **{
-                kind.name: _pair(self.source_cost.of(kind.name), self.cost.of(kind.name))
-                for kind in dataclasses.fields(Cost)
-            },
+            **self._outcome(self.cost, found),
             "bytes": _pair(self.source_bytes, self.bytes),
-            "top1": top1,
-            "agreement": None if found is None else found.agreement,
-            "kl": None if found is None else found.kl,
             "samples": 0 if found is None else found.samples,
             "predicted_damage": done.damage,
             "predicted_ms": time and _pair(time.source_ms, time.achieved_ms),
@@ -79,7 +84,19 @@ class Applied:
             "faster": None if self.timing is None else list(self.timing.verdicts()),
             "notes": list(self.notes),
             "taken": dict(self.taken),
-        } | {name: _pair(pair.source, pair.achieved) for name, pair in own.items() if pair is not None}
+            **{name: _pair(pair.source, pair.achieved) for name, pair in own.items() if pair is not None},
+            **control,
+        }
+
+    def _outcome(self, cost: Cost, found: Evaluation | None) -> dict[str, Any]:
+        """What a network costs and how good it is, beside the source."""
+        costs = {
+            kind.name: _pair(self.source_cost.of(kind.name), cost.of(kind.name)) for kind in dataclasses.fields(Cost)
+        }
+        if found is None:
+            return costs | {"top1": None, "agreement": None, "kl": None}
+        top1 = None if found.top1 is None else _pair(found.source_top1, found.top1)
+        return costs | {"top1": top1, "agreement": found.agreement, "kl": found.kl}
 
 
 def _pair(source: float | None, achieved: float) -> dict[str, float | None]:

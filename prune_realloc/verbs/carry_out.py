@@ -32,6 +32,7 @@ from prune_realloc.verbs.judge import Judge
 
 _FEW = 128
 """On fewer images than this a refit can hurt."""
+_UNIFORM = "with uniform widths"
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,17 @@ class Result:
     network: nn.Module
     units: Mapping[str, Units]
     """By its sites: which units of the source they are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """Which way to spend a budget was judged best."""
+
+    recipe: Recipe
+    result: Result
+    note: str
+    uniform: Result | None
+    """Of uniform widths; None: the rules leave no such plan."""
 
 
 def check_fit(recipe: Recipe, net: nn.Module, given: bool) -> list[str]:
@@ -171,8 +183,8 @@ def best_judged(
     judge: Judge,
     *,
     asked: bool,
-) -> tuple[Recipe, Result, str]:
-    """The recipe, its result and a note: what was planned, or another way to spend the budget that is judged better.
+) -> Judged:
+    """What was planned, or another way to spend the budget that is judged better.
 
     Args:
         judge: decides between them.
@@ -195,7 +207,10 @@ def best_judged(
         if judge.better(result.network, found[best][1].network):
             best = name
     note = f"{judge.name}: {', '.join(values)}, at equal cost{where}{missing}"
-    return *found[best], note if best == "as planned" else f"{note}; what was carried out is that {best}"
+    if best != "as planned":
+        note = f"{note}; what was carried out is that {best}"
+    recipe, result = found[best]
+    return Judged(recipe=recipe, result=result, note=note, uniform=found[_UNIFORM][1] if _UNIFORM in found else None)
 
 
 def _other_ways(planned: Result, seen: Examined, recipe: Recipe, asked: bool) -> dict[str, Recipe]:
@@ -208,4 +223,4 @@ def _other_ways(planned: Result, seen: Examined, recipe: Recipe, asked: bool) ->
     ruled = any(rule.fixes_width or rule.ceiling for rule in recipe.rules_of("embed"))
     if cut_streams and inside and not asked and not ruled:
         found["with the streams whole"] = recipe.model_copy(update={"axes": inside})
-    return found | {"with uniform widths": recipe.model_copy(update={"allocation": "uniform"})}
+    return found | {_UNIFORM: recipe.model_copy(update={"allocation": "uniform"})}

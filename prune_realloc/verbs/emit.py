@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from prune_realloc.recipe.writer import dump_recipe
 from prune_realloc.results.bench import Bench, bench
 from prune_realloc.results.export import deployed
 from prune_realloc.results.model_card import model_card
-from prune_realloc.results.variant import NETWORKS, REALLOCATED, Variant
+from prune_realloc.results.variant import LATENCY_FILE, NETWORKS, REALLOCATED, Variant
 from prune_realloc.runtime.global_state import random_state_kept
 from prune_realloc.runtime.networks import model_identity
 
@@ -196,4 +197,10 @@ def _write(
         beside = {RECIPE_FILE: recipe.encode(), _CARD_FILE: card.encode()}
         own = network_files(described, weights.get(name), beside)
         files |= {f"{name}/{file}": content for file, content in own.items()}
-    write_files(folder, files, [f"{name}/{file}" for name in NETWORKS if name not in configs for file in _UNTRAINED])
+    gone = [f"{name}/{file}" for name in NETWORKS if name not in configs for file in _UNTRAINED]
+    timed = f"{REALLOCATED}/{LATENCY_FILE}"
+    if variant.latency is None:
+        gone.append(timed)
+    else:
+        files = {timed: (json.dumps(asdict(variant.latency), indent=1) + "\n").encode()} | files
+    write_files(folder, files, gone)

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from prune_realloc.core.cost import total_cost
+from prune_realloc.core.cost import Cost, total_cost
 from prune_realloc.core.errors import require_at_least
 from prune_realloc.core.latency import LatencyTable
 from prune_realloc.data.calibration import Calibration
@@ -32,7 +32,7 @@ from prune_realloc.results.latency_tables import Tables, shapes_of
 from prune_realloc.results.opening import Reading, open_network, with_shipped_images
 from prune_realloc.runtime.device import out_of_memory_named, pick_device
 from prune_realloc.runtime.networks import evaluation_mode
-from prune_realloc.verbs.applied import Applied, Pair
+from prune_realloc.verbs.applied import Applied, Control, Pair
 from prune_realloc.verbs.carry_out import (
     Result,
     best_judged,
@@ -70,15 +70,22 @@ class Staged:
     """Of the network, where the recipe's budget limits time."""
     notes: list[str]
 
-    def carry_out(self, recipe: Recipe, *, timed: bool) -> Applied:
+    def carry_out(self, recipe: Recipe, *, timed: bool, controlled: bool = False) -> Applied:
         """Plan where there is no plan, cut, make up for it, measure.
+
+        Args:
+            controlled: measure the uniform network too, where one is made to judge by.
 
         Raises:
             InputError: the budget cannot be met, or what the recipe names cannot be cut.
         """
         net, images = self.net, self.images
-        planned, result, more = _pruned(recipe, self.seen, self.table, images, self.judges.decisive())
-        found, outcome = _measured(result.network, self.predictions, self.unseen, images, self.eval_split, self.judges)
+        planned, result, uniform, more = _pruned(recipe, self.seen, self.table, images, self.judges.decisive())
+        found, outcome = self._measured(result.network)
+        control = None
+        if controlled and uniform is not None:
+            known = found if uniform is result else self._measured(uniform.network)[0]
+            control = Control(cost=_cost(uniform.network), evaluation=known)
         pairs = {name: _pair(judge, net, result.network) for name, judge in self.judges.own().items()}
         timing = _timed(net, result.network, images, next(net.parameters()).device.type) if timed else None
         result.network.to("cpu")
@@ -92,7 +99,11 @@ class Staged:
             [*self.notes, *more, *outcome],
             pairs,
             plain_taken_of(net, images),
+            control,
         )
+
+    def _measured(self, pruned: nn.Module) -> tuple[Evaluation | None, list[str]]:
+        return _measured(pruned, self.predictions, self.unseen, self.images, self.eval_split, self.judges)
 
 
 @contextmanager
@@ -198,24 +209,26 @@ def _rotation_notes(recipe: Recipe, images: Calibration | None) -> list[str]:
 
 def _pruned(
     recipe: Recipe, seen: Examined, table: LatencyTable | None, images: Calibration | None, judge: Judge | None
-) -> tuple[Recipe, Result, list[str]]:
-    """The recipe with its plan, what it makes of the network, and notes.
+) -> tuple[Recipe, Result, Result | None, list[str]]:
+    """The recipe with its plan, what it makes of the network, what uniform widths make of it, and notes.
 
     Args:
         judge: a plan that is made here is carried out only where none of the other ways is judged better.
     """
     given, asked = recipe.plan is not None, "axes" in recipe.model_fields_set
     recipe, planned, notes = lawful_plan(recipe, seen, table)
-    result = carry_out(planned, seen, recipe, images)
+    result, uniform = carry_out(planned, seen, recipe, images), None
     if not given and recipe.budget is not None and recipe.allocation == "damage" and judge is not None:
         assert images is not None
-        recipe, result, note = best_judged(result, seen, recipe, table, images, judge, asked=asked)
-        notes.append(note)
+        judged = best_judged(result, seen, recipe, table, images, judge, asked=asked)
+        recipe, result, uniform = judged.recipe, judged.result, judged.uniform
+        notes.append(judged.note)
     notes += few_images_note(result, seen, recipe, images)
     if recipe.compensate.tune and images is not None:
         result, note = tuned(result, seen, recipe, images, judge)
         notes.append(note)
-    return recipe.model_copy(update=axes_named(seen.analysis, recipe) | {"plan": result.plan}), result, notes
+    recipe = recipe.model_copy(update=axes_named(seen.analysis, recipe) | {"plan": result.plan})
+    return recipe, result, uniform, notes
 
 
 def _measured(
@@ -265,22 +278,28 @@ def _applied(
     notes: list[str],
     own: dict[str, Pair],
     taken: Mapping[str, Mapping[str, Any]],
+    control: Control | None,
 ) -> Applied:
-    inner = find_host(result.network).inner
     return Applied(
         network=result.network,
         units=result.units,
         recipe=recipe,
         source_cost=seen.analysis.cost(),
-        cost=total_cost(family_of(inner).describe(inner).terms, widths(find_sites(inner))),
+        cost=_cost(result.network),
         source_bytes=_bytes(net),
         bytes=_bytes(result.network),
         evaluation=found,
         timing=timing,
         notes=tuple(dict.fromkeys(notes)),
         taken=taken,
+        control=control,
         **own,
     )
+
+
+def _cost(net: nn.Module) -> Cost:
+    inner = find_host(net).inner
+    return total_cost(family_of(inner).describe(inner).terms, widths(find_sites(inner)))
 
 
 def _bytes(net: nn.Module) -> int:

@@ -49,6 +49,8 @@ def sweep(
 ) -> Sweep:
     """Examine a network once, and carry the recipe out at each budget as `apply` does.
 
+    Where widths follow damage, the uniform network that each point is judged against is measured too.
+
     The other arguments are those of `apply`. A plan in the recipe is made again for each budget.
 
     Args:
@@ -102,6 +104,9 @@ def _recipes(recipe: Recipe, budgets: Sequence[float]) -> dict[float, Recipe]:
             raise InputError(f"budgets: {share:g} is no share to cut to; give numbers between 0 and 1, without either")
         if list(budgets).count(share) > 1:
             raise InputError(f"budgets: {share:g} is given twice; leave one of them out")
+    if recipe.budget is not None and len(recipe.budget.counted) > 1:
+        limited = " and ".join(recipe.budget.counted)
+        raise InputError(f"budget: it limits {limited}, and a sweep varies one; leave the others out of the recipe")
     conditions = {} if recipe.budget is None else recipe.budget.conditions()
     field = f"keep_{_kind(recipe)}"
     wanted = {share: Budget.model_validate({field: share} | conditions) for share in budgets}
@@ -136,7 +141,7 @@ def _require_met(stage: Staged, recipes: dict[float, Recipe]) -> None:
 
 def _point(stage: Staged, share: float, recipe: Recipe, timed: bool) -> Point:
     started = time.perf_counter()
-    done = stage.carry_out(recipe, timed=timed)
+    done = stage.carry_out(recipe, timed=timed, controlled=True)
     numbers = {name: value for name, value in done.summary().items() if name != "taken"}
     numbers["notes"] = [note for note in numbers["notes"] if note not in stage.notes]
     return Point(budget=share, recipe=done.recipe, numbers=numbers, seconds=time.perf_counter() - started)

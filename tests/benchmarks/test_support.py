@@ -32,7 +32,8 @@ def test_what_emit_refuses_is_named_by_what_it_lacks(scripts):
     axes = {"whole": ["qk", "ffn"], "linear": ["v", "hidden"], "pooling": ["ffn"], "bare": ["qk", "v"]}
     networks = {name: {"sites": {"axes": dict.fromkeys(found, 1)}} for name, found in axes.items()}
     assert tables.unread({"networks": networks}) == (
-        "Of the networks above rule `kept` refuses `pooling` (no attention that can be cut); `bare` (no FFN that can be cut)."
+        "Of the networks above rule `kept` refuses `pooling` (no attention that can be cut); "
+        "`bare` (no FFN that can be cut)."
     )
 
 

@@ -69,7 +69,7 @@ rules:
   ffn:
     - {floor: 8}
     - {blocks: '7', freeze: true}
-compensate: {rotate: true, refit: true, mean_shift: true, tune: 0}
+compensate: {rotate: true, refit: true, mean_shift: true}
 plan:
   kind: macs
   achieved: 1190000000

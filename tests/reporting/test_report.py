@@ -23,6 +23,7 @@ EVERYTHING = [
     "Where the time goes",
     "Heads",
     "The next network",
+    "Widths by round",
     "Training",
     "How to make it again",
 ]
@@ -58,6 +59,52 @@ def test_the_cut_lies_on_the_curve_that_it_is_a_point_of(run_folder):
     [figure] = report([run_folder]).panels[5].parts
     lines = {series.name: series.points for series in figure.drawings[0].series}
     assert lines["chosen"] == lines["pruned, without training"] == ((pytest.approx(100 * 20804 / 26224), 0.0),)
+
+
+def test_a_sweep_draws_its_control_and_without_one_says_so(broken):
+    def control(panel):
+        return [each.points for each in panel.parts[0].drawings[0].series if each.name == "uniform control"]
+
+    content = json.loads((broken / "sweep.json").read_text())
+    [point] = content["points"]
+    point["control"]["macs"] |= {"achieved": point["macs"]["source"] // 2}
+    (broken / "sweep.json").write_text(json.dumps(content))
+    panel = report([broken]).panels[5]
+    assert (control(panel), panel.missing) == ([((50.0, 0.0),)], ())
+    del point["control"]
+    (broken / "sweep.json").write_text(json.dumps(content))
+    panel = report([broken]).panels[5]
+    assert (control(panel), panel.missing[0].what) == ([], f"the uniform control beside {broken}")
+
+
+def test_widths_and_accuracies_by_round_are_lines(run_folder):
+    panel = next(panel for panel in report([run_folder]).panels if panel.title == "Widths by round")
+    *widths, accuracy = panel.parts[0].drawings
+    lines = {(chart.title, series.name): series.points for chart in widths for series in chart.series}
+    assert lines["ffn", "stage 1"] == ((0.0, 64.0), (1.0, 56.0))  # twice the channels; 48 and 64 have the mean 56
+    assert lines["embed", "stage 0"] == ((0.0, 16.0), (1.0, 16.0))
+    assert accuracy.series[0].points == ((0.0, 50.0), (1.0, 75.0))
+    assert panel.notes == ("only two rounds",)
+
+
+def test_a_latency_of_other_networks_is_damaged(broken):
+    place = broken / "variants" / "realloc" / "latency.json"
+    place.write_text(place.read_text().replace('"model": "control"', '"model": "other"'))
+    assert any("latency.json is of other networks" in missing.why for missing in report([broken]).missing)
+
+
+def test_a_round_that_cannot_be_built_is_a_damaged_trail(broken):
+    trail = json.loads((broken / "trail.json").read_text())
+    trail["rounds"][1]["args"] = {"breadth": 3}
+    (broken / "trail.json").write_text(json.dumps(trail))
+    assert any("trail.json is damaged" in missing.why for missing in report([broken]).missing)
+
+
+def test_the_latency_of_an_emitted_network_is_on_the_page(run_folder):
+    panel = next(panel for panel in report([run_folder]).panels if panel.title == "The next network")
+    costs = next(part for part in panel.parts if part.title.endswith("What each costs"))
+    assert dict((row[0], row[1:]) for row in costs.rows)["ms at batch 1"] == ("4.00", "2.00")
+    assert any("realloc is faster than control" in line for line in panel.lines)
 
 
 def test_what_is_not_there_is_named_with_the_command_that_makes_it(tmp_path):
@@ -98,6 +145,8 @@ def test_without_labels_agreement_stands_in(broken):
         ("heads.json", '{"blocks": 3}', "heads.json is damaged (blocks"),
         ("profile.json", "[]", "profile.json is damaged"),
         ("sweep.json", "null", "sweep.json is damaged"),
+        ("trail.json", '{"settings": {}, "rounds": 3}', "trail.json is damaged (rounds"),
+        ("variants/realloc/latency.json", "{", "latency.json is damaged"),
         ("pruned/result.json", '{"macs": {"source": "many"}}', "result.json is damaged"),
         ("pruned/recipe.yaml", "budget: {keep_macs: 2}", "keep_macs"),
         ("finished/log.csv", "epoch,loss\n1,x\n", "log.csv or result.json beside it is damaged"),

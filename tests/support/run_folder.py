@@ -2,8 +2,11 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from support.variants import old_variant
 
 OLD = Path(__file__).parent.parent / "old_files" / "data"
 _PASS = {
@@ -39,7 +42,8 @@ def make_run_folder(folder: Path) -> Path:
     heads = {"blocks": [block | {"site": f"blocks.{n}.heads", "kept": n + 1} for n in range(2)]}
     tried = {"site": "blocks.0.qk", "of": 16, "predicted": 0.0, "ranking": 0.1, "reverse": 0.3, "random": 0.2}
     numbers = json.loads((OLD / "pruned" / "result.json").read_text())
-    point = numbers | {"budget": 0.8, "recipe": "80.yaml", "seconds": 1.0}
+    control = {name: numbers[name] for name in ("params", "macs", "top1", "agreement", "kl")}
+    point = numbers | {"budget": 0.8, "recipe": "80.yaml", "seconds": 1.0, "control": control | {"kl": 0.5}}
     contents: dict[str, Any] = {
         "analysis/check.json": {
             "tried": [tried | {"kept": kept} for kept in (12, 8, 6, 4, 2, 1)],
@@ -68,6 +72,16 @@ def make_run_folder(folder: Path) -> Path:
             "points": [point],
         },
     }
+    args = {"img_size": 32, "embed_dim": [16, 32], "depth": [1, 2], "num_heads": 2, "window_size": 4, "num_classes": 5}
+    first = {"args": args, "cost": {"params": 7, "macs": 9}, "top1": 0.5, "loss": 1.0}
+    second = first | {"args": args | {"ffn_dim": [40, [48, 64]]}, "top1": 0.75}
+    contents["trail.json"] = {
+        "format_version": 1,
+        "settings": {"variant": "v", "data": "d", "rounds": 1},
+        "rounds": [first | {"kept": {"blocks.0.ffn": 0.5}}, second],
+        "notes": ["only two rounds"],
+    }
+    contents["variants/realloc/latency.json"] = asdict(old_variant(timed=True).latency)
     for name, content in contents.items():
         (folder / name).write_text(json.dumps(content))
     shutil.copy(OLD / "pruned" / "recipe.yaml", folder / "80.yaml")

@@ -3,17 +3,20 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import timm
 import torch
 from support.networks import build
+from support.variants import old_variant
 
 from prune_realloc import InputError, emit, load_model, load_recipe
 from prune_realloc.core.analysis import Analysis
 from prune_realloc.models.efficientvit_config import SIZES, EfficientVitConfig
 from prune_realloc.models.efficientvit_stock import stock_args
 from prune_realloc.recipe.reader import build_recipe, check_recipe
+from prune_realloc.verbs import emit as verb
 from prune_realloc.verbs.analyze import analyze
 
 SMALL = {"macs": 8_000_000, "img_size": 32, "num_classes": 5, "in_chans": 3}
@@ -46,6 +49,19 @@ def test_folders_hold_networks_that_timm_loads(emitted):
         cost = EfficientVitConfig(**args).cost
         assert sum(p.numel() for p in net.parameters()) == cost.params
     assert 0.99 * 8e6 <= variant.network.macs <= 8e6
+
+
+def test_latency_lies_beside_the_network_as_long_as_it_is_of_it(analysis, tmp_path, monkeypatch):
+    measured = old_variant(timed=True).latency
+
+    def of_all(variant):
+        return replace(measured, timings=tuple(replace(measured.timings[0], model=name) for name in variant.configs()))
+
+    monkeypatch.setattr(verb, "_latency", of_all)
+    emit(analysis, target=SMALL, out=tmp_path)
+    assert json.loads((tmp_path / "realloc" / "latency.json").read_text())["reference"] == "control"
+    emit(analysis, target=SMALL, out=tmp_path, timed=False)
+    assert not (tmp_path / "realloc" / "latency.json").exists()
 
 
 def test_recipe_explains_every_width_and_emits_the_same_again(emitted, tmp_path):

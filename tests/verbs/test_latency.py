@@ -38,16 +38,25 @@ def test_apply_keeps_a_budget_of_time_in_all_that_it_compares(network):
     assert "with uniform widths" in " ".join(done.notes)
 
 
-def test_sweep_goes_through_shares_of_time(network):
+def test_sweep_goes_through_shares_of_time(network, tmp_path):
     net, batches, tables, _ = network
     recipe = build_recipe({"budget": {"keep_latency": 0.9, "batch": 1}})
-    found = sweep(recipe, budgets=(0.8, 0.6), model=net, batches=batches, tables=tables)
+    found = sweep(recipe, budgets=(0.8, 0.6), model=net, batches=batches, tables=tables, out=tmp_path)
+    assert found.shown_kind.name == "macs"
+    assert (tmp_path / "sweep.png").exists()
     assert found.kind == "latency"
     assert [point.recipe.budget.keep_latency for point in found.points] == [0.8, 0.6]
     assert [point.recipe.budget.batch for point in found.points] == [1, 1]
     for point in found.points:
         planned = point.recipe.plan.latency
         assert planned.achieved_ms <= point.budget * planned.source_ms * (1 + 1e-5)
+
+
+def test_sweep_refuses_to_drop_a_budget(network):
+    net, batches, tables, _ = network
+    recipe = build_recipe({"budget": {"keep_latency": 0.9, "keep_macs": 0.9}})
+    with pytest.raises(InputError, match="budget: it limits macs and latency, and a sweep varies one"):
+        sweep(recipe, budgets=(0.8,), model=net, batches=batches, tables=tables)
 
 
 @pytest.mark.parametrize("runtime", ["eager", "onnxruntime"])

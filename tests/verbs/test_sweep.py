@@ -50,6 +50,28 @@ def test_every_point_is_what_apply_makes_of_its_budget(swept):
         assert point.numbers["params"]["achieved"] <= point.budget * point.numbers["params"]["source"]
 
 
+def test_the_control_beside_a_point_is_what_apply_makes_of_uniform_widths():
+    found = sweep(recipe(), budgets=(0.805,), model=build(), batches=batches())
+    wanted = recipe(budget={"keep_params": 0.805}, allocation="uniform")
+    uniform = apply(wanted, model=build(), batches=batches(), timed=False).summary()
+    for name in ("params", "macs", "top1", "agreement", "kl"):
+        assert found.points[0].numbers["control"][name] == pytest.approx(uniform[name], rel=1e-4, abs=1e-6), name
+    row = dict(zip(curve_columns(), curve_rows(found)[1], strict=True))
+    assert row["uniform"] == f"{uniform['top1']['achieved']:.2%}"
+    assert "control" not in uniform
+
+
+def test_a_point_without_a_uniform_plan_of_its_cost_has_no_control(swept):
+    found, _, _ = swept
+    assert any("no plan with uniform widths" in note for note in found.points[0].numbers["notes"])
+    assert "control" not in found.points[0].numbers
+
+
+def test_what_is_uniform_itself_has_no_control():
+    found = sweep(recipe(allocation="uniform"), budgets=(0.6,), model=build(), batches=batches())
+    assert (found.controls, "control" in found.points[0].numbers) == ([], False)
+
+
 def test_the_folder_holds_a_recipe_a_point_and_the_numbers(swept):
     found, folder, model = swept
     assert sorted(path.name for path in folder.iterdir()) == ["50.yaml", "80.yaml", "sweep.json", "sweep.png"]
