@@ -136,8 +136,9 @@ def _commands(runs: Runs) -> Iterator[str]:
 
 
 def _sweep_line(folder: str, sweep: Sweep) -> str:
+    """Into another folder: one that holds a sweep is refused."""
     budgets = ",".join(f"{point.budget:g}" for point in sweep.points)
-    return _line("sweep", f"{folder}/{sweep.points[0].file}", "--budgets", budgets, "-o", folder)
+    return _line("sweep", f"{folder}/{sweep.points[0].file}", "--budgets", budgets, "-o", f"{folder}-again")
 
 
 def _train_line(folder: str, training: Training, result: Mapping[str, Any]) -> str:

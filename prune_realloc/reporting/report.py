@@ -90,13 +90,13 @@ _SECTIONS = (
         title="Widths by round",
         of="trails",
         panels=lambda runs: [grown_panel(runs.trails)],
-        command="prune-realloc grow {run}/variants/realloc --data IMAGES -o {run}/grown",
+        command="prune-realloc grow {emitted}/realloc --data IMAGES -o {run}/grown",
     ),
     _Section(
         title="Training",
         of="trainings",
         panels=lambda runs: [trained_panel(runs.trainings)],
-        command="prune-realloc train {run}/variants --data IMAGES -o {run}/trained",
+        command="prune-realloc train {emitted} --data IMAGES -o {run}/trained",
     ),
 )
 
@@ -151,7 +151,10 @@ def _command(section: _Section, runs: Runs) -> str:
     if runs.analyses:
         folder, analysis = next(iter(runs.analyses.items()))
         flags = analysed(analysis)
-    return " ".join(section.command.format(run=shlex.quote(folder), source=shlex.join(flags)).split())
+    emitted = next((str(Path(variant).parent) for variant in runs.variants), f"{folder}/variants")
+    places = {"run": folder, "emitted": emitted}
+    named = {name: shlex.quote(place) for name, place in places.items()}
+    return " ".join(section.command.format(**named, source=shlex.join(flags)).split())
 
 
 def _lead(runs: Runs) -> Iterator[str]:

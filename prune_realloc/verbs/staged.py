@@ -88,6 +88,7 @@ class Staged:
             control = Control(cost=_cost(uniform.network), evaluation=known)
         pairs = {name: _pair(judge, net, result.network) for name, judge in self.judges.own().items()}
         timing = _timed(net, result.network, images, next(net.parameters()).device.type) if timed else None
+        _keep_preprocessing(result.network, recipe)
         result.network.to("cpu")
         return _applied(
             planned.model_copy(update={"source": self.source}),
@@ -257,6 +258,12 @@ def _measured(
         notes.append("measured on the calibration images, the data has no others; see --eval-split")
         found = measure(pruned, images, labelled=images.classes is not None, source=source)
     return found, notes
+
+
+def _keep_preprocessing(pruned: Any, recipe: Recipe) -> None:
+    """What was given over the source's preprocessing is the pruned network's own, in its files too."""
+    if recipe.data.preprocess and getattr(pruned, "pretrained_cfg", None):
+        pruned.pretrained_cfg = dict(pruned.pretrained_cfg) | recipe.data.preprocess
 
 
 def _timed(net: nn.Module, pruned: nn.Module, images: Calibration | None, device: str) -> Bench:

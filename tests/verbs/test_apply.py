@@ -41,6 +41,14 @@ def test_the_recipe_is_written_with_its_plan_and_gives_the_same_bytes(applied, t
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
 
 
+def test_preprocessing_that_was_given_stays_with_the_pruned_network(tmp_path):
+    given = {"crop_pct": 0.8, "mean": [0.5], "std": [0.25]}
+    recipe = half(data={"samples": 64, "preprocess": given})
+    apply(recipe, out=tmp_path, **QUICK)
+    kept = load_pruned(tmp_path).pretrained_cfg
+    assert {name: kept[name] for name in given} == given
+
+
 def test_the_source_is_untouched():
     source = load_model()
     before = {name: tensor.clone() for name, tensor in source.state_dict().items()}
