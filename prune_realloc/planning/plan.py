@@ -100,7 +100,7 @@ def _at_budgets(budgets: Sequence[Budgeted]) -> tuple[dict[str, int], float | No
 
 
 def _check_outcome(problem: PlanningProblem, budgets: Sequence[Budgeted], widths: Widths) -> None:
-    """Raises InputError where nothing is removed, nothing is left, or no budget is spent."""
+    """Raises InputError where nothing is removed, nothing is left, a budget is exceeded, or none is spent."""
     if widths == dict(problem.analysis.widths):
         raise InputError(
             "the plan removes nothing: every rule and budget leaves each width as it is; lower the budget "
@@ -110,6 +110,13 @@ def _check_outcome(problem: PlanningProblem, budgets: Sequence[Budgeted], widths
     if blocks and not any(blocks):
         at = "".join(f"{each.problem.kind}: at {each.problem.measure.exact(each.limit)} " for each in budgets[:1])
         raise InputError(f"{at}no block would be left; raise the budget, or freeze a block")
+    for each in budgets:
+        if not each.holds(widths):
+            shown, cost = each.problem.measure.exact, each.problem.cost(widths)
+            raise InputError(
+                f"{each.problem.kind}: {shown(each.limit)} asked for, allocation {problem.recipe.allocation} comes "
+                f"to {shown(cost)}; raise the budget, or take another allocation"
+            )
     if budgets and not any(each.is_spent(widths) for each in budgets):
         tightest = max(budgets, key=lambda each: each.spent(widths))
         raise too_coarse(tightest.problem, tightest.limit, widths, lambda limit: _found_at(tightest.problem, limit))

@@ -8,6 +8,7 @@ from prune_realloc.core.cost import Widths
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.structure import AXES, OUTER_AXES, site_place, without_dropped_blocks
 from prune_realloc.planning.choices import FLOORS, PlanningProblem
+from prune_realloc.planning.extremes import cheapest, dearest
 from prune_realloc.planning.measures import LATENCY
 
 _NAMED = 3
@@ -19,9 +20,9 @@ _TRIED = 3
 def check_budget(problem: PlanningProblem, limit: int) -> None:
     """Raises InputError where nothing would be removed, or the rules do not let the budget be met."""
     source, shown = problem.source, problem.measure.exact
-    narrowest = {name: widths[-1] for name, widths in problem.choices.items()}
+    narrowest = cheapest(problem)
     least, most = problem.cost(narrowest), most_of(problem)
-    if limit >= source == most:
+    if limit >= most >= source:
         raise InputError(
             f"{problem.kind}: a budget of {shown(limit)} leaves the source's {shown(source)} as they are, nothing "
             "would be removed; lower it"
@@ -45,7 +46,7 @@ def check_budget(problem: PlanningProblem, limit: int) -> None:
 
 def most_of(problem: PlanningProblem) -> int:
     """The most that the rules leave."""
-    return problem.cost({name: widths[0] for name, widths in problem.choices.items()})
+    return problem.cost(dearest(problem))
 
 
 def _held(problem: PlanningProblem, narrowest: Widths) -> str:

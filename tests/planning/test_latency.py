@@ -121,3 +121,32 @@ def test_several_streams_are_planned_by_time():
     assert table.predict(widths_of(found)) == pytest.approx(found.latency.achieved_ms, rel=1e-5)
     assert 0.98 * found.latency.requested_ms <= found.latency.achieved_ms <= found.latency.requested_ms
     assert found.bound <= found.damage
+
+
+def unlike_costs(analysis):
+    """A table where unlike widths of queries and values take longer than all else."""
+    return make_table(analysis, network=0.2, block=0.1, macs=1e-8, params=0.0, unlike=1.0)
+
+
+def test_a_time_that_only_unlike_widths_exceed_holds_too():
+    analysis = make_analysis(**DEIT_S)
+    table = unlike_costs(analysis)
+    budget = {"latency_ms": table.predict(analysis.widths) + 1e-3, "keep_macs": 0.9}
+    found = plan(analysis, Recipe(budget=budget, axes=("qk", "ffn")), table)
+    assert found.latency.achieved_ms <= budget["latency_ms"]
+    assert found.macs <= found.requested
+    for allocation in ("uniform", "per-axis"):  # narrower queries are all that they know
+        with pytest.raises(InputError, match=f"latency: 46.81 ms asked for, allocation {allocation} comes to 83.48 ms"):
+            plan(analysis, Recipe(budget=budget, axes=("qk", "ffn"), allocation=allocation), table)
+
+
+def test_floors_that_keep_widths_unlike_do_not_hide_what_like_widths_reach():
+    analysis = make_analysis(**DEIT_S)
+    table, floors = unlike_costs(analysis), {"qk": {"floor": 16}, "v": {"floor": 8}}
+    found = plan(analysis, Recipe(budget={"keep_latency": 0.4}, axes=INNER, rules=floors), table)
+    assert found.latency.achieved_ms <= 0.4 * found.latency.source_ms + 1e-4
+    least = {name: 1 if name.count(".") == 1 else 16 for name in analysis.widths}
+    least |= {name: width for name, width in analysis.widths.items() if name.endswith((".heads", "embed"))}
+    least |= {name: 8 for name in analysis.widths if name.endswith(".ffn")}
+    with pytest.raises(InputError, match=f"the least that the rules allow, {table.predict(least):.4g} ms"):
+        plan(analysis, Recipe(budget={"keep_latency": 0.05}, axes=INNER, rules=floors), table)
