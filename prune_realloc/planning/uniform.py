@@ -55,14 +55,16 @@ def _uniform_steps(problem: PlanningProblem) -> Iterator[_Step]:
 
 
 def _axis_steps(problem: PlanningProblem) -> Iterator[_Step]:
-    source = problem.source
+    smooth = problem.counting(problem.measure.smooth)
     for axis in problem.axes:
         ranked, total = [], 0
         for place, (name, choices) in enumerate(problem.choices.items()):
             if site_place(name)[0] != axis:
                 continue
-            saved = source - problem.cost(dict(problem.analysis.widths) | {name: 0})
+            saved = smooth.source - smooth.cost(dict(problem.analysis.widths) | {name: 0})
             each = saved // problem.analysis.widths[name]
+            if not each:
+                continue  # its units save nothing, so they stay
             total += saved
             hull = _hull([(each * width, float(problem.curves[name][width]), width) for width in choices])
             ranked += [

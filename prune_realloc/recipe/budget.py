@@ -40,8 +40,8 @@ class Budget(CostPart):
         }
     )
 
-    latency_ms: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] | None = None
-    """Milliseconds for one batch."""
+    latency_ms: Annotated[float, Field(strict=True, gt=0, le=1e9)] | None = None
+    """Milliseconds for one batch, at most 1e9."""
     keep_latency: Share | None = None
     """Share of the source's time for one batch, above 0 and at most 1."""
     batch: Count | None = None

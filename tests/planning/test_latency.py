@@ -87,6 +87,18 @@ def test_widths_that_save_no_time_are_kept():
     assert any(site.width < site.of for site in found.sites.values())
 
 
+@pytest.mark.parametrize("unlike", [0.0, 1.0])
+def test_an_axis_that_saves_no_time_is_kept_where_axes_share(unlike):
+    analysis = make_analysis(**TINY)
+    table = make_table(analysis, macs=1e-3, unlike=unlike)
+    costly = tuple(price for price in table.prices if not any(name.endswith(".ffn") for name in price.sites))
+    vars(table)["prices"] = costly
+    budget = {"latency_ms": 0.8 * table.predict(analysis.widths)}
+    found = plan(analysis, Recipe(budget=budget, axes=INNER, allocation="per-axis"), table)
+    assert all(site.width == site.of for name, site in found.sites.items() if name.endswith(".ffn"))
+    assert found.latency.achieved_ms <= budget["latency_ms"]
+
+
 def test_reasons_and_recipes_speak_of_time():
     analysis = make_analysis(**DEIT_S)
     done = planned(analysis, Recipe(budget={"keep_latency": 0.5, "batch": 1}), make_table(analysis, macs=1e-8))
