@@ -75,6 +75,19 @@ def test_a_bound_that_is_too_short(tiny_vit, made_up):
         measure_latency(tiny_vit, seconds=0)
 
 
+def test_a_network_of_which_no_draw_can_be_cut(tiny_vit, made_up, monkeypatch):
+    tried = []
+
+    def refused(net, widths):
+        tried.append(widths)
+        assert len(tried) <= 100
+        raise InputError("blocks.0 stays")
+
+    monkeypatch.setattr(latency, "cut_to_widths", refused)
+    with pytest.raises(InputError, match=r"none of 20 drawn networks can be cut, the last one because blocks\.0 stays"):
+        measure_latency(tiny_vit)
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [({"runtime": "tensorrt"}, "runtime 'tensorrt' is unknown"), ({"batch": 0}, "batch must be at least 1, got 0")],
