@@ -61,11 +61,23 @@ def test_the_file_gives_the_table_back(tmp_path):
     [
         (lambda content: content.pop("terms"), "the latency table is damaged"),
         (lambda content: content.update(format_version=9), "format_version 9, this program reads 1"),
-        (lambda content: content.update(measured=content["measured"][:3]), "3 networks, 8 are needed"),
-        (lambda content: content["measured"][2].update(ms=-1), "a network of -1 ms"),
+        (lambda content: content.update(measured=content["measured"][:3]), r"measured: .* at least 8 items"),
+        (lambda content: content["measured"][2].update(ms=-1), r"measured\.2\.ms: .* greater than 0"),
         (lambda content: content["measured"][2]["widths"].pop("embed"), "of other sites than the first"),
-        (lambda content: content["measured"][2]["widths"].update(embed="4"), "a width that is no number of units"),
+        (lambda content: content["measured"][2]["widths"].update(embed="4"), r"measured\.2\.widths\.embed: .* integer"),
         (lambda content: content["terms"][0].update(sites=["nowhere"]), "no width of nowhere"),
+        (
+            lambda content: content["conditions"].update(threads="many"),
+            r"json: .*\(conditions\.threads: .* integer",
+        ),
+        (lambda content: content["conditions"].update(versions=None), r"conditions\.versions: "),
+        (lambda content: content["conditions"].update(batch=0), r"conditions\.batch: .* greater than or equal to 1"),
+        (lambda content: content["measured"][2].update(ms=True), r"measured\.2\.ms: .* number"),
+        (lambda content: content["measured"][2].update(ms=float("nan")), r"measured\.2\.ms: .* finite"),
+        (lambda content: content.update(seconds=float("nan")), r"seconds: .* finite"),
+        (lambda content: content["measured"][2]["widths"].update(embed=10**30), r"measured\.2\.widths\.embed: "),
+        (lambda content: content["terms"][0].update(macs="12"), r"terms\.0\.macs: .* integer"),
+        (lambda content: content.update(notes="abc"), r"notes: "),
     ],
 )
 def test_a_damaged_file_is_refused(tmp_path, change, complaint):
