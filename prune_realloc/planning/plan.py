@@ -20,7 +20,7 @@ from prune_realloc.core.latency import LatencyTable
 from prune_realloc.core.prices import PICOSECONDS
 from prune_realloc.core.structure import site_place
 from prune_realloc.planning.allocate import least_damage
-from prune_realloc.planning.budgeted import Budgeted
+from prune_realloc.planning.budgeted import Budgeted, one_is_spent
 from prune_realloc.planning.choices import PlanningProblem, movable_axes
 from prune_realloc.planning.described import described, digits
 from prune_realloc.planning.measures import of_kind, of_time
@@ -117,7 +117,7 @@ def _check_outcome(problem: PlanningProblem, budgets: Sequence[Budgeted], widths
                 f"{each.problem.kind}: {shown(each.limit)} asked for, allocation {problem.recipe.allocation} comes "
                 f"to {shown(cost)}; raise the budget, or take another allocation"
             )
-    if budgets and not any(each.is_spent(widths) for each in budgets):
+    if budgets and not one_is_spent(budgets, widths):
         tightest = max(budgets, key=lambda each: each.spent(widths))
         raise too_coarse(tightest.problem, tightest.limit, widths, lambda limit: _found_at(tightest.problem, limit))
 

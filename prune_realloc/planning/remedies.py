@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from prune_realloc.core.cost import Widths
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.structure import AXES, OUTER_AXES, site_place, without_dropped_blocks
 from prune_realloc.planning.choices import FLOORS, PlanningProblem
-from prune_realloc.planning.extremes import cheapest, dearest
+from prune_realloc.planning.extremes import a_step_wider, cheapest, dearest
 from prune_realloc.planning.measures import LATENCY
 
 _NAMED = 3
@@ -81,7 +81,7 @@ def too_coarse(
 
 def _next_to(problem: PlanningProblem, limit: int, widths: Widths) -> list[int]:
     """Budgets, in whole thousandths of the source: of what the widths cost, and of the next costs above `limit`."""
-    above = sorted({cost for cost in map(problem.cost, _wider(problem, widths)) if cost > limit})[:_TRIED]
+    above = sorted({cost for cost in map(problem.cost, a_step_wider(problem, widths)) if cost > limit})[:_TRIED]
     thousandths = [-(-1000 * cost // problem.source) for cost in (problem.cost(widths), *above)]
     return [each * problem.source // 1000 for each in thousandths if each < 1000]
 
@@ -89,18 +89,6 @@ def _next_to(problem: PlanningProblem, limit: int, widths: Widths) -> list[int]:
 def _is_met(problem: PlanningProblem, budget: int, spent_at: Callable[[int], Widths | None]) -> bool:
     found = spent_at(budget)
     return found is not None and problem.enough(budget) <= problem.cost(found) <= budget
-
-
-def _wider(problem: PlanningProblem, widths: Widths) -> Iterator[dict[str, int]]:
-    """The widths with one site a step wider, a whole block among them."""
-    for name, choices in problem.choices.items():
-        axis, block = site_place(name)
-        wider = [width for width in choices if width > widths[name]]
-        if axis == "block" and wider:
-            inside = {n: choice[0] for n, choice in problem.choices.items() if site_place(n)[1] == block}
-            yield {**widths, **inside}
-        elif wider and widths[name]:
-            yield without_dropped_blocks({**widths, name: wider[-1]})
 
 
 def _steps(problem: PlanningProblem) -> str:

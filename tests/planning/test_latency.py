@@ -5,9 +5,10 @@ from math import prod
 
 import numpy as np
 import pytest
-from support.analyses import DEIT_S, INNER, TINY, make_analysis, widths_of
+from support.analyses import DEIT_S, INNER, TINY, any_spending, make_analysis, widths_of
 from support.latency import make_table
 
+from prune_realloc.core.cost import total_cost
 from prune_realloc.core.errors import InputError
 from prune_realloc.planning.choices import PlanningProblem
 from prune_realloc.planning.plan import plan, planned
@@ -40,7 +41,8 @@ def every_network(analysis, recipe, table):
 def test_no_network_that_keeps_the_budgets_has_less_damage(seed, budget, unlike):
     analysis = only_blocks(seed)
     table = make_table(analysis, network=0.2, block=0.1, macs=1e-3, params=0.0, unlike=unlike)
-    found = plan(analysis, Recipe(budget=budget, axes=INNER), table)
+    with any_spending():
+        found = plan(analysis, Recipe(budget=budget, axes=INNER), table)
     ms, macs, damage = every_network(analysis, Recipe(budget=budget, axes=INNER), table)
     fits = ms <= 0.7 * table.predict(analysis.widths)
     fits &= macs <= (found.requested or macs.max())
@@ -75,6 +77,26 @@ def test_a_budget_that_does_not_bind_changes_nothing():
     one = plan(analysis, Recipe(budget={"keep_macs": 0.5}))
     both = plan(analysis, Recipe(budget={"keep_macs": 0.5, "latency_ms": 1e6}), make_table(analysis))
     assert both.sites == one.sites
+
+
+def test_a_time_that_does_not_bind_excuses_no_cost():
+    analysis = make_analysis(**DEIT_S)
+    budget = {"keep_macs": 0.55, "latency_ms": 1e6}
+    with pytest.raises(InputError, match=r"macs: .* is the nearest below that the multiples allow \(whole blocks\)"):
+        plan(analysis, Recipe(budget=budget, axes=("block",)), make_table(analysis))
+    close = plan(
+        analysis, Recipe(budget={"keep_macs": 0.65, "latency_ms": 14.5}, axes=("block",)), make_table(analysis)
+    )
+    assert close.latency.achieved_ms <= 14.5  # a block more would take longer
+
+
+def test_budgets_that_are_too_close_to_the_least_are_named_by_their_own_numbers():
+    analysis = make_analysis(**DEIT_S)
+    choices = PlanningProblem(analysis, Recipe(budget={"keep_macs": 0.5})).choices
+    least = total_cost(analysis.terms, {name: widths[-1] for name, widths in choices.items()})
+    budget = {"macs": int(1.5 * least.macs), "params": int(1.5 * least.params)}
+    with pytest.raises(InputError, match="macs and params: no plan was found that keeps both budgets"):
+        plan(analysis, Recipe(budget=budget))
 
 
 def test_widths_that_save_no_time_are_kept():
