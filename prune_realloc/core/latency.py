@@ -20,7 +20,7 @@ from prune_realloc.core.files import make_folder, write_file
 from prune_realloc.core.prices import PICOSECONDS, Price, fitted_prices, total
 from prune_realloc.core.structure import without_dropped_blocks
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 LEAST_MEASURED = 8
 """So many networks, the source among them, are measured at least."""
 _DAMAGE = (ValueError, TypeError, AttributeError)
@@ -36,6 +36,8 @@ class Conditions:
 
     device: str
     """What the processor or the graphics card calls itself."""
+    device_type: str
+    """cpu or cuda."""
     runtime: str
     """eager, onnxruntime or compiled."""
     threads: _Count
@@ -122,13 +124,26 @@ class LatencyTable:
             found[price.component] = found.get(price.component, 0.0) + float(price.at(left)) / PICOSECONDS
         return found
 
-    def require(self, terms: Sequence[Term], widths: Widths) -> None:
-        """Raises InputError where the table is of another network than the one with these terms and widths."""
+    def require(self, terms: Sequence[Term], widths: Widths, asked: Mapping[str, str | int]) -> None:
+        """Raises InputError where the table is of another network, or does not hold for what is asked for.
+
+        Args:
+            terms: those of the network.
+            widths: of every site of the network.
+            asked: field of a budget (`device`, `runtime`, `threads`, `batch`) -> what it says.
+        """
         if digest(terms, widths, self.input_shape) != digest(self.terms, self.measured[0].widths, self.input_shape):
             raise InputError(
                 "latency_table: it was measured of another network, or at another image size; leave it out to measure "
                 "this one"
             )
+        here = self.conditions
+        for name, value in asked.items():
+            has = here.device_type if name == "device" else getattr(here, name)
+            if value != has:
+                raise InputError(
+                    f"budget.{name}: {value}, the latency table of {here} has {has}; give {has}, or another table"
+                )
 
     def _check(self, widths: Widths) -> None:
         for name in sorted({*widths} ^ {*self.measured[0].widths}):

@@ -80,7 +80,7 @@ def _budgets(problem: PlanningProblem, table: LatencyTable | None) -> list[Budge
             raise InputError(
                 "budget: time is limited, and there is no table of times; give table=, see measure_latency"
             )
-        table.require(analysis.terms, analysis.widths)
+        table.require(analysis.terms, analysis.widths, budget.asked)
         limit_ms = budget.limit_ms(digits(table.predict(analysis.widths), 6))
         found.append(Budgeted(problem.counting(of_time(table)), int(limit_ms * PICOSECONDS)))
     return found

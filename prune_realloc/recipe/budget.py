@@ -85,10 +85,14 @@ class Budget(CostPart):
         """All that is limited: `kinds`, and `latency`."""
         return (*self.kinds, "latency") if self.limits_time else self.kinds
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The conditions under which time is limited, as far as they are said."""
+        return self.model_dump(exclude_none=True, include={*_CONDITIONS})
+
     def conditions(self) -> dict[str, Any]:
-        """Under which time is limited, as far as it is said; empty where another budget comes first."""
-        time_first = self.counted[0] == "latency"
-        return self.model_dump(exclude_none=True, include={*_CONDITIONS}) if time_first else {}
+        """The same; empty where another budget comes first."""
+        return self.asked if self.counted[0] == "latency" else {}
 
     def limit_of(self, counted: str, source: float) -> float:
         """The most of one of `counted` that the pruned network may take, where the source takes `source`."""

@@ -142,6 +142,7 @@ def measure_latency(
     return LatencyTable(
         conditions=Conditions(
             device=device_name(target),
+            device_type=target.type,
             runtime=runtime,
             threads=used,
             batch=batch,

@@ -74,13 +74,7 @@ class Tables:
 
     def _given(self, file: Path, budget: Budget, shapes: Shapes) -> LatencyTable:
         table = LatencyTable.load(file)
-        table.require(shapes.terms, shapes.widths)
-        for name in ("runtime", "batch", "threads"):
-            asked, has = getattr(budget, name), getattr(table.conditions, name)
-            if asked is not None and asked != has:
-                raise InputError(
-                    f"budget.{name}: {asked}, the latency table {file} has {has}; give {has}, or another table"
-                )
+        table.require(shapes.terms, shapes.widths, budget.asked)
         return table
 
     def _cached(self, budget: Budget, shapes: Shapes, network: Callable[[], nn.Module]) -> LatencyTable:
@@ -127,9 +121,10 @@ def cache_folder() -> Path:
 
 def _conditions(budget: Budget) -> Conditions:
     """Under which the budget holds, on this machine."""
-    runtime = budget.runtime or "eager"
+    runtime, device = budget.runtime or "eager", pick_device(budget.device or "cpu")
     return Conditions(
-        device=device_name(pick_device(budget.device or "cpu")),
+        device=device_name(device),
+        device_type=device.type,
         runtime=runtime,
         threads=budget.threads or torch.get_num_threads(),
         batch=budget.batch or 1,

@@ -148,6 +148,12 @@ def test_without_a_table_or_with_that_of_another_network():
         plan(analysis, recipe, make_table(make_analysis(**DEIT_S)))
 
 
+def test_a_table_of_other_conditions_than_those_asked_for():
+    analysis = make_analysis(**DEIT_S)
+    with pytest.raises(InputError, match=r"budget\.batch: 8, the latency table of .* has 1"):
+        plan(analysis, Recipe(budget={"keep_latency": 0.5, "batch": 8}), make_table(analysis, macs=1e-8))
+
+
 def test_several_streams_are_planned_by_time():
     analysis = make_analysis(**DEIT_S)
     table = make_table(analysis, macs=1e-8)
