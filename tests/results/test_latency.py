@@ -1,7 +1,9 @@
 """A latency table measured with a made-up clock, kept, and measured anew."""
 
 import dataclasses
+import tempfile
 from itertools import islice
+from unittest import mock
 
 import pytest
 from support.latency import LAW, time_by_law
@@ -147,6 +149,35 @@ def test_a_damaged_table_is_measured_anew_or_refused(tiny_vit, cached):
         Tables(measure=False).of(budget, shapes(tiny_vit), lambda: tiny_vit)
     Tables().of(budget, shapes(tiny_vit), lambda: tiny_vit)
     assert LatencyTable.load(file)
+
+
+def test_a_table_of_a_machine_that_was_not_quiet_is_not_kept(tiny_vit, made_up, cached):
+    _, noisy = made_up
+    noisy[0] = 100
+    budget = Budget(latency_ms=1.0, threads=1)
+    noted = Tables().of(budget, shapes(tiny_vit), lambda: tiny_vit)
+    assert "is not kept" in noted.notes[-1]
+    assert not any(latency_tables.cache_folder().iterdir())
+    noisy[0] = 0
+    quiet = Tables().of(budget, shapes(tiny_vit), lambda: tiny_vit)
+    [file] = latency_tables.cache_folder().iterdir()
+    dataclasses.replace(quiet, notes=noted.notes).save(file)  # as an older version kept it
+    with pytest.raises(InputError, match="the one at hand is of a machine that was not quiet"):
+        Tables(measure=False).of(budget, shapes(tiny_vit), lambda: tiny_vit)
+
+
+@pytest.mark.parametrize("in_the_way", ["file", "disk"])
+def test_a_cache_that_cannot_be_written_is_noticed_before_the_measurement(
+    tiny_vit, cached, tmp_path, monkeypatch, in_the_way
+):
+    if in_the_way == "file":
+        (tmp_path / "prune-realloc").write_text("")
+    else:
+        monkeypatch.setattr(tempfile, "TemporaryFile", mock.Mock(side_effect=OSError(30, "Read-only file system")))
+    complaint = {"file": "a file is in the way", "disk": "cannot be written: Read-only file system"}[in_the_way]
+    with pytest.raises(InputError, match=complaint):
+        Tables().of(Budget(latency_ms=1.0), shapes(tiny_vit), lambda: tiny_vit)
+    assert not cached
 
 
 def test_a_table_that_is_named_is_taken_for_its_device(tiny_vit, cached, tmp_path):
