@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 class InputError(ValueError):
     """The user's input is wrong; the message is one line that names the field, the value and the remedy.
@@ -21,6 +26,12 @@ class WorkFailed(RuntimeError):
 def first_line(error: BaseException) -> str:
     """The first line of another library's message, to quote in ours; the exception's name where it has none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first field of a file that does not fit, and why."""
+    first = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'its content'}: {first['msg']}"
 
 
 def one_line(text: str) -> str:

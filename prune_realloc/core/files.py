@@ -31,6 +31,17 @@ def make_folder(folder: Path) -> None:
         raise InputError(f"output {str(folder)!r} cannot be created: {error.strerror}") from error
 
 
+def require_writable(folder: Path) -> None:
+    """Create an output folder, and try whether a file can be written there.
+
+    Raises:
+        InputError: it cannot.
+    """
+    make_folder(folder)
+    with _named(folder), tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b" ")
+
+
 def write_file(path: Path, content: bytes) -> None:
     """`write_files` for one file: at every moment the old one or the new one is there."""
     write_files(path.parent, {path.name: content})

@@ -9,19 +9,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field, TypeAdapter, ValidationError
 
 from prune_realloc.core.cost import Term, Widths
-from prune_realloc.core.errors import InputError
+from prune_realloc.core.errors import InputError, first_fault
 from prune_realloc.core.files import make_folder, write_file
 from prune_realloc.core.prices import PICOSECONDS, Price, fitted_prices, total
 from prune_realloc.core.structure import without_dropped_blocks
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 LEAST_MEASURED = 8
 """So many networks, the source among them, are measured at least."""
-_DAMAGE = (ValueError, TypeError, KeyError, AttributeError)
+_DAMAGE = (ValueError, TypeError, AttributeError)
+_Count = Annotated[int, Field(ge=1, le=10**9)]
+_Width = Annotated[int, Field(ge=0, le=10**9)]
+_Duration = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Finite = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +36,13 @@ class Conditions:
 
     device: str
     """What the processor or the graphics card calls itself."""
+    device_type: str
+    """cpu or cuda."""
     runtime: str
     """eager, onnxruntime or compiled."""
-    threads: int
+    threads: _Count
     """For one operator; on a graphics card they launch its kernels only."""
-    batch: int
+    batch: _Count
     """Images at a time."""
     versions: Mapping[str, str]
     """Package -> its version."""
@@ -55,11 +63,11 @@ class Conditions:
 class Measured:
     """One network that was timed."""
 
-    widths: Widths
+    widths: Mapping[str, _Width]
     """Of every site; 0 for a block that is gone."""
-    ms: float
+    ms: _Duration
     """For one batch: median of its time over the source's in the same round, times the source's median."""
-    spread: float
+    spread: _Finite
     """Interquartile range of that ratio over its median."""
 
 
@@ -71,13 +79,13 @@ class LatencyTable:
     """
 
     conditions: Conditions
-    input_shape: tuple[int, ...]
+    input_shape: tuple[_Count, ...]
     """(C, H, W) of one image."""
     terms: tuple[Term, ...]
     """The cost of the network, as an analysis has it."""
-    measured: tuple[Measured, ...]
+    measured: Annotated[tuple[Measured, ...], Field(min_length=LEAST_MEASURED)]
     """The source first."""
-    seconds: float
+    seconds: _Finite
     """What the measurement took."""
     notes: tuple[str, ...] = ()
     """What must be known of it: a machine that was not quiet."""
@@ -116,13 +124,26 @@ class LatencyTable:
             found[price.component] = found.get(price.component, 0.0) + float(price.at(left)) / PICOSECONDS
         return found
 
-    def require(self, terms: Sequence[Term], widths: Widths) -> None:
-        """Raises InputError where the table is of another network than the one with these terms and widths."""
+    def require(self, terms: Sequence[Term], widths: Widths, asked: Mapping[str, str | int]) -> None:
+        """Raises InputError where the table is of another network, or does not hold for what is asked for.
+
+        Args:
+            terms: those of the network.
+            widths: of every site of the network.
+            asked: field of a budget (`device`, `runtime`, `threads`, `batch`) -> what it says.
+        """
         if digest(terms, widths, self.input_shape) != digest(self.terms, self.measured[0].widths, self.input_shape):
             raise InputError(
                 "latency_table: it was measured of another network, or at another image size; leave it out to measure "
                 "this one"
             )
+        here = self.conditions
+        for name, value in asked.items():
+            has = here.device_type if name == "device" else getattr(here, name)
+            if value != has:
+                raise InputError(
+                    f"budget.{name}: {value}, the latency table of {here} has {has}; give {has}, or another table"
+                )
 
     def _check(self, widths: Widths) -> None:
         for name in sorted({*widths} ^ {*self.measured[0].widths}):
@@ -147,25 +168,20 @@ class LatencyTable:
             InputError: there is no such file, it is damaged, or of another format version.
         """
         try:
-            content = json.loads(Path(path).read_text())
-            version = content.pop("format_version", None)
+            content = Path(path).read_text()
+            version = json.loads(content).get("format_version")
             if version != FORMAT_VERSION:
                 raise InputError(f"{path}: format_version {version!r}, this program reads {FORMAT_VERSION}")
-            terms = [Term(**(term | {"sites": tuple(term["sites"])})) for term in content["terms"]]
-            return cls(
-                conditions=Conditions(**content["conditions"]),
-                input_shape=tuple(content["input_shape"]),
-                terms=tuple(terms),
-                measured=_checked([Measured(**one) for one in content["measured"]], terms),
-                seconds=float(content["seconds"]),
-                notes=tuple(content["notes"]),
-            )
+            table = TypeAdapter(cls).validate_json(content, strict=True)
+            _check_sites(table)
+            return table
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror}") from error
         except InputError:
             raise
         except _DAMAGE as error:
-            raise InputError(f"{path}: the latency table is damaged ({error}); measure it again") from error
+            what = first_fault(error) if isinstance(error, ValidationError) else str(error)
+            raise InputError(f"{path}: the latency table is damaged ({what}); measure it again") from error
 
 
 def digest(terms: Sequence[Term], widths: Widths, input_shape: Sequence[int]) -> str:
@@ -178,15 +194,11 @@ def _fitted(terms: Sequence[Term], measured: Sequence[Measured]) -> tuple[Price,
     return fitted_prices(terms, [one.widths for one in measured], [one.ms for one in measured])
 
 
-def _checked(measured: Sequence[Measured], terms: Sequence[Term]) -> tuple[Measured, ...]:
-    """Raises ValueError where nothing can be fitted to them."""
-    if len(measured) < LEAST_MEASURED:
-        raise ValueError(f"{len(measured)} networks, {LEAST_MEASURED} are needed")
-    if missing := {name for term in terms for name in term.sites} - measured[0].widths.keys():
+def _check_sites(table: LatencyTable) -> None:
+    """Raises ValueError where nothing can be fitted to the networks."""
+    sites = table.measured[0].widths.keys()
+    if missing := {name for term in table.terms for name in term.sites} - sites:
         raise ValueError(f"no width of {min(missing)}")
-    for one in measured:
-        if any(type(width) is not int or width < 0 for width in one.widths.values()):
-            raise ValueError("a width that is no number of units")
-        if not 0 < one.ms < float("inf") or one.widths.keys() != measured[0].widths.keys():
-            raise ValueError(f"a network of {one.ms} ms, or of other sites than the first")
-    return tuple(measured)
+    for place, one in enumerate(table.measured):
+        if one.widths.keys() != sites:
+            raise ValueError(f"measured.{place}.widths: of other sites than the first")

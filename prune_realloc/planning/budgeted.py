@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prune_realloc.core.cost import Widths
 from prune_realloc.planning.choices import TOLERANCE, PlanningProblem
+from prune_realloc.planning.extremes import a_step_wider
+from prune_realloc.planning.measures import LATENCY
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,9 +26,26 @@ class Budgeted:
         return self.problem.cost(widths) <= self.limit
 
     def is_spent(self, widths: Widths) -> bool:
-        """Is it kept, with so much spent as a plan must?"""
-        return self.problem.enough(self.limit) <= self.problem.cost(widths) <= self.limit
+        """Is so much spent as a plan must?"""
+        return self.problem.cost(widths) >= self.problem.enough(self.limit)
 
     def is_near(self, widths: Widths) -> bool:
         """Is little of it left?"""
         return self.problem.cost(widths) >= (1 - TOLERANCE) * self.limit
+
+
+def all_hold(budgets: Sequence[Budgeted], widths: Widths) -> bool:
+    return all(each.holds(widths) for each in budgets)
+
+
+def one_is_spent(budgets: Sequence[Budgeted], widths: Widths) -> bool:
+    """Whether little is left of one, or time keeps the network from being a step wider where no cost would.
+
+    Where time alone is limited nothing must be spent: nobody wants more of it than what accuracy needs.
+    """
+    costs = [each for each in budgets if each.problem.kind != LATENCY]
+    times = [each for each in budgets if each.problem.kind == LATENCY]
+    if not costs or any(each.is_spent(widths) for each in costs) or any(each.is_near(widths) for each in times):
+        return True
+    wider = a_step_wider(costs[0].problem, widths)
+    return any(all_hold(costs, one) and not all_hold(times, one) for one in wider)

@@ -27,6 +27,11 @@ class Measure:
         """What a network costs."""
         return total(self.prices, widths)
 
+    @property
+    def smooth(self) -> Measure:
+        """Without the step where two widths become unlike: what remains grows with every width."""
+        return replace(self, prices=tuple(price for price in self.prices if price.unlike is None))
+
     def exact(self, cost: int) -> str:
         """A cost in all its digits, in words."""
         return f"{cost / PICOSECONDS:.4g} ms" if self.kind == LATENCY else f"{cost:,}"

@@ -20,7 +20,7 @@ from prune_realloc.core.latency import LatencyTable
 from prune_realloc.core.prices import PICOSECONDS
 from prune_realloc.core.structure import site_place
 from prune_realloc.planning.allocate import least_damage
-from prune_realloc.planning.budgeted import Budgeted
+from prune_realloc.planning.budgeted import Budgeted, one_is_spent
 from prune_realloc.planning.choices import PlanningProblem, movable_axes
 from prune_realloc.planning.described import described, digits
 from prune_realloc.planning.measures import of_kind, of_time
@@ -80,7 +80,7 @@ def _budgets(problem: PlanningProblem, table: LatencyTable | None) -> list[Budge
             raise InputError(
                 "budget: time is limited, and there is no table of times; give table=, see measure_latency"
             )
-        table.require(analysis.terms, analysis.widths)
+        table.require(analysis.terms, analysis.widths, budget.asked)
         limit_ms = budget.limit_ms(digits(table.predict(analysis.widths), 6))
         found.append(Budgeted(problem.counting(of_time(table)), int(limit_ms * PICOSECONDS)))
     return found
@@ -100,7 +100,7 @@ def _at_budgets(budgets: Sequence[Budgeted]) -> tuple[dict[str, int], float | No
 
 
 def _check_outcome(problem: PlanningProblem, budgets: Sequence[Budgeted], widths: Widths) -> None:
-    """Raises InputError where nothing is removed, nothing is left, or no budget is spent."""
+    """Raises InputError where nothing is removed, nothing is left, a budget is exceeded, or none is spent."""
     if widths == dict(problem.analysis.widths):
         raise InputError(
             "the plan removes nothing: every rule and budget leaves each width as it is; lower the budget "
@@ -110,7 +110,14 @@ def _check_outcome(problem: PlanningProblem, budgets: Sequence[Budgeted], widths
     if blocks and not any(blocks):
         at = "".join(f"{each.problem.kind}: at {each.problem.measure.exact(each.limit)} " for each in budgets[:1])
         raise InputError(f"{at}no block would be left; raise the budget, or freeze a block")
-    if budgets and not any(each.is_spent(widths) for each in budgets):
+    for each in budgets:
+        if not each.holds(widths):
+            shown, cost = each.problem.measure.exact, each.problem.cost(widths)
+            raise InputError(
+                f"{each.problem.kind}: {shown(each.limit)} asked for, allocation {problem.recipe.allocation} comes "
+                f"to {shown(cost)}; raise the budget, or take another allocation"
+            )
+    if budgets and not one_is_spent(budgets, widths):
         tightest = max(budgets, key=lambda each: each.spent(widths))
         raise too_coarse(tightest.problem, tightest.limit, widths, lambda limit: _found_at(tightest.problem, limit))
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from prune_realloc.core.cost import Widths
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.structure import AXES, OUTER_AXES, site_place, without_dropped_blocks
 from prune_realloc.planning.choices import FLOORS, PlanningProblem
+from prune_realloc.planning.extremes import a_step_wider, cheapest, dearest
 from prune_realloc.planning.measures import LATENCY
 
 _NAMED = 3
@@ -19,9 +20,9 @@ _TRIED = 3
 def check_budget(problem: PlanningProblem, limit: int) -> None:
     """Raises InputError where nothing would be removed, or the rules do not let the budget be met."""
     source, shown = problem.source, problem.measure.exact
-    narrowest = {name: widths[-1] for name, widths in problem.choices.items()}
+    narrowest = cheapest(problem)
     least, most = problem.cost(narrowest), most_of(problem)
-    if limit >= source == most:
+    if limit >= most >= source:
         raise InputError(
             f"{problem.kind}: a budget of {shown(limit)} leaves the source's {shown(source)} as they are, nothing "
             "would be removed; lower it"
@@ -45,7 +46,7 @@ def check_budget(problem: PlanningProblem, limit: int) -> None:
 
 def most_of(problem: PlanningProblem) -> int:
     """The most that the rules leave."""
-    return problem.cost({name: widths[0] for name, widths in problem.choices.items()})
+    return problem.cost(dearest(problem))
 
 
 def _held(problem: PlanningProblem, narrowest: Widths) -> str:
@@ -80,7 +81,7 @@ def too_coarse(
 
 def _next_to(problem: PlanningProblem, limit: int, widths: Widths) -> list[int]:
     """Budgets, in whole thousandths of the source: of what the widths cost, and of the next costs above `limit`."""
-    above = sorted({cost for cost in map(problem.cost, _wider(problem, widths)) if cost > limit})[:_TRIED]
+    above = sorted({cost for cost in map(problem.cost, a_step_wider(problem, widths)) if cost > limit})[:_TRIED]
     thousandths = [-(-1000 * cost // problem.source) for cost in (problem.cost(widths), *above)]
     return [each * problem.source // 1000 for each in thousandths if each < 1000]
 
@@ -88,18 +89,6 @@ def _next_to(problem: PlanningProblem, limit: int, widths: Widths) -> list[int]:
 def _is_met(problem: PlanningProblem, budget: int, spent_at: Callable[[int], Widths | None]) -> bool:
     found = spent_at(budget)
     return found is not None and problem.enough(budget) <= problem.cost(found) <= budget
-
-
-def _wider(problem: PlanningProblem, widths: Widths) -> Iterator[dict[str, int]]:
-    """The widths with one site a step wider, a whole block among them."""
-    for name, choices in problem.choices.items():
-        axis, block = site_place(name)
-        wider = [width for width in choices if width > widths[name]]
-        if axis == "block" and wider:
-            inside = {n: choice[0] for n, choice in problem.choices.items() if site_place(n)[1] == block}
-            yield {**widths, **inside}
-        elif wider and widths[name]:
-            yield without_dropped_blocks({**widths, name: wider[-1]})
 
 
 def _steps(problem: PlanningProblem) -> str:

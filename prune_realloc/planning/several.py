@@ -13,7 +13,7 @@ import numpy as np
 from prune_realloc.core.cost import Widths
 from prune_realloc.core.errors import InputError
 from prune_realloc.planning.allocate import least_damage
-from prune_realloc.planning.budgeted import Budgeted
+from prune_realloc.planning.budgeted import Budgeted, all_hold, one_is_spent
 from prune_realloc.planning.measures import WHOLE, together
 
 _TRIES = 12
@@ -31,7 +31,7 @@ def least_damage_within(budgets: Sequence[Budgeted]) -> tuple[dict[str, int], fl
     """
     found = [least_damage(each.problem, each.limit) for each in budgets]
     bound = max(bound for _, bound in found)
-    kept = [widths for widths, _ in found if _all_hold(budgets, widths)]
+    kept = [widths for widths, _ in found if _fits(budgets, widths)]
     if not kept:
         kept, bound = _at_means(budgets, bound)
     problem = budgets[0].problem
@@ -48,24 +48,31 @@ def _at_means(budgets: Sequence[Budgeted], bound: float) -> tuple[list[dict[str,
     kept: list[dict[str, int]] = []
     weights = np.full(len(budgets), 1 / len(budgets))
     for number in range(_TRIES):
-        widths, least = _at_mean(budgets, weights, WHOLE)
+        found = _at_mean(budgets, weights, WHOLE)
+        if found is None:
+            break
+        widths, least = found
         bound = max(bound, least)
-        kept += [widths] if _all_hold(budgets, widths) else []
+        kept += [widths] if _fits(budgets, widths) else []
         weights *= np.array([each.spent(widths) for each in budgets]) ** _STEPS[min(number, len(_STEPS) - 1)]
         weights /= weights.sum()
     for share in () if kept else _SHORT:
-        widths, _ = _at_mean(budgets, weights, int(share * WHOLE))
-        if _all_hold(budgets, widths):
-            return [widths], bound
+        found = _at_mean(budgets, weights, int(share * WHOLE))
+        if found is not None and _fits(budgets, found[0]):
+            return [found[0]], bound
     return kept, bound
 
 
-def _at_mean(budgets: Sequence[Budgeted], weights: np.ndarray, limit: int) -> tuple[dict[str, int], float]:
+def _at_mean(budgets: Sequence[Budgeted], weights: np.ndarray, limit: int) -> tuple[dict[str, int], float] | None:
+    """Widths within the mean, and their bound; None where none are found."""
     measures = [each.problem.measure for each in budgets]
     mean = together(measures, [each.limit for each in budgets], weights.tolist())
-    return least_damage(budgets[0].problem.counting(mean), limit)
+    try:
+        return least_damage(budgets[0].problem.counting(mean), limit)
+    except InputError:
+        return None
 
 
-def _all_hold(budgets: Sequence[Budgeted], widths: Widths) -> bool:
+def _fits(budgets: Sequence[Budgeted], widths: Widths) -> bool:
     """Is every budget kept, and one of them spent?"""
-    return all(each.holds(widths) for each in budgets) and any(each.is_spent(widths) for each in budgets)
+    return all_hold(budgets, widths) and one_is_spent(budgets, widths)

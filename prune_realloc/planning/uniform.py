@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
-from prune_realloc.core.cost import Widths
 from prune_realloc.core.structure import site_place, without_dropped_blocks
-from prune_realloc.planning.budgeted import Budgeted
+from prune_realloc.planning.budgeted import Budgeted, all_hold
 from prune_realloc.planning.choices import PlanningProblem
 
 
@@ -29,19 +28,15 @@ def shared_shares(budgets: Sequence[Budgeted], allocation: str) -> dict[str, int
     low, high = 0, len(steps)
     while low < high:  # the first number of steps that fits
         middle = (low + high) // 2
-        low, high = (low, middle) if _all_hold(budgets, after(steps[:middle])) else (middle + 1, high)
+        low, high = (low, middle) if all_hold(budgets, after(steps[:middle])) else (middle + 1, high)
     taken, result = steps[:low], after(steps[:low])
     for step in reversed(steps[:low]):  # after a coarse last step, the latest finer ones are given back
         if result[step[2]] != step[3] or any(each.is_near(result) for each in budgets):
             continue
         fewer = [other for other in taken if other is not step]
-        if _all_hold(budgets, after(fewer)):
+        if all_hold(budgets, after(fewer)):
             taken, result = fewer, after(fewer)
     return result
-
-
-def _all_hold(budgets: Sequence[Budgeted], widths: Widths) -> bool:
-    return all(each.holds(widths) for each in budgets)
 
 
 _Step = tuple[float, int, str, int]
@@ -55,14 +50,16 @@ def _uniform_steps(problem: PlanningProblem) -> Iterator[_Step]:
 
 
 def _axis_steps(problem: PlanningProblem) -> Iterator[_Step]:
-    source = problem.source
+    smooth = problem.counting(problem.measure.smooth)
     for axis in problem.axes:
         ranked, total = [], 0
         for place, (name, choices) in enumerate(problem.choices.items()):
             if site_place(name)[0] != axis:
                 continue
-            saved = source - problem.cost(dict(problem.analysis.widths) | {name: 0})
+            saved = smooth.source - smooth.cost(dict(problem.analysis.widths) | {name: 0})
             each = saved // problem.analysis.widths[name]
+            if not each:
+                continue  # its units save nothing, so they stay
             total += saved
             hull = _hull([(each * width, float(problem.curves[name][width]), width) for width in choices])
             ranked += [

@@ -40,8 +40,8 @@ class Budget(CostPart):
         }
     )
 
-    latency_ms: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] | None = None
-    """Milliseconds for one batch."""
+    latency_ms: Annotated[float, Field(strict=True, gt=0, le=1e9)] | None = None
+    """Milliseconds for one batch, at most 1e9."""
     keep_latency: Share | None = None
     """Share of the source's time for one batch, above 0 and at most 1."""
     batch: Count | None = None
@@ -85,10 +85,14 @@ class Budget(CostPart):
         """All that is limited: `kinds`, and `latency`."""
         return (*self.kinds, "latency") if self.limits_time else self.kinds
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The conditions under which time is limited, as far as they are said."""
+        return self.model_dump(exclude_none=True, include={*_CONDITIONS})
+
     def conditions(self) -> dict[str, Any]:
-        """Under which time is limited, as far as it is said; empty where another budget comes first."""
-        time_first = self.counted[0] == "latency"
-        return self.model_dump(exclude_none=True, include={*_CONDITIONS}) if time_first else {}
+        """The same; empty where another budget comes first."""
+        return self.asked if self.counted[0] == "latency" else {}
 
     def limit_of(self, counted: str, source: float) -> float:
         """The most of one of `counted` that the pruned network may take, where the source takes `source`."""

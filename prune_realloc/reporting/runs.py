@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from prune_realloc.core.analysis import META_FILE, SCORES_FILE, Analysis
-from prune_realloc.core.errors import InputError
+from prune_realloc.core.errors import InputError, first_fault
 from prune_realloc.core.names import RECIPE_FILE, RESULT_FILE, STATE_FILE, UNITS_FILE
 from prune_realloc.recipe.document import Recipe
 from prune_realloc.recipe.reader import load_recipe
@@ -138,10 +138,7 @@ def _json(kind: type[_Kind], file: str) -> Callable[[Path], _Kind]:
 
 
 def _first(error: ValidationError | OSError) -> str:
-    if isinstance(error, OSError):
-        return str(error.strerror)
-    first = error.errors(include_url=False)[0]
-    return f"{'.'.join(map(str, first['loc'])) or 'its content'}: {first['msg']}"
+    return str(error.strerror) if isinstance(error, OSError) else first_fault(error)
 
 
 @dataclass(frozen=True, kw_only=True)

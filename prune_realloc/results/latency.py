@@ -43,6 +43,8 @@ _NOISE = 0.02
 _AGAIN = 3
 _WIDE = 0.1
 """Where times of one network spread more than this, the table says so."""
+_FAILURES = 20
+"""So many drawn networks that cannot be built, one after the other, end the measurement."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +109,7 @@ def measure_latency(
         progress: called with what is done.
 
     Raises:
-        InputError: the bound is too short, an option cannot be used, or the network is not supported.
+        InputError: the bound is too short, an option cannot be used, the network is not supported, or cannot be cut.
         ExportError: the network has no ONNX form.
     """
     if runtime not in RUNTIMES:
@@ -140,6 +142,7 @@ def measure_latency(
     return LatencyTable(
         conditions=Conditions(
             device=device_name(target),
+            device_type=target.type,
             runtime=runtime,
             threads=used,
             batch=batch,
@@ -172,11 +175,19 @@ def _measured(net: nn.Module, draws: Iterator[Widths], setting: _Setting, progre
 
 def _built(net: nn.Module, draws: Iterator[Widths], setting: _Setting) -> Iterator[tuple[Widths, Run]]:
     """Networks of drawn widths, ready to run; those that cannot be built are passed over."""
+    failures = 0
     for widths in draws:
         try:
             cut = cut_to_widths(net, widths).eval()
-        except InputError:
+        except InputError as error:
+            failures += 1
+            if failures == _FAILURES:
+                raise InputError(
+                    f"latency: none of {_FAILURES} drawn networks can be cut, the last one because {error}; "
+                    "budget multiply-adds or parameters instead"
+                ) from error
             continue
+        failures = 0
         yield widths, setting.run(cut)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from torch import nn
 from prune_realloc.core.analysis import Analysis
 from prune_realloc.core.cost import Term, Widths
 from prune_realloc.core.errors import InputError
+from prune_realloc.core.files import require_writable
 from prune_realloc.core.latency import Conditions, LatencyTable, digest
 from prune_realloc.families import family_of
 from prune_realloc.families.host import adopted, inner_of
@@ -74,13 +75,7 @@ class Tables:
 
     def _given(self, file: Path, budget: Budget, shapes: Shapes) -> LatencyTable:
         table = LatencyTable.load(file)
-        table.require(shapes.terms, shapes.widths)
-        for name in ("runtime", "batch", "threads"):
-            asked, has = getattr(budget, name), getattr(table.conditions, name)
-            if asked is not None and asked != has:
-                raise InputError(
-                    f"budget.{name}: {asked}, the latency table {file} has {has}; give {has}, or another table"
-                )
+        table.require(shapes.terms, shapes.widths, budget.asked)
         return table
 
     def _cached(self, budget: Budget, shapes: Shapes, network: Callable[[], nn.Module]) -> LatencyTable:
@@ -95,9 +90,9 @@ class Tables:
                 why = str(error)
             else:
                 others = wanted.differences(table.conditions)
-                if not others:
+                if not others and not table.notes:
                     return table
-                why = f"the one at hand is of {', '.join(others)}"
+                why = f"the one at hand is of {', '.join(others or ['a machine that was not quiet'])}"
         if not self.measure:
             raise InputError(
                 f"no_measure: a latency table of this network on {wanted} is needed, {why}; leave --no-measure out, or "
@@ -107,6 +102,7 @@ class Tables:
 
     def _measured(self, budget: Budget, wanted: Conditions, shapes: Shapes, net: nn.Module, path: Path) -> LatencyTable:
         _require_same(net, shapes)
+        require_writable(path.parent)  # the measurement takes minutes
         table = measure_latency(
             net,
             runtime=wanted.runtime,
@@ -116,6 +112,8 @@ class Tables:
             seconds=self.seconds,
             progress=self.progress,
         )
+        if table.notes:
+            return replace(table, notes=(*table.notes, "the table of times is not kept: the next plan measures anew"))
         table.save(path)
         return table
 
@@ -127,9 +125,10 @@ def cache_folder() -> Path:
 
 def _conditions(budget: Budget) -> Conditions:
     """Under which the budget holds, on this machine."""
-    runtime = budget.runtime or "eager"
+    runtime, device = budget.runtime or "eager", pick_device(budget.device or "cpu")
     return Conditions(
-        device=device_name(pick_device(budget.device or "cpu")),
+        device=device_name(device),
+        device_type=device.type,
         runtime=runtime,
         threads=budget.threads or torch.get_num_threads(),
         batch=budget.batch or 1,

@@ -60,12 +60,24 @@ def test_the_file_gives_the_table_back(tmp_path):
     ("change", "complaint"),
     [
         (lambda content: content.pop("terms"), "the latency table is damaged"),
-        (lambda content: content.update(format_version=9), "format_version 9, this program reads 1"),
-        (lambda content: content.update(measured=content["measured"][:3]), "3 networks, 8 are needed"),
-        (lambda content: content["measured"][2].update(ms=-1), "a network of -1 ms"),
+        (lambda content: content.update(format_version=9), "format_version 9, this program reads 2"),
+        (lambda content: content.update(measured=content["measured"][:3]), r"measured: .* at least 8 items"),
+        (lambda content: content["measured"][2].update(ms=-1), r"measured\.2\.ms: .* greater than 0"),
         (lambda content: content["measured"][2]["widths"].pop("embed"), "of other sites than the first"),
-        (lambda content: content["measured"][2]["widths"].update(embed="4"), "a width that is no number of units"),
+        (lambda content: content["measured"][2]["widths"].update(embed="4"), r"measured\.2\.widths\.embed: .* integer"),
         (lambda content: content["terms"][0].update(sites=["nowhere"]), "no width of nowhere"),
+        (
+            lambda content: content["conditions"].update(threads="many"),
+            r"json: .*\(conditions\.threads: .* integer",
+        ),
+        (lambda content: content["conditions"].update(versions=None), r"conditions\.versions: "),
+        (lambda content: content["conditions"].update(batch=0), r"conditions\.batch: .* greater than or equal to 1"),
+        (lambda content: content["measured"][2].update(ms=True), r"measured\.2\.ms: .* number"),
+        (lambda content: content["measured"][2].update(ms=float("nan")), r"measured\.2\.ms: .* finite"),
+        (lambda content: content.update(seconds=float("nan")), r"seconds: .* finite"),
+        (lambda content: content["measured"][2]["widths"].update(embed=10**30), r"measured\.2\.widths\.embed: "),
+        (lambda content: content["terms"][0].update(macs="12"), r"terms\.0\.macs: .* integer"),
+        (lambda content: content.update(notes="abc"), r"notes: "),
     ],
 )
 def test_a_damaged_file_is_refused(tmp_path, change, complaint):
@@ -91,7 +103,7 @@ def test_widths_of_another_network_are_refused():
         table.components({**table.measured[0].widths, "blocks.9": 1})
     other = make_analysis(**(TINY | {"F": 6}))
     with pytest.raises(InputError, match="measured of another network"):
-        table.require(other.terms, other.widths)
+        table.require(other.terms, other.widths, {})
 
 
 def test_what_differs_is_named():
@@ -99,3 +111,17 @@ def test_what_differs_is_named():
     assert MADE_UP.differences(MADE_UP) == []
     assert MADE_UP.differences(other) == ["device another", "onnxruntime 1", "torch 2"]
     assert other.differences(MADE_UP) == ["device made up", "onnxruntime None", "torch 1"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "has"),
+    [("device", "cuda", "cpu"), ("runtime", "compiled", "eager"), ("threads", 2, 1), ("batch", 8, 1)],
+)
+def test_a_table_holds_for_its_conditions_alone(field, value, has):
+    analysis = make_analysis(**TINY)
+    table = make_table(analysis)
+    table.require(analysis.terms, analysis.widths, {field: has})
+    with pytest.raises(
+        InputError, match=rf"budget\.{field}: {value}, the latency table of made up, .* has {has}; give"
+    ):
+        table.require(analysis.terms, analysis.widths, {field: value})

@@ -5,9 +5,10 @@ from math import prod
 
 import numpy as np
 import pytest
-from support.analyses import DEIT_S, INNER, TINY, make_analysis, widths_of
+from support.analyses import DEIT_S, INNER, TINY, any_spending, make_analysis, widths_of
 from support.latency import make_table
 
+from prune_realloc.core.cost import total_cost
 from prune_realloc.core.errors import InputError
 from prune_realloc.planning.choices import PlanningProblem
 from prune_realloc.planning.plan import plan, planned
@@ -40,7 +41,8 @@ def every_network(analysis, recipe, table):
 def test_no_network_that_keeps_the_budgets_has_less_damage(seed, budget, unlike):
     analysis = only_blocks(seed)
     table = make_table(analysis, network=0.2, block=0.1, macs=1e-3, params=0.0, unlike=unlike)
-    found = plan(analysis, Recipe(budget=budget, axes=INNER), table)
+    with any_spending():
+        found = plan(analysis, Recipe(budget=budget, axes=INNER), table)
     ms, macs, damage = every_network(analysis, Recipe(budget=budget, axes=INNER), table)
     fits = ms <= 0.7 * table.predict(analysis.widths)
     fits &= macs <= (found.requested or macs.max())
@@ -77,6 +79,26 @@ def test_a_budget_that_does_not_bind_changes_nothing():
     assert both.sites == one.sites
 
 
+def test_a_time_that_does_not_bind_excuses_no_cost():
+    analysis = make_analysis(**DEIT_S)
+    budget = {"keep_macs": 0.55, "latency_ms": 1e6}
+    with pytest.raises(InputError, match=r"macs: .* is the nearest below that the multiples allow \(whole blocks\)"):
+        plan(analysis, Recipe(budget=budget, axes=("block",)), make_table(analysis))
+    close = plan(
+        analysis, Recipe(budget={"keep_macs": 0.65, "latency_ms": 14.5}, axes=("block",)), make_table(analysis)
+    )
+    assert close.latency.achieved_ms <= 14.5  # a block more would take longer
+
+
+def test_budgets_that_are_too_close_to_the_least_are_named_by_their_own_numbers():
+    analysis = make_analysis(**DEIT_S)
+    choices = PlanningProblem(analysis, Recipe(budget={"keep_macs": 0.5})).choices
+    least = total_cost(analysis.terms, {name: widths[-1] for name, widths in choices.items()})
+    budget = {"macs": int(1.5 * least.macs), "params": int(1.5 * least.params)}
+    with pytest.raises(InputError, match="macs and params: no plan was found that keeps both budgets"):
+        plan(analysis, Recipe(budget=budget))
+
+
 def test_widths_that_save_no_time_are_kept():
     analysis = make_analysis(**TINY)
     table = make_table(analysis, macs=1e-3)
@@ -85,6 +107,18 @@ def test_widths_that_save_no_time_are_kept():
     found = plan(analysis, Recipe(budget={"latency_ms": table.predict(analysis.widths) * 0.999}, axes=INNER), table)
     assert all(site.width == site.of for name, site in found.sites.items() if name.endswith(".ffn"))
     assert any(site.width < site.of for site in found.sites.values())
+
+
+@pytest.mark.parametrize("unlike", [0.0, 1.0])
+def test_an_axis_that_saves_no_time_is_kept_where_axes_share(unlike):
+    analysis = make_analysis(**TINY)
+    table = make_table(analysis, macs=1e-3, unlike=unlike)
+    costly = tuple(price for price in table.prices if not any(name.endswith(".ffn") for name in price.sites))
+    vars(table)["prices"] = costly
+    budget = {"latency_ms": 0.8 * table.predict(analysis.widths)}
+    found = plan(analysis, Recipe(budget=budget, axes=INNER, allocation="per-axis"), table)
+    assert all(site.width == site.of for name, site in found.sites.items() if name.endswith(".ffn"))
+    assert found.latency.achieved_ms <= budget["latency_ms"]
 
 
 def test_reasons_and_recipes_speak_of_time():
@@ -114,6 +148,12 @@ def test_without_a_table_or_with_that_of_another_network():
         plan(analysis, recipe, make_table(make_analysis(**DEIT_S)))
 
 
+def test_a_table_of_other_conditions_than_those_asked_for():
+    analysis = make_analysis(**DEIT_S)
+    with pytest.raises(InputError, match=r"budget\.batch: 8, the latency table of .* has 1"):
+        plan(analysis, Recipe(budget={"keep_latency": 0.5, "batch": 8}), make_table(analysis, macs=1e-8))
+
+
 def test_several_streams_are_planned_by_time():
     analysis = make_analysis(**DEIT_S)
     table = make_table(analysis, macs=1e-8)
@@ -121,3 +161,32 @@ def test_several_streams_are_planned_by_time():
     assert table.predict(widths_of(found)) == pytest.approx(found.latency.achieved_ms, rel=1e-5)
     assert 0.98 * found.latency.requested_ms <= found.latency.achieved_ms <= found.latency.requested_ms
     assert found.bound <= found.damage
+
+
+def unlike_costs(analysis):
+    """A table where unlike widths of queries and values take longer than all else."""
+    return make_table(analysis, network=0.2, block=0.1, macs=1e-8, params=0.0, unlike=1.0)
+
+
+def test_a_time_that_only_unlike_widths_exceed_holds_too():
+    analysis = make_analysis(**DEIT_S)
+    table = unlike_costs(analysis)
+    budget = {"latency_ms": table.predict(analysis.widths) + 1e-3, "keep_macs": 0.9}
+    found = plan(analysis, Recipe(budget=budget, axes=("qk", "ffn")), table)
+    assert found.latency.achieved_ms <= budget["latency_ms"]
+    assert found.macs <= found.requested
+    for allocation in ("uniform", "per-axis"):  # narrower queries are all that they know
+        with pytest.raises(InputError, match=f"latency: 46.81 ms asked for, allocation {allocation} comes to 83.48 ms"):
+            plan(analysis, Recipe(budget=budget, axes=("qk", "ffn"), allocation=allocation), table)
+
+
+def test_floors_that_keep_widths_unlike_do_not_hide_what_like_widths_reach():
+    analysis = make_analysis(**DEIT_S)
+    table, floors = unlike_costs(analysis), {"qk": {"floor": 16}, "v": {"floor": 8}}
+    found = plan(analysis, Recipe(budget={"keep_latency": 0.4}, axes=INNER, rules=floors), table)
+    assert found.latency.achieved_ms <= 0.4 * found.latency.source_ms + 1e-4
+    least = {name: 1 if name.count(".") == 1 else 16 for name in analysis.widths}
+    least |= {name: width for name, width in analysis.widths.items() if name.endswith((".heads", "embed"))}
+    least |= {name: 8 for name in analysis.widths if name.endswith(".ffn")}
+    with pytest.raises(InputError, match=f"the least that the rules allow, {table.predict(least):.4g} ms"):
+        plan(analysis, Recipe(budget={"keep_latency": 0.05}, axes=INNER, rules=floors), table)

@@ -44,6 +44,8 @@ def test_budget_in_numbers(budget, kind, limit):
         ("{macs: 0}", "must be at least 1"),
         ("{macs: .inf}", "must be a whole number"),
         ("{macs: true}", "must be a whole number"),
+        ("{latency_ms: 1e300}", "must be at most 1e+09"),
+        ("{latency_ms: .nan}", "must be"),
         ("half", "must be a mapping"),
     ],
 )

@@ -1,7 +1,9 @@
 """A latency table measured with a made-up clock, kept, and measured anew."""
 
 import dataclasses
+import tempfile
 from itertools import islice
+from unittest import mock
 
 import pytest
 from support.latency import LAW, time_by_law
@@ -75,6 +77,19 @@ def test_a_bound_that_is_too_short(tiny_vit, made_up):
         measure_latency(tiny_vit, seconds=0)
 
 
+def test_a_network_of_which_no_draw_can_be_cut(tiny_vit, made_up, monkeypatch):
+    tried = []
+
+    def refused(net, widths):
+        tried.append(widths)
+        assert len(tried) <= 100
+        raise InputError("blocks.0 stays")
+
+    monkeypatch.setattr(latency, "cut_to_widths", refused)
+    with pytest.raises(InputError, match=r"none of 20 drawn networks can be cut, the last one because blocks\.0 stays"):
+        measure_latency(tiny_vit)
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [({"runtime": "tensorrt"}, "runtime 'tensorrt' is unknown"), ({"batch": 0}, "batch must be at least 1, got 0")],
@@ -134,6 +149,35 @@ def test_a_damaged_table_is_measured_anew_or_refused(tiny_vit, cached):
         Tables(measure=False).of(budget, shapes(tiny_vit), lambda: tiny_vit)
     Tables().of(budget, shapes(tiny_vit), lambda: tiny_vit)
     assert LatencyTable.load(file)
+
+
+def test_a_table_of_a_machine_that_was_not_quiet_is_not_kept(tiny_vit, made_up, cached):
+    _, noisy = made_up
+    noisy[0] = 100
+    budget = Budget(latency_ms=1.0, threads=1)
+    noted = Tables().of(budget, shapes(tiny_vit), lambda: tiny_vit)
+    assert "is not kept" in noted.notes[-1]
+    assert not any(latency_tables.cache_folder().iterdir())
+    noisy[0] = 0
+    quiet = Tables().of(budget, shapes(tiny_vit), lambda: tiny_vit)
+    [file] = latency_tables.cache_folder().iterdir()
+    dataclasses.replace(quiet, notes=noted.notes).save(file)  # as an older version kept it
+    with pytest.raises(InputError, match="the one at hand is of a machine that was not quiet"):
+        Tables(measure=False).of(budget, shapes(tiny_vit), lambda: tiny_vit)
+
+
+@pytest.mark.parametrize("in_the_way", ["file", "disk"])
+def test_a_cache_that_cannot_be_written_is_noticed_before_the_measurement(
+    tiny_vit, cached, tmp_path, monkeypatch, in_the_way
+):
+    if in_the_way == "file":
+        (tmp_path / "prune-realloc").write_text("")
+    else:
+        monkeypatch.setattr(tempfile, "TemporaryFile", mock.Mock(side_effect=OSError(30, "Read-only file system")))
+    complaint = {"file": "a file is in the way", "disk": "cannot be written: Read-only file system"}[in_the_way]
+    with pytest.raises(InputError, match=complaint):
+        Tables().of(Budget(latency_ms=1.0), shapes(tiny_vit), lambda: tiny_vit)
+    assert not cached
 
 
 def test_a_table_that_is_named_is_taken_for_its_device(tiny_vit, cached, tmp_path):

@@ -8,7 +8,7 @@ from prune_realloc.core.latency import Conditions, LatencyTable, Measured
 
 LAW = dict(network=3.0, block=0.2, macs=2e-9, params=5e-7, unlike=0.0)
 """Milliseconds of the network, of a block, of a multiply-add, of a parameter, and of a head with unlike widths."""
-MADE_UP = Conditions(device="made up", runtime="eager", threads=1, batch=1, versions={"torch": "1"})
+MADE_UP = Conditions(device="made up", device_type="cpu", runtime="eager", threads=1, batch=1, versions={"torch": "1"})
 
 
 def time_by_law(terms, widths, *, network, block, macs, params, unlike):
