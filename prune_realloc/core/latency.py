@@ -20,7 +20,7 @@ from prune_realloc.core.files import make_folder, write_file
 from prune_realloc.core.prices import PICOSECONDS, Price, fitted_prices, total
 from prune_realloc.core.structure import without_dropped_blocks
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 1
 LEAST_MEASURED = 8
 """So many networks, the source among them, are measured at least."""
 _DAMAGE = (ValueError, TypeError, AttributeError)
