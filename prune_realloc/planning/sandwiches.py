@@ -11,6 +11,7 @@ from itertools import pairwise, product
 from math import floor, lcm, log
 from typing import Any
 
+from prune_realloc.core.cost import DEFAULT_KIND
 from prune_realloc.core.errors import InputError
 from prune_realloc.models.efficientvit_config import EfficientVitConfig
 from prune_realloc.planning.shapes import TOLERANCE, base_config, frame_of, heads_per_stage
@@ -20,8 +21,8 @@ _NEAR = 2
 """So many steps up and down are tried for the channels of each stage."""
 
 
-def sandwich(target: Target, share: float, macs: int) -> EfficientVitConfig:
-    """The network with about this share of attention layers whose multiply-adds are `macs`, to 1 %.
+def sandwich(target: Target, share: float, cost: int) -> EfficientVitConfig:
+    """The network with about this share of attention layers whose cost, of the default kind, is `cost`, to 1 %.
 
     Blocks and FFNs follow from the share, channels from the cost, in the proportions of `like`; widths inside blocks
     are the stock class's.
@@ -34,12 +35,12 @@ def sandwich(target: Target, share: float, macs: int) -> EfficientVitConfig:
     base = base_config(target)
     blocks, ffns = layers(share, base.depth)
     frame = frame_of(target) | {"depth": blocks, "num_ffns": ffns}
-    found = _nearest(frame, base.embed_dim, heads_per_stage(base), macs)
-    off = abs(found.cost.macs - macs) / macs
+    found = _nearest(frame, base.embed_dim, heads_per_stage(base), cost)
+    off = abs(found.cost.of(DEFAULT_KIND) - cost) / cost
     if off > TOLERANCE:
         raise InputError(
-            f"sweep-mhsa: {share:g}: {found.cost.macs:,} multiply-adds are the nearest to {macs:,} that such a network "
-            "can have; give another share, or a network of another cost"
+            f"sweep-mhsa: {share:g}: {found.cost.of(DEFAULT_KIND):,} multiply-adds are the nearest to {cost:,} that such "
+            "a network can have; give another share, or a network of another cost"
         )
     return found
 
@@ -62,12 +63,12 @@ def attention_share(config: EfficientVitConfig) -> float:
     return len(config.blocks) / sum(1 + 2 * block.num_ffns for block in config.blocks)
 
 
-def _nearest(frame: dict[str, Any], growth: Sequence[int], heads: Sequence[int], macs: int) -> EfficientVitConfig:
+def _nearest(frame: dict[str, Any], growth: Sequence[int], heads: Sequence[int], cost: int) -> EfficientVitConfig:
     """Within the tolerance that with the channels nearest to their proportions, else that of the nearest cost."""
     steps = [lcm(4, count) for count in heads]
 
     def off(embed: tuple[int, ...]) -> float:
-        return EfficientVitConfig(**frame, embed_dim=embed).cost.macs / macs - 1
+        return EfficientVitConfig(**frame, embed_dim=embed).cost.of(DEFAULT_KIND) / cost - 1
 
     low, high = 0.0, 1.0
     while off(_channels(high, growth, steps)) <= 0:
