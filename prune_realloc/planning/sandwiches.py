@@ -39,8 +39,8 @@ def sandwich(target: Target, share: float, cost: int) -> EfficientVitConfig:
     off = abs(found.cost.of(DEFAULT_KIND) - cost) / cost
     if off > TOLERANCE:
         raise InputError(
-            f"sweep-mhsa: {share:g}: {found.cost.of(DEFAULT_KIND):,} multiply-adds are the nearest to {cost:,} that such "
-            "a network can have; give another share, or a network of another cost"
+            f"sweep-mhsa: {share:g}: {found.cost.of(DEFAULT_KIND):,} multiply-adds are the nearest to {cost:,} that "
+            "such a network can have; give another share, or a network of another cost"
         )
     return found
 
