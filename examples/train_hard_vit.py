@@ -7,7 +7,8 @@
 shifts of at most 4 px, mixup or cutmix in half of the batches. The learning rate is constant while a random half of the
 patches is seen (PatchDropout, arXiv 2208.07220), then falls to zero over the last `--full-epochs`, which see them all.
 With `--epochs 16 --full-epochs 5`, about 1.2 core-hours, it has 86.6 % on the test images: those weights are in
-`benchmarks/hard_vit`. An interrupted run goes on from its last whole epoch when started again; with more `--epochs`, from before the fall.
+`benchmarks/hard_vit`. An interrupted run goes on from its last whole epoch when started again; with more `--epochs`,
+from before the fall.
 """
 
 import argparse
@@ -176,7 +177,7 @@ def write(net: Any, test: tuple[Tensor, Tensor], out: Path) -> None:
     """The network as a timm folder in half precision, with its top-1 on all test images as a user finds it."""
     net.half().float()
     print(f"test top-1 {accuracy(net, *test):.4f} on {len(test[1])} images")
-    net.pretrained_cfg = net.pretrained_cfg | {
+    net.pretrained_cfg = {
         "input_size": (3, 32, 32),
         "num_classes": len(LABELS),
         "mean": MEAN,
