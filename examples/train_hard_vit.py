@@ -177,7 +177,8 @@ def write(net: Any, test: tuple[Tensor, Tensor], out: Path) -> None:
     """The network as a timm folder in half precision, with its top-1 on all test images as a user finds it."""
     net.half().float()
     print(f"test top-1 {accuracy(net, *test):.4f} on {len(test[1])} images")
-    net.pretrained_cfg = {
+    net.pretrained_cfg = {  # nothing of timm's own: it speaks of other weights
+        "architecture": ARCHITECTURE,
         "input_size": (3, 32, 32),
         "num_classes": len(LABELS),
         "mean": MEAN,
