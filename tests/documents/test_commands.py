@@ -12,9 +12,13 @@ from prune_realloc.cli.app import app
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
 SHOWN = re.compile(r"^(?:    )?(?:\.venv/bin/)?prune-realloc ((?:.*\\\n)*[^\n]*?)(?:\s+#.*)?$", re.MULTILINE)
-
-
-COMMANDS = [found[1].replace("\\\n", " ") for page in PAGES for found in SHOWN.finditer(page.read_text())]
+IN_A_TABLE = re.compile(r"^\|[^|]*\| `prune-realloc ([^`]+)`", re.MULTILINE)
+COMMANDS = [
+    found[1].replace("\\\n", " ")
+    for page in PAGES
+    for shown in (SHOWN, IN_A_TABLE)
+    for found in shown.finditer(page.read_text())
+]
 
 
 def test_commands_are_found():
