@@ -38,6 +38,7 @@ from prune_realloc.cli.options import (
     source_flags,
 )
 from prune_realloc.cli.plan import show_plan
+from prune_realloc.core.latency import MEASURE_SECONDS
 from prune_realloc.recipe.shipped import beginning
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def apply(
     timed: Annotated[bool, option(RUN, "--bench/--no-bench", help="Measure latency before and after.")] = True,
     latency_table: LatencyFile = None,
     measure: MeasureLatency = True,
-    measure_seconds: MeasureSeconds = 300.0,
+    measure_seconds: MeasureSeconds = MEASURE_SECONDS,
     out: Annotated[Path | None, option(RUN, "-o", "--out", help="Folder for the pruned network.")] = None,
     as_json: Json = False,
 ) -> None:

@@ -21,6 +21,7 @@ from prune_realloc.cli.options import (
     per_axis,
 )
 from prune_realloc.cli.values import parse_pairs
+from prune_realloc.core.latency import MEASURE_SECONDS
 
 if TYPE_CHECKING:
     from prune_realloc.recipe.document import Recipe
@@ -63,7 +64,7 @@ def plan(
     ] = None,
     latency_table: LatencyFile = None,
     measure: MeasureLatency = True,
-    measure_seconds: MeasureSeconds = 300.0,
+    measure_seconds: MeasureSeconds = MEASURE_SECONDS,
     out: Annotated[Path | None, option(RUN, "-o", "--out", help="Recipe file to write.")] = None,
     as_json: Json = False,
 ) -> None:

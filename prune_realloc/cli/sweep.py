@@ -30,6 +30,7 @@ from prune_realloc.cli.options import (
     source_flags,
 )
 from prune_realloc.cli.values import parse_numbers
+from prune_realloc.core.latency import MEASURE_SECONDS
 
 if TYPE_CHECKING:
     from prune_realloc.recipe.document import Recipe
@@ -56,7 +57,7 @@ def sweep(
     timed: Annotated[bool, option(RUN, "--bench/--no-bench", help="Measure latency at every point.")] = False,
     latency_table: LatencyFile = None,
     measure: MeasureLatency = True,
-    measure_seconds: MeasureSeconds = 300.0,
+    measure_seconds: MeasureSeconds = MEASURE_SECONDS,
     out: Annotated[Path | None, option(RUN, "-o", "--out", help="Folder for recipes, numbers and picture.")] = None,
     as_json: Json = False,
 ) -> None:

@@ -27,11 +27,11 @@ _MULTIPLES = {"hidden": 8}
 class PlanningProblem:
     """The network, its rules, and the choices they leave."""
 
-    def __init__(self, analysis: Analysis, recipe: Recipe, measure: Measure | None = None) -> None:
+    def __init__(self, analysis: Analysis, recipe: Recipe) -> None:
         self.analysis, self.recipe = analysis, recipe
         self.axes = movable_axes(analysis, recipe)
         """What may be cut to meet the budget."""
-        self.measure = measure or of_kind(analysis, DEFAULT_KIND if recipe.budget is None else recipe.budget.kind)
+        self.measure = of_kind(analysis, DEFAULT_KIND if recipe.budget is None else recipe.budget.kind)
         """What is counted."""
         self.rules: dict[str, Rule] = {name: recipe.rule(*site_place(name)) for name in analysis.widths}
         self._check_rules()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from prune_realloc.core.cost import Widths
 from prune_realloc.core.errors import InputError, require_at_least
-from prune_realloc.core.latency import LEAST_MEASURED, Conditions, LatencyTable, Measured
+from prune_realloc.core.latency import LEAST_MEASURED, MEASURE_SECONDS, Conditions, LatencyTable, Measured
 from prune_realloc.families import family_of
 from prune_realloc.families.host import adopted, find_host, inner_of
 from prune_realloc.families.inputs import input_shape
@@ -30,8 +30,6 @@ from prune_realloc.runtime.networks import evaluation_mode
 
 RUNTIMES = {"eager": "eager", "onnxruntime": "onnx", "compiled": "compiled"}
 """Runtime -> its name among `BACKENDS`."""
-SECONDS = 300.0
-"""What a measurement may take where nobody says it."""
 _TOGETHER = 7
 """So many networks take turns with the source: what fits into memory, and what torch.compile keeps apart."""
 _MOST = 35
@@ -93,7 +91,7 @@ def measure_latency(
     batch: int = 1,
     threads: int | None = None,
     device: str = "cpu",
-    seconds: float = SECONDS,
+    seconds: float = MEASURE_SECONDS,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> LatencyTable:

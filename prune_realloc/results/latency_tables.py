@@ -14,14 +14,14 @@ from prune_realloc.core.analysis import Analysis
 from prune_realloc.core.cost import Term, Widths
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.files import require_writable
-from prune_realloc.core.latency import Conditions, LatencyTable, digest
+from prune_realloc.core.latency import MEASURE_SECONDS, Conditions, LatencyTable, digest
 from prune_realloc.families import family_of
 from prune_realloc.families.host import adopted, inner_of
 from prune_realloc.pruning.sites import find_sites
 from prune_realloc.pruning.sites import widths as widths_of
 from prune_realloc.recipe.budget import Budget
 from prune_realloc.results.bench import device_name, package_versions
-from prune_realloc.results.latency import SECONDS, measure_latency
+from prune_realloc.results.latency import measure_latency
 from prune_realloc.runtime.device import pick_device
 
 
@@ -52,7 +52,7 @@ class Tables:
     """A table that is taken as it is, for the device that it was measured on."""
     measure: bool = True
     """Measure where the cache has no table of this machine."""
-    seconds: float = SECONDS
+    seconds: float = MEASURE_SECONDS
     """What that may take."""
     progress: Callable[[str], None] | None = None
 

@@ -129,7 +129,7 @@ def test_a_table_is_measured_once(tiny_vit, cached):
     assert len(cached) == 4
 
 
-def test_another_version_is_measured_anew_or_refused(tiny_vit, cached, monkeypatch):
+def test_another_processor_is_measured_anew_or_refused(tiny_vit, cached, monkeypatch):
     budget = Budget(latency_ms=1.0, threads=1)
     Tables().of(budget, shapes(tiny_vit), lambda: tiny_vit)
     monkeypatch.setattr(latency_tables, "device_name", lambda device: "another processor")
