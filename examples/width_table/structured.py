@@ -30,18 +30,19 @@ def structured(budget: int, analyses: Mapping[str, Analysis]) -> dict[str, Alloc
     found = {"uniform": Allocation.of(uniform_control(TARGET, Cost(macs=budget, params=0), "macs"))}
     found |= {name: allocation for name, allocation in rules.items() if allocation is not None}
     found["law"] = widest(law, budget)
+    macs = {"macs": budget}
     for name, analysis in analyses.items():
-        found[f"emitted-{name}"] = _emitted(analysis, budget, rule="kept")
+        found[f"emitted-{name}"] = emitted(analysis, macs, rule="kept")
         flat = {"embed": {"move": False}}  # channels in the uniform proportions; of every analysis the same
-        found["unmeasured"] = _emitted(analysis, budget, rule="unmeasured", rules=flat)
-        found[f"rule-stream-{name}"] = _emitted(analysis, budget, rule="stream")
-        found["rule-unmeasured"] = _emitted(analysis, budget, rule="unmeasured")
+        found["unmeasured"] = emitted(analysis, macs, rule="unmeasured", rules=flat)
+        found[f"rule-stream-{name}"] = emitted(analysis, macs, rule="stream")
+        found["rule-unmeasured"] = emitted(analysis, macs, rule="unmeasured")
         stream = predicted(curves_of(analysis), ("embed",), channels_of(analysis))
         found[f"stream-{name}"] = widest(stream, budget)
     return found
 
 
-def _emitted(analysis: Analysis, budget: int, **wanted: Any) -> Allocation:
-    """What `emit` makes of an analysis."""
-    target = TARGET.model_dump(exclude_unset=True) | {"macs": budget} | wanted
+def emitted(analysis: Analysis, cost: Mapping[str, int], **wanted: Any) -> Allocation:
+    """What `emit` makes of an analysis, at so much of one kind of cost."""
+    target = TARGET.model_dump(exclude_unset=True) | dict(cost) | wanted
     return Allocation.of(emit(analysis, target=target, timed=False)[0].configs()["realloc"])

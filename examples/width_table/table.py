@@ -13,7 +13,7 @@ import argparse
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from allocations import HEADS, Allocation, drawn
+from controls import EQUAL, factorial, of_equal_latency, of_equal_parameters, swaps
 from rows import CHOOSE, RANDOM, REPORT, STRUCTURED, Table
 from structured import structured
 
@@ -38,8 +39,8 @@ SETTINGS: dict[str, Any] = {"batch_size": 256, "lr": 4e-3, "smoothing": 0.0}
 """Over the preset `quick`: its learning rate for batches of 128, at twice as many."""
 TWICE = 3
 """Every third random allocation is trained with a second seed, so that the noise is known."""
-SEEDS = 5
-"""Of the structured allocations."""
+FIRST, SEEDS = 3, 5
+"""Of the structured allocations: before the random ones, and in all."""
 
 
 @dataclass(frozen=True)
@@ -68,16 +69,34 @@ class Entry:
     seed: int
 
 
-def entries(budget: int, count: int, analyses: dict[str, Analysis]) -> Iterator[Entry]:
-    """All trainings in their order: structured allocations with all seeds, random ones, then a second seed of these."""
-    known = structured(budget, analyses)
-    for seed in range(SEEDS):
-        for name, allocation in known.items():
-            yield Entry(name, STRUCTURED, None, allocation, seed)
+def entries(budget: int, count: int, analyses: dict[str, Analysis], known: Mapping[str, Allocation]) -> Iterator[Entry]:
+    """All trainings in their order: what is seen first with few seeds, then more seeds of it.
+
+    Args:
+        known: by name, what is trained already: those of equal latency are not measured twice.
+    """
+    named = structured(budget, analyses)
+    yield from _structured(named, range(FIRST))
+    for name, analysis in analyses.items():
+        yield from _structured(swaps(analysis, budget), range(1))
+        own = named[f"rule-stream-{name}"]
+        yield from _structured(factorial(named["uniform"], own, budget), range(FIRST))
+        yield from _structured(dict(of_equal_parameters(analysis, named["uniform"], own, budget)), range(FIRST))
+        timed = {one: widths for one, widths in known.items() if one.startswith("equal-latency-")}
+        if len(timed) < len(EQUAL):
+            timed = dict(of_equal_latency(analysis, named["uniform"], own, budget)) | timed
+        yield from _structured(timed, range(FIRST))
     for number in range(count):
         yield random_entry(number, budget, 0)
+    yield from _structured(named, range(FIRST, SEEDS))
     for number in range(0, count, TWICE):
         yield random_entry(number, budget, 1)
+
+
+def _structured(named: Mapping[str, Allocation], seeds: range) -> Iterator[Entry]:
+    for seed in seeds:
+        for name, allocation in named.items():
+            yield Entry(name, STRUCTURED, None, allocation, seed)
 
 
 def random_entry(number: int, budget: int, seed: int) -> Entry:
@@ -172,7 +191,8 @@ def main(argv: list[str] | None = None) -> None:
     try:
         data, facts = prepared(args), SETTINGS | {"epochs": args.epochs, "samples": args.samples}
         table = Table.open(args.tables, args.data, args.budget, facts | {"heads": HEADS})
-        for entry in entries(args.budget, args.count, analyses_of(args)):
+        known = {row["name"]: Allocation.read(row["widths"]) for row in table.rows}
+        for entry in entries(args.budget, args.count, analyses_of(args), known):
             if not table.has(entry.name, entry.seed, entry.allocation.widths()):
                 print(time.strftime("%H:%M:%S"), entry.name, "seed", entry.seed, flush=True)
                 fill(table, entry, data, args)

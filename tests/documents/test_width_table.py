@@ -20,7 +20,7 @@ BUDGET = 2_000_000
 def scripts(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     yield
-    for name in ("allocations", "candidates", "judge", "rows", "rules", "structured", "study", "table"):
+    for name in ("allocations", "candidates", "controls", "judge", "rows", "rules", "structured", "study", "table"):
         sys.modules.pop(name, None)
 
 
@@ -59,6 +59,28 @@ def test_structured_allocations_are_those_of_the_rules_and_of_the_study():
         assert found[name].config().cost.macs == pytest.approx(BUDGET, rel=0.01)
     with pytest.raises(InputError, match="budget 100,000: rounding misses it for"):
         structured(100_000, {})
+
+
+def test_controls_of_the_emitted_network_cost_what_it_costs(monkeypatch):
+    import controls
+    from controls import factorial, of_equal_parameters, swaps
+    from structured import structured
+
+    analysis = make_analysis(B=6, D=64, H=4, K=16, F=256, N=17)
+    named = structured(BUDGET, {"own": analysis})
+    own, uniform = named["rule-stream-own"], named["uniform"]
+    monkeypatch.setattr(controls, "SWAPS", 3)
+    swapped = swaps(analysis, BUDGET)
+    drawn = [seed for name in swapped if name != "inverted" for seed in name.split("-")[1:]]
+    assert sorted(drawn) == [f"{seed:02}" for seed in range(3)]
+    one_component = factorial(uniform, own, BUDGET)
+    for allocation in (*swapped.values(), *one_component.values()):
+        assert allocation.config().cost.macs == pytest.approx(BUDGET, rel=0.01)
+    assert one_component["only-ffn"].ratios["ffn"] == pytest.approx(own.ratios["ffn"], rel=0.2)
+    assert one_component["only-qk"].qk == own.qk
+    params = own.config().cost.params
+    equal = dict(of_equal_parameters(analysis, uniform, own, BUDGET))
+    assert [one.config().cost.params for one in equal.values()] == pytest.approx([params] * 4, rel=0.02)
 
 
 def test_the_widest_of_equal_cost_is_the_best_by_its_quality():
@@ -142,6 +164,7 @@ def test_a_table_in_small_is_trained_once_and_goes_on(tmp_path, monkeypatch, cap
     import table
 
     monkeypatch.setattr(table, "SETTINGS", table.SETTINGS | {"batch_size": 64})
+    monkeypatch.setattr(table, "FIRST", 1)
     monkeypatch.setattr(table, "SEEDS", 2)
     monkeypatch.setattr(table, "analyses_of", lambda args: {})
     monkeypatch.setattr(table, "structured", lambda *_: {"flat": table.drawn(99, BUDGET)})
@@ -156,14 +179,14 @@ def test_a_table_in_small_is_trained_once_and_goes_on(tmp_path, monkeypatch, cap
     assert path.read_text().startswith(before)
     assert [(row["name"], row["seed"], row["half"]) for row in rows] == [
         ("flat", 0, None),
-        ("flat", 1, None),
         ("random-000", 0, "choose"),
+        ("flat", 1, None),
         ("random-000", 1, "choose"),
         ("random-001", 0, "report"),
     ]
     told = [json.loads(line) for line in tests.read_text().splitlines()[1:]]
     assert [(row["name"], row["seed"], row["images"]) for row in told] == [(r["name"], r["seed"], 64) for r in rows]
-    assert rows[2]["top1"] != rows[3]["top1"] or rows[2]["loss"] != rows[3]["loss"]
+    assert rows[1]["top1"] != rows[3]["top1"] or rows[1]["loss"] != rows[3]["loss"]
     capsys.readouterr()
     table.main([*args, "--count", "2"])
     assert capsys.readouterr().out == ""
