@@ -62,7 +62,7 @@ def of_equal_parameters(
     wanted = own.config().cost.params
     for name, one in proportions(uniform).items():
         about = _nearest(one, wanted, budget * np.geomspace(0.25, 4, 29))
-        yield f"equal-params-{name}", _nearest(one, wanted, about.config().cost.macs * np.geomspace(0.9, 1.1, 21))
+        yield f"equal-params-{name}", _nearest(one, wanted, about.config().cost.macs * np.geomspace(0.8, 1.25, 46))
     yield "equal-params-rule-unmeasured", emitted(analysis, {"params": wanted}, rule="unmeasured")
 
 
