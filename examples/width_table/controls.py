@@ -1,15 +1,28 @@
-"""Controls of the network that `emit` makes: each has everything of it except what its name says."""
+"""Controls of the network that `emit` makes: each has everything of it except what its name says.
+
+    python examples/width_table/controls.py runs/width_table/analysis-fashion
+
+measures which networks take as long as the emitted one and writes their widths to equal_latency_2M.json, of which
+`table.py` trains them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator
 from math import log
+from pathlib import Path
 
 import numpy as np
+import torch
 from allocations import M0, Allocation, Proportions
-from structured import emitted
+from structured import emitted, structured
 
 from prune_realloc import Analysis, InputError
+from prune_realloc.core.files import write_file
 from prune_realloc.models.efficientvit import EfficientVit
 from prune_realloc.results.bench import bench
 
@@ -17,8 +30,6 @@ SWAPS = 19
 """Rank 1 among so many and itself is p = 0.05."""
 BATCH = 64
 """Of equal latency; with few images these networks take the time of their operators, whatever their widths."""
-EQUAL = ("uniform", "paper", "floors", "rule-unmeasured")
-"""What the emitted network is set against at another cost than multiply-adds."""
 SIZES = (0.6, 0.8, 1.0, 1.25, 1.6, 2.0)
 """Shares of the budget between which the one of equal latency is sought."""
 
@@ -46,7 +57,7 @@ def factorial(uniform: Allocation, own: Allocation, budget: int) -> dict[str, Al
 
 
 def proportions(uniform: Allocation) -> dict[str, Proportions]:
-    """Of those of `EQUAL` that are the same at any size."""
+    """Of the rules that are the same at any size."""
     flat = (1.0,) * len(M0)
     return {
         "uniform": Proportions(uniform.embed, flat, flat, uniform.ratios["ffn"]),
@@ -85,17 +96,59 @@ def of_equal_latency(
     made["rule-unmeasured"] = lambda macs: emitted(analysis, {"macs": macs}, rule="unmeasured")
     for name, of in made.items():
         sizes = {share: _met(of(round(budget * share)), name) for share in SIZES}
-        nets = {"own": own} | {str(share): one for share, one in sizes.items()}
-        timed = {what: EfficientVit(one.config()) for what, one in nets.items()}
-        timings = bench(timed, (3, 32, 32), batch_sizes=(BATCH,), threads=1, seconds=2.0).timings
-        slower = np.maximum.accumulate([-log(one.speedup) for one in timings[1:]])
+        slower = np.maximum.accumulate(_slower(own, sizes.values()))
         if not slower[0] <= 0 <= slower[-1]:
             raise InputError(f"equal latency: {name} has none between {SIZES[0]} and {SIZES[-1]} of {budget:,}")
         share = float(np.exp(np.interp(0, slower, np.log(SIZES))))
         yield f"equal-latency-{name}", _met(of(round(budget * share)), name)
 
 
+def _slower(own: Allocation, others: Iterable[Allocation]) -> list[float]:
+    """Logarithm of the time of each over that of `own`."""
+    nets = {str(i): EfficientVit(one.config()) for i, one in enumerate((own, *others))}
+    timings = bench(nets, (3, 32, 32), batch_sizes=(BATCH,), threads=1, seconds=2.0).timings
+    return [-log(one.speedup) for one in timings[1:]]
+
+
 def _met(found: Allocation | None, what: str) -> Allocation:
     if found is None:
         raise InputError(f"budget: rounding misses it for {what}; give another")
     return found
+
+
+def equal_latency_file(budget: int) -> Path:
+    return Path(__file__).parent / f"equal_latency_{budget / 1e6:g}M.json"
+
+
+def read_equal_latency(budget: int) -> dict[str, Allocation]:
+    """What was measured; none at a budget at which nothing was."""
+    path = equal_latency_file(budget)
+    written = json.loads(path.read_text())["widths"] if path.exists() else {}
+    return {name: Allocation.read(widths) for name, widths in written.items()}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("analysis", type=Path)
+    parser.add_argument("--budget", type=int, default=2_000_000, help="multiply-adds of the emitted network")
+    args = parser.parse_args(argv)
+    try:
+        analysis = Analysis.load(args.analysis)
+        named = structured(args.budget, {"own": analysis})
+        own = named["rule-stream-own"]
+        found = dict(of_equal_latency(analysis, named["uniform"], own, args.budget))
+        written = {
+            "beside": own.widths(),
+            "slower": dict(zip(found, np.exp(_slower(own, found.values())).round(3).tolist(), strict=True)),
+            "widths": {name: one.widths() for name, one in found.items()},
+            "how": f"medians in turns, batches of {BATCH}, 1 thread, eager, torch {torch.__version__}",
+            "machine": platform.machine(),
+            "date": time.strftime("%Y-%m-%d"),
+        }
+        write_file(equal_latency_file(args.budget), (json.dumps(written, indent=1) + "\n").encode())
+    except InputError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from allocations import HEADS, Allocation, drawn
-from controls import EQUAL, factorial, of_equal_latency, of_equal_parameters, swaps
+from controls import factorial, of_equal_parameters, read_equal_latency, swaps
 from rows import CHOOSE, RANDOM, REPORT, STRUCTURED, Table
 from structured import structured
 
@@ -69,12 +69,8 @@ class Entry:
     seed: int
 
 
-def entries(budget: int, count: int, analyses: dict[str, Analysis], known: Mapping[str, Allocation]) -> Iterator[Entry]:
-    """All trainings in their order: what is seen first with few seeds, then more seeds of it.
-
-    Args:
-        known: by name, what is trained already: those of equal latency are not measured twice.
-    """
+def entries(budget: int, count: int, analyses: dict[str, Analysis]) -> Iterator[Entry]:
+    """All trainings in their order: what is seen first with few seeds, then more seeds of it."""
     named = structured(budget, analyses)
     yield from _structured(named, range(FIRST))
     for name, analysis in analyses.items():
@@ -82,10 +78,7 @@ def entries(budget: int, count: int, analyses: dict[str, Analysis], known: Mappi
         own = named[f"rule-stream-{name}"]
         yield from _structured(factorial(named["uniform"], own, budget), range(FIRST))
         yield from _structured(dict(of_equal_parameters(analysis, named["uniform"], own, budget)), range(FIRST))
-        timed = {one: widths for one, widths in known.items() if one.startswith("equal-latency-")}
-        if len(timed) < len(EQUAL):
-            timed = dict(of_equal_latency(analysis, named["uniform"], own, budget)) | timed
-        yield from _structured(timed, range(FIRST))
+        yield from _structured(read_equal_latency(budget), range(FIRST))
     for number in range(count):
         yield random_entry(number, budget, 0)
     yield from _structured(named, range(FIRST, SEEDS))
@@ -191,8 +184,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         data, facts = prepared(args), SETTINGS | {"epochs": args.epochs, "samples": args.samples}
         table = Table.open(args.tables, args.data, args.budget, facts | {"heads": HEADS})
-        known = {row["name"]: Allocation.read(row["widths"]) for row in table.rows}
-        for entry in entries(args.budget, args.count, analyses_of(args), known):
+        for entry in entries(args.budget, args.count, analyses_of(args)):
             if not table.has(entry.name, entry.seed, entry.allocation.widths()):
                 print(time.strftime("%H:%M:%S"), entry.name, "seed", entry.seed, flush=True)
                 fill(table, entry, data, args)
