@@ -43,6 +43,9 @@ bench: setup
 	$(BIN)/python benchmarks/against_torch_pruning.py --accuracy docs/pruning.json --speed docs/pruning_speed.json
 	$(BIN)/python benchmarks/efficientvit_speed.py --out docs/efficientvit_speed.json
 	$(BIN)/python benchmarks/train_speed.py --out docs/train_speed.json
+	$(BIN)/python benchmarks/fused_attention.py --out docs/fused_attention.json
+	$(BIN)/python benchmarks/latency_prediction.py --out docs/latency_prediction.json
+	$(BIN)/python benchmarks/speed_per_mac.py --out docs/speed_per_mac.json
 	$(BIN)/python benchmarks/tables.py
 
 # seventy networks of timm, each analysed, cut, refitted, saved and exported; those that the file has are not run again
