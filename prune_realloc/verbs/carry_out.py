@@ -22,6 +22,7 @@ from prune_realloc.pruning.damage import kept_units
 from prune_realloc.pruning.examine import Examined
 from prune_realloc.pruning.law import AxisRefused, check_cut_equals_mask
 from prune_realloc.pruning.refit import refit_
+from prune_realloc.pruning.ridge import Explained
 from prune_realloc.pruning.sites import find_sites, widths
 from prune_realloc.pruning.tune import Tuning
 from prune_realloc.pruning.units import Units, units_of
@@ -43,6 +44,8 @@ class Result:
     network: nn.Module
     units: Mapping[str, Units]
     """By its sites: which units of the source they are."""
+    explained: Explained | None = None
+    """What the halves of the images say of the refit; None: there was none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,10 +127,10 @@ def _kept(done: Plan, seen: Examined) -> Keep:
 def carry_out(done: Plan, seen: Examined, recipe: Recipe, images: Calibration | None) -> Result:
     """Cut, and make up for it in closed form as the recipe says."""
     keep = _kept(done, seen)
-    pruned = cut(seen.network, seen.sites, keep)
+    pruned, found = cut(seen.network, seen.sites, keep), None
     if images is not None and is_fitted(seen, recipe):
-        refit_(pruned, seen.network, seen.sites, keep, seen.weights, images, ridge=recipe.compensate.refit)
-    return Result(done, pruned, units_of(seen.sites, keep, seen.bases))
+        found = refit_(pruned, seen.network, seen.sites, keep, seen.weights, images, ridge=recipe.compensate.refit)
+    return Result(done, pruned, units_of(seen.sites, keep, seen.bases), found)
 
 
 def tuned(

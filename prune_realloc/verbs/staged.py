@@ -299,6 +299,7 @@ def _applied(
         timing=timing,
         notes=tuple(dict.fromkeys(notes)),
         taken=taken,
+        explained=result.explained,
         control=control,
         **own,
     )

@@ -54,14 +54,14 @@ def test_the_chosen_ridge_has_the_lowest_error_on_the_other_half(bias):
             with torch.no_grad():
                 fit_(own, fitted, ridge)
                 errors[ridge] += float((own(x[1 - at :: 2]) - t[1 - at :: 2]).square().mean())
-    assert halves_of(x, t).ridge(layer, None) == min(errors, key=errors.get)
+    assert halves_of(x, t).choice(layer, None).ridge == min(errors, key=errors.get)
 
 
 def test_noise_and_few_images_ask_for_more_ridge():
     chosen = []
     for images, noise in ((400, 0.0), (30, 3.0), (4, 30.0)):
         layer, x, t = data_of(images, noise)
-        ridge = halves_of(x, t).ridge(layer, None)
+        ridge = halves_of(x, t).choice(layer, None).ridge
         chosen.append(np.inf if ridge is None else ridge)
     assert chosen == sorted(chosen)
     assert chosen[0] == RIDGES[0]
@@ -70,4 +70,4 @@ def test_noise_and_few_images_ask_for_more_ridge():
 
 def test_one_image_leaves_the_weights():
     layer, x, t = data_of(1, 0.0)
-    assert halves_of(x, t).ridge(layer, None) is None
+    assert halves_of(x, t).choice(layer, None) is None
