@@ -273,7 +273,7 @@ def _training(folder: Path) -> Training:
             rows = tuple(_row(row) for row in csv.DictReader(file))
         result = json.loads((folder / RESULT_FILE).read_text()) if (folder / RESULT_FILE).exists() else None
         seed = None if result is None else int(result["config"]["seed"])
-    except (OSError, KeyError, TypeError, ValueError, StopIteration) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} or {RESULT_FILE} beside it is damaged ({error!r}); train it again") from error
     return Training(rows=rows, result=result, seed=seed)
 

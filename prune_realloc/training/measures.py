@@ -32,5 +32,12 @@ MEASURES = {
 
 
 def measure_of(row: Mapping[str, object]) -> str:
-    """The measure that a row of a log has."""
-    return next(name for name in MEASURES if name in row)
+    """The measure that a row of a log has.
+
+    Raises:
+        KeyError: it has none.
+    """
+    found = next((name for name in MEASURES if name in row), None)
+    if found is None:
+        raise KeyError(f"none of {', '.join(MEASURES)}")
+    return found

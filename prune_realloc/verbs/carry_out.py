@@ -31,8 +31,6 @@ from prune_realloc.recipe.plan import Plan
 from prune_realloc.runtime.networks import model_identity
 from prune_realloc.verbs.judge import Judge
 
-_FEW = 128
-"""On fewer images than this a refit can hurt."""
 _UNIFORM = "with uniform widths"
 
 
@@ -162,19 +160,6 @@ def is_fitted(seen: Examined, recipe: Recipe) -> bool:
     """Are layers fitted to the images, as far as there are any?"""
     inner = find_host(seen.network).inner
     return (recipe.compensate.refit or recipe.compensate.mean_shift) and bool(family_of(inner).describe(inner).branches)
-
-
-def few_images_note(result: Result, seen: Examined, recipe: Recipe, images: Calibration | None) -> list[str]:
-    """What to say where so few images were fitted that other images may be worse off than without."""
-    if images is None or not recipe.compensate.refit or not is_fitted(seen, recipe):
-        return []
-    count, widest = len(images.checksums), max(len(units.index) for units in result.units.values())
-    if count >= min(_FEW, widest):
-        return []
-    return [
-        f"layers of up to {widest} inputs were refitted on {count} images: below {_FEW} a refit can lose more than it "
-        "gains, which the images that were fitted do not show; take more (samples), or compensate.refit: false"
-    ]
 
 
 def best_judged(

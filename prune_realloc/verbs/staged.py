@@ -38,10 +38,10 @@ from prune_realloc.verbs.carry_out import (
     best_judged,
     carry_out,
     check_fit,
-    few_images_note,
     lawful_plan,
     tuned,
 )
+from prune_realloc.verbs.few_images import few_images_notes
 from prune_realloc.verbs.judge import Judge, Judges, judges_for
 from prune_realloc.verbs.own import Own, open_calibration, plain_taken_of
 
@@ -224,7 +224,7 @@ def _pruned(
         judged = best_judged(result, seen, recipe, table, images, judge, asked=asked)
         recipe, result, uniform = judged.recipe, judged.result, judged.uniform
         notes.append(judged.note)
-    notes += few_images_note(result, seen, recipe, images)
+    notes += few_images_notes(result, seen, recipe, images)
     if recipe.compensate.tune and images is not None:
         result, note = tuned(result, seen, recipe, images, judge)
         notes.append(note)
