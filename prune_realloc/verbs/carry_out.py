@@ -10,6 +10,7 @@ from torch import nn
 from prune_realloc.core.cost import total_cost
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.latency import LatencyTable
+from prune_realloc.core.names import UNITS_FILE
 from prune_realloc.core.structure import OUTER_AXES, site_place
 from prune_realloc.data.apart import set_apart
 from prune_realloc.data.calibration import Calibration
@@ -21,6 +22,7 @@ from prune_realloc.pruning.cut import Keep, cut
 from prune_realloc.pruning.damage import kept_units
 from prune_realloc.pruning.examine import Examined
 from prune_realloc.pruning.law import AxisRefused, check_cut_equals_mask
+from prune_realloc.pruning.objectives import is_classifier
 from prune_realloc.pruning.refit import refit_
 from prune_realloc.pruning.ridge import Explained
 from prune_realloc.pruning.sites import find_sites, widths
@@ -160,6 +162,18 @@ def is_fitted(seen: Examined, recipe: Recipe) -> bool:
     """Are layers fitted to the images, as far as there are any?"""
     inner = find_host(seen.network).inner
     return (recipe.compensate.refit or recipe.compensate.mean_shift) and bool(family_of(inner).describe(inner).branches)
+
+
+def features_note(result: Result, seen: Examined) -> list[str]:
+    """What to say where a network without a classifier, whose features somebody reads, has fewer of them now."""
+    host, sites = find_host(seen.network), result.plan.sites
+    streams = [site for name, site in sites.items() if site_place(name)[0] == "embed"]
+    if not host.stands_alone or is_classifier(seen.network) or not streams or streams[-1].width == streams[-1].of:
+        return []
+    return [
+        f"the model has no classifier, and of its last stream {streams[-1].width} of {streams[-1].of} channels are "
+        f"left: what reads its features must take those that {UNITS_FILE} names, or cut --axes qk,v,ffn"
+    ]
 
 
 def best_judged(

@@ -8,7 +8,7 @@ import torch
 from support.applying import QUICK, half
 from support.networks import build
 
-from prune_realloc import apply, load_model
+from prune_realloc import apply, build_recipe, load_model
 from prune_realloc.core.errors import InputError
 from prune_realloc.pruning.ridge import Explained
 from prune_realloc.verbs.carry_out import Result
@@ -94,3 +94,16 @@ def test_a_tuned_network_is_carried_out_where_it_is_judged_better_and_else_what_
     assert any(note.endswith("what was carried out is that without") for note in again.notes)
     pairs = zip(again.network.parameters(), plain.network.parameters(), strict=True)
     assert all(torch.equal(p, q) for p, q in pairs)
+
+
+@pytest.mark.parametrize(("axes", "share", "said"), [(["embed", "ffn"], 0.8, True), (["ffn"], 0.791, False)])
+def test_features_that_are_fewer_are_said(axes, share, said):
+    net = build(num_classes=0)
+    images = torch.randn(24, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    recipe = build_recipe({"budget": {"keep_params": share}, "axes": axes})
+    done = apply(recipe, model=net, batches=[images], timed=False)
+    width = done.recipe.plan.sites["embed"].width
+    notes = [note for note in done.notes if "channels are left: what reads its features" in note]
+    assert len(notes) == said
+    assert all(f"{width} of 48 channels" in note for note in notes)
+    assert (width < 48) == said
