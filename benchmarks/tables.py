@@ -134,6 +134,27 @@ def kept_more(record: Record) -> str:
     return table(("network", "kept", "how", "points lost", "KL", "s", "draws"), rows, texts=3)
 
 
+def images_added(record: Record) -> str:
+    """Points lost by the number of calibration images, with what the halves say, seconds and memory."""
+    head = ("network", "kept", "images", "points lost", "fitted half", "other half", "apart", "s", "MB")
+    ordered = sorted(record["rows"], key=lambda row: (row["network"], -row["requested"], row["samples"]))
+    rows = [
+        (
+            row["network"],
+            f"{row['requested']:g}",
+            f"{row['samples']:,}",
+            f"{record['dense'][row['network']] - row['top1']:.2f}",
+            f"{100 * row['fitted']:.2f} %",
+            f"{100 * row['unseen']:.2f} %",
+            f"{100 * (row['fitted'] - row['unseen']):.2f}",
+            f"{row['examination_cpu_seconds']:.0f} + {row['cpu_seconds']:.0f}",
+            f"{row['megabytes']:,}",
+        )
+        for row in ordered
+    ]
+    return table(head, rows)
+
+
 def fused_speed(record: Record) -> str:
     """Speed over that of the source, by network, widths and variant; one column for each batch size."""
     found: dict[tuple[str, ...], dict[int, str]] = {}
@@ -344,6 +365,7 @@ def render(page: str) -> str:
         gain,
         losses_of_networks,
         kept_more,
+        images_added,
         fused_speed,
         cutting_times,
         network_speed,

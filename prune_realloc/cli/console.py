@@ -15,6 +15,7 @@ from rich.table import Table
 
 from prune_realloc.core.errors import one_line
 from prune_realloc.core.taken import taken_from, taken_line
+from prune_realloc.training.measures import MEASURES, measure_of
 
 Facts = Mapping[str, Mapping[str, Any]]
 """What a run took, ready for JSON, as `core.taken.plain_taken` has it."""
@@ -144,8 +145,9 @@ def training_progress(epochs: int, shown: bool = True) -> Iterator[Callable[[dic
             bar.start()
         bar.update(bar.tasks[0].id, completed=epoch - 1 + row.get("done", 1), epoch=epoch, loss=row["loss"])
         if "done" not in row:
+            name = measure_of(row)
             console.print(
-                f"epoch {epoch}: loss {row['loss']:.4f}, top-1 {row['top1']:.2%}, "
+                f"epoch {epoch}: loss {row['loss']:.4f}, {MEASURES[name].text} {row[name]:{MEASURES[name].form}}, "
                 f"{row['images_per_second']:.0f} images/s, {row['seconds']:.0f} s"
             )
 

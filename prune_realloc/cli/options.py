@@ -63,7 +63,9 @@ Device = Annotated[str, option(RUN, "--device", help="auto, cpu or cuda.")]
 Amp = Annotated[bool, option(RUN, "--amp", help="Score in bfloat16 autocast.")]
 Seed = Annotated[int, option(RUN, "--seed", help="Chooses the images and every draw.")]
 Json = Annotated[bool, option(RUN, "--json", help="Print the numbers as JSON instead of tables.")]
-TrainData = Annotated[str, option(DATA, "--data", help="Folder of labelled images, 'demo', or a timm data set.")]
+TrainData = Annotated[
+    str, option(DATA, "--data", help="Folder of images, 'demo', or a timm data set; labels only without --teacher.")
+]
 EvalSplit = Annotated[
     str, option(DATA, "--eval-split", help="Part that is evaluated; held-out: what --samples leaves of --split.")
 ]

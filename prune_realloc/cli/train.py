@@ -66,6 +66,8 @@ def train(
 ) -> None:
     """Train a network, with distillation if wanted; an interrupted run goes on when it is started again.
 
+    With --teacher no labels are needed, and a network without a classifier learns the teacher's features.
+
     With what emit -o wrote as SOURCE, or with --seeds: several runs, one after the other, and then compare. On several
     processes: accelerate launch -m prune_realloc train ...
     """
@@ -92,6 +94,8 @@ def train(
         compare([folder for _, folder, _ in runs], as_json=as_json)
     elif speaks:
         show_trained(done, out, as_json)
+        if done.top1 is None:
+            return  # timm's script reads labels
         given: dict[str, Any] = {"--teacher": teacher, "--samples": samples}
         given |= {"--class-map": naming.get("class_map"), "--class-order": naming.get("class_order")}
         say_timm_command(settings, source, data, out, parts | network, given)

@@ -20,16 +20,30 @@ def show_trained(done: Trained, out: Path, as_json: bool) -> None:
 
     if done.unreadable:
         say_notes([f"{done.unreadable} images of the last epoch cannot be read; others stood in for them"])
-    rows = [
-        ("epochs", str(done.epochs)),
-        ("top-1", f"{done.top1:.2%}"),
-        ("best top-1", f"{done.best_top1:.2%} after epoch {done.best_epoch}"),
-        ("loss, nats", f"{done.loss:.4f} (training {done.train_loss:.4f})"),
-        ("minutes", f"{done.seconds / 60:.1f}"),
-    ]
+    rows = [("epochs", str(done.epochs)), *_scores(done), ("minutes", f"{done.seconds / 60:.1f}")]
     if done.teacher_top1 is not None:
         rows.insert(1, ("teacher's top-1", f"{done.teacher_top1:.2%}"))
     print_table(done, as_json, f"{out}/{LAST} and {out}/{BEST}", ("", ""), rows, second={"teacher": done.teacher_taken})
+
+
+def _scores(done: Trained) -> list[tuple[str, str]]:
+    """How good the networks are, or how near to their teacher."""
+    from prune_realloc.training.measures import MEASURES
+
+    near = done.likeness
+    if near is None:
+        return [
+            ("top-1", f"{done.top1:.2%}"),
+            ("best top-1", f"{done.best_top1:.2%} after epoch {done.best_epoch}"),
+            ("loss, nats", f"{done.loss:.4f} (training {done.train_loss:.4f})"),
+        ]
+    measure = MEASURES[near.measure]
+    before, last, best = (f"{value:{measure.form}}" for value in (near.before, near.last, near.best))
+    return [
+        (measure.text, f"{last} ({before} before training)"),
+        ("best", f"{best} after epoch {done.best_epoch}"),
+        (measure.loss, f"{done.loss:.4f} ({near.loss_before:.4f} before; training {done.train_loss:.4f})"),
+    ]
 
 
 def say_timm_command(

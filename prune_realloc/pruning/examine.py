@@ -22,12 +22,14 @@ from prune_realloc.families import family_of
 from prune_realloc.families.host import Host, copied, find_host, inner_of
 from prune_realloc.families.inputs import input_shape
 from prune_realloc.pruning.damage import damage_curves, score_curve
+from prune_realloc.pruning.doubts import Predicted, doubts, said_early
 from prune_realloc.pruning.elimination import Curve
 from prune_realloc.pruning.gates import Moments, activation_variances, gate_moments
 from prune_realloc.pruning.moments import GradientWatch, layer_moments
 from prune_realloc.pruning.objectives import Draws, Loss, Objective, is_classifier, objective_for
 from prune_realloc.pruning.rotate import Basis, rotated
 from prune_realloc.pruning.scorers import ACTIVATION_SCORERS, GRADIENT_SCORERS, SCORERS, gradient_scores, weight_scores
+from prune_realloc.pruning.shown import never_shown
 from prune_realloc.pruning.sites import find_sites, widths
 from prune_realloc.runtime.device import out_of_memory_named
 from prune_realloc.runtime.networks import count_classes, model_identity
@@ -187,6 +189,7 @@ def _by_gradients(
 ) -> _Found:
     """From two passes: one with gradients, and one for the moments of what layers read, where layers can be cut."""
     slopes = objective.slopes
+    objective = said_early(objective, _classes(network))
     watch = GradientWatch(network, structure)
     with watch.attached(images) as batches:
         moments = gate_moments(network, sites, batches, objective=objective, amp=amp)
@@ -196,6 +199,7 @@ def _by_gradients(
     found.notes += _dead_sites(found.scores, objective)
     if structure.branches:
         layers = layer_moments(network, structure, watch, images)
+        found.notes += never_shown(layers.writers, structure, len(images.checksums))
         found.weights = layers.token_weights()
         if rotate:
             turned = rotated(network, structure, layers)
@@ -216,6 +220,10 @@ def _versions() -> dict[str, str]:
     return {name: version(name) for name in names} | {"python": platform.python_version()}
 
 
+def _classes(network: nn.Module) -> int:
+    return count_classes(network) if is_classifier(network) else 0
+
+
 def _training_notes(scorer: str, moments: Moments, network: nn.Module, objective: Objective) -> list[str]:
     """What the predictions say of the network's training, and the labels of the scores."""
     if objective.kind == "own loss":
@@ -223,14 +231,13 @@ def _training_notes(scorer: str, moments: Moments, network: nn.Module, objective
             "scores and damage are of the loss given: in nats where it is a negative log-likelihood, else for "
             "comparison among themselves"
         ]
-    notes, labelled, classes = [], objective.labelled, count_classes(network) if is_classifier(network) else 0
-    if labelled and classes > 1 and moments.right is not None and moments.right < 1.5 / classes:
+    labelled, classes = objective.labelled, _classes(network)
+    notes = doubts(Predicted(loss=moments.loss, right=moments.right, entropy=moments.entropy), classes)
+    if not labelled and classes:
         notes.append(
-            f"the model is right on {moments.right:.1%} of the images, near chance: it looks untrained, "
-            "or the labels are not its own"
+            f"without labels nothing tells whether the images are of the model's domain; of at most {log(classes):.2f} "
+            f"nats, its predictions have an entropy of {moments.entropy:.2f}"
         )
-    elif classes > 1 and moments.entropy is not None and moments.entropy > 0.98 * log(classes):
-        notes.append("the model's predictions are close to uniform: it looks untrained")
     if not labelled and scorer == "taylor":
         notes.append(
             "without labels the expected gradient is zero, so taylor ranks sampling noise; "
@@ -243,7 +250,10 @@ def _training_notes(scorer: str, moments: Moments, network: nn.Module, objective
         )
     if not classes:
         what = "features" if find_host(network).stands_alone else "output, since no loss was given"
-        notes.append(f"the model has no classifier: scores are of random projections of its {what}")
+        notes.append(
+            f"the model has no classifier: scores are of random projections of its {what}, and nothing tells whether "
+            "the images are of its domain"
+        )
     return notes
 
 

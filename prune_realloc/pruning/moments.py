@@ -207,6 +207,8 @@ class Regression:
     """Weighted sum of x x', shape (U, U)."""
     tx: Tensor = _NOTHING
     """Weighted sum of t x', shape (D, U)."""
+    tt: Tensor = _NOTHING
+    """Weighted sum of the squares of t, shape (D,)."""
 
     def add(self, x: Tensor, t: Tensor | None, weight: Tensor | None) -> None:
         """One batch.
@@ -226,6 +228,7 @@ class Regression:
             t = _tokens(t, weight)
             self.t = self.t + torch.einsum("bnd,n->d", t, weight)
             self.tx = self.tx + t.flatten(0, 1).T @ weighted
+            self.tt = self.tt + torch.einsum("bnd,n->d", t.square(), weight)
 
     def plus(self, other: Regression) -> Regression:
         """The sums over the images of both."""

@@ -30,7 +30,7 @@ from prune_realloc.pruning.fit import fit_
 from prune_realloc.pruning.handed_on import handed_on
 from prune_realloc.pruning.linear import Layer, input_weight, inputs, layer_at, positions, scale_undone
 from prune_realloc.pruning.moments import Regression
-from prune_realloc.pruning.ridge import Halves
+from prune_realloc.pruning.ridge import Explained, Halves, explained
 from prune_realloc.pruning.streams import Streams
 from prune_realloc.pruning.task import Task, prepared, watched
 from prune_realloc.pruning.tune import Stretch, Tuning, tune_
@@ -50,7 +50,7 @@ def refit_(
     *,
     ridge: bool,
     tuning: Tuning | None = None,
-) -> None:
+) -> Explained | None:
     """Fit the layers of `model`, cut from `source` to the units of `keep`, one after the other, in place.
 
     The writers of all branches and crossings; where a stream itself became narrower also the layers that read it.
@@ -63,6 +63,9 @@ def refit_(
             the source's is.
         tuning: what is done to each part of the network behind its refit.
 
+    Returns:
+        What the halves of the images say of the fits; None where no weights were fitted, or to a single image.
+
     Raises:
         InputError: the temporary folder cannot hold the streams of all images.
     """
@@ -70,7 +73,7 @@ def refit_(
     if not family_of(host.inner).describe(host.inner).branches:
         if tuning is not None:
             _tune_whole_(model, source, batches, tuning)
-        return  # the structure's notes say why
+        return None  # the structure's notes say why
     task = prepared(inner_of(model), host.inner, sites, keep, weights, ridge, tuning)
     describe, first = task.family.describe, next(task.model.parameters())
     left = zip(*(describe(network).branches for network in (task.model, task.wide)), strict=True)
@@ -86,6 +89,7 @@ def refit_(
         _fit_exits_(task, streams, names[-1], task.family.head_output)
         if tuning is not None:
             _tune_head_(task, streams, tuning)
+    return explained(task.choices)
 
 
 def _all_batches(batches: Iterable[Batch], tuning: Tuning | None) -> Iterator[tuple[Batch, bool]]:
@@ -313,4 +317,7 @@ def _fit_exits_(
 
 def _fit_(task: Task, layer: Layer, moments: Halves, norm: _BatchNorm | None, shift: Tensor | float = 0.0) -> None:
     """One layer as `fit_` does, its ridge chosen by images that the fit has not seen."""
-    fit_(layer, moments.whole(), moments.ridge(layer, norm) if task.ridge else None, shift, norm)
+    choice = moments.choice(layer, norm) if task.ridge else None
+    if choice is not None:
+        task.choices.append(choice)
+    fit_(layer, moments.whole(), None if choice is None else choice.ridge, shift, norm)

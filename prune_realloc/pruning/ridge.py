@@ -9,6 +9,11 @@ too few images, these stay and the intercept alone is set.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -18,6 +23,8 @@ from prune_realloc.pruning.moments import Regression
 
 RIDGES = (1e-4, 1e-3, 1e-2, 0.1, 1.0)
 """Candidates, as `fit_` takes them."""
+_ROUNDING = 1e-12
+"""What sums of squares are known to, as a share of them; a smaller variance is none."""
 
 
 class Halves:
@@ -41,8 +48,8 @@ class Halves:
         one, other = self.parts
         return one.plus(other) if self.images > 1 else one
 
-    def ridge(self, layer: Layer, norm: _BatchNorm | None) -> float | None:
-        """The candidate with the lowest error on images that it was not fitted to; None: the weights at hand.
+    def choice(self, layer: Layer, norm: _BatchNorm | None) -> Choice | None:
+        """The candidate with the lowest error on images that it was not fitted to; None: there is one image.
 
         Args:
             norm: what reads the layer's output and nothing else does, as `fit_` has it; errors count behind it.
@@ -53,19 +60,66 @@ class Halves:
         scale = weight.new_ones(len(weight)) if norm is None else scale_of(norm)
         candidates: tuple[float | None, ...] = (None, *RIDGES)
 
-        def unseen(ridge: float | None) -> float:
+        def tried(ridge: float | None) -> Choice:
             fits = [solved(weight, part, ridge, centred) for part in self.parts]
-            return sum(_error(*fit, other, scale) for fit, other in zip(fits, self.parts[::-1], strict=True))
+            own, other = (
+                sum(_error(*fit, part, scale) for fit, part in zip(fits, parts, strict=True))
+                for parts in (self.parts, self.parts[::-1])
+            )
+            return Choice(ridge, own, other, sum(_error_of_mean(part, scale, centred) for part in self.parts))
 
-        return min(candidates, key=unseen)
+        return min(map(tried, candidates), key=lambda choice: choice.unseen)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A strength of the fit, and its mean squared errors when either half is fitted, summed over the two."""
+
+    ridge: float | None
+    """None: the weights at hand, with the intercept alone set."""
+    fitted: float
+    """On the half that was fitted."""
+    unseen: float
+    """On the other half."""
+    without: float
+    """On the half that was fitted, of a layer that puts out a constant."""
+
+
+@dataclass(frozen=True)
+class Explained:
+    """Share of what layers should put out, as variance, that they do put out when fitted to one half of the images."""
+
+    fitted: float
+    """On that half, mean over the layers."""
+    unseen: float
+    """On the other half."""
+
+
+def explained(choices: Sequence[Choice]) -> Explained | None:
+    """Over all layers that are asked for anything; None: there are none."""
+    asked = [choice for choice in choices if choice.without > 0]
+    if not asked:
+        return None
+    return Explained(
+        fitted=1 - fmean(choice.fitted / choice.without for choice in asked),
+        unseen=1 - fmean(choice.unseen / choice.without for choice in asked),
+    )
 
 
 def _error(weight: Tensor, intercept: Tensor, moments: Regression, scale: Tensor) -> float:
-    """Mean squared error of a fit on the images of `moments`, but for the mean square of what is asked for.
+    """Mean squared error of a fit on the images of `moments`.
 
     Args:
         scale: of each output, shape (D,).
     """
-    squares = (weight * (weight @ moments.xx - 2 * moments.tx)).sum(1)
+    squares = moments.tt + (weight * (weight @ moments.xx - 2 * moments.tx)).sum(1)
     squares = squares + intercept * (2 * (weight @ moments.x - moments.t) + moments.count * intercept)
+    return float((scale.square() * squares).sum() / moments.count)
+
+
+def _error_of_mean(moments: Regression, scale: Tensor, centred: bool) -> float:
+    """The same of the best constant, which is 0 where the layer has no intercept."""
+    constant = moments.t / moments.count if centred else torch.zeros_like(moments.t)
+    squares = moments.tt - moments.count * constant.square()
+    squares = squares.where(squares > _ROUNDING * moments.tt, 0.0)
     return float((scale.square() * squares).sum() / moments.count)

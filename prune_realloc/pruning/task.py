@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from prune_realloc.families.base import CuttableFamily, Leading, Reordering
 from prune_realloc.pruning.cut import Keep, blocks_that_go, cut, removed_positions
 from prune_realloc.pruning.hooks import hooked
 from prune_realloc.pruning.linear import norm_at
+from prune_realloc.pruning.ridge import Choice
 from prune_realloc.pruning.sites import stream_sites
 from prune_realloc.pruning.tune import Tuning
 
@@ -50,6 +51,8 @@ class Task:
     """Are weights fitted? Else intercepts alone."""
     tuning: Tuning | None
     """What is done to each part behind its refit; None: nothing."""
+    choices: list[Choice] = field(default_factory=list)
+    """Of the layers that are fitted so far."""
 
     def narrower(self, stream: str) -> bool:
         return stream in self.narrow

@@ -24,7 +24,8 @@ from prune_realloc.results.curve import CURVE_FILE, Point, Sweep
 from prune_realloc.results.profile import PROFILE_FILE, Profile
 from prune_realloc.results.trail import TRAIL_FILE, Trail, trail_rows
 from prune_realloc.results.variant import LATENCY_FILE, REALLOCATED, Variant
-from prune_realloc.training.outputs import BEST, COLUMNS, LAST, LOG_FILE, Row
+from prune_realloc.training.measures import measure_of
+from prune_realloc.training.outputs import BEST, LAST, LOG_FILE, Row, columns
 
 _DEEP = 4
 """So many folders below a run are looked into: RUN/variants/efficientvit_m0/realloc, and one more."""
@@ -269,12 +270,16 @@ def _training(folder: Path) -> Training:
         return Training(rows=(), result=None, seed=None)
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = tuple({name: float(row[name]) for name in COLUMNS} for row in csv.DictReader(file))
+            rows = tuple(_row(row) for row in csv.DictReader(file))
         result = json.loads((folder / RESULT_FILE).read_text()) if (folder / RESULT_FILE).exists() else None
         seed = None if result is None else int(result["config"]["seed"])
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} or {RESULT_FILE} beside it is damaged ({error!r}); train it again") from error
     return Training(rows=rows, result=result, seed=seed)
+
+
+def _row(cells: Mapping[str, str]) -> Row:
+    return {name: float(cells[name]) for name in columns(measure_of(cells))}
 
 
 _READERS: dict[str, tuple[tuple[str, ...], Callable[[Path], Any]]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from math import log
 from typing import Any, TypeVar
 
 from rich.table import Table
@@ -88,6 +89,8 @@ def facts(numbers: dict[str, Any]) -> list[str]:
     if numbers["data"]:
         line = f"data: {numbers['samples']} images of {numbers['data']['name']}, labels {numbers['data']['labels']}"
         line += f", loss {numbers['loss']:.4f} nats" if numbers["loss"] is not None else ""
+        if numbers["loss"] is not None and (classes := numbers["model"].get("num_classes", 0)) > 1:
+            line += f" (a guess costs {log(classes):.2f})"
         lines.append(line + (f", top-1 {numbers['top1']:.1%}" if numbers["top1"] is not None else ""))
     if numbers["stability"]:
         pairs = ", ".join(f"{LABELS[axis]} {value:.2f}" for axis, value in numbers["stability"].items())

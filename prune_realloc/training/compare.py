@@ -127,6 +127,11 @@ def _result(folder: Path) -> Result:
         own |= {"network": {"architecture": built["architecture"]} | built["model_args"]}
         own |= {key: found.get(key) for key in ("teacher", "model_args")}  # older runs do not say
         own |= {"data_name": str(found["data"]["name"])}
+        if found["top1"] is None:
+            raise InputError(
+                f"run {str(folder)!r} read no labels, so there is no top-1 to compare; its {RESULT_FILE} says how near "
+                "it is to its teacher"
+            )
         return own | {"top1": float(found["top1"]), "folder": str(folder)}
     except FileNotFoundError as error:
         if not (folder / STATE_FILE).exists():

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+from prune_realloc.core.errors import NotFinite
 from prune_realloc.data.batches import Batch, iterate
 from prune_realloc.data.preprocessing import Preprocessing
 from prune_realloc.data.stream import check_labels
-from prune_realloc.results.evaluate import measure
+from prune_realloc.results.evaluate import Predictions, measure
 from prune_realloc.runtime.distributed import broadcast_, place, summed
-from prune_realloc.runtime.networks import count_classes
+from prune_realloc.runtime.networks import count_classes, evaluation_mode
+from prune_realloc.training.features import features, relative_errors
 from prune_realloc.training.setup import Setup
 
 
@@ -21,26 +24,63 @@ from prune_realloc.training.setup import Setup
 class Validation:
     """What a network makes of the validation images."""
 
-    top1: float
-    """Share of the images that it gets right."""
+    score: float
+    """By the run's measure: share of the images that it gets right, or on which it agrees with the teacher, or the mean
+    cosine between its pooled features and the teacher's."""
     loss: float
-    """Cross-entropy with the labels, nats per image."""
+    """Cross-entropy with the labels, or KL to the teacher, nats per image; or the features' relative squared error."""
     images: int
     """Images that could be read."""
 
 
 def validate(setup: Setup, net: nn.Module, prepare: Preprocessing) -> Validation:
-    """Evaluate `net`, which may be the trained network or its teacher.
+    """Evaluate `net`, which may be the trained network or, with labels, its teacher.
 
     Raises:
         NotFinite: its predictions are not finite.
         InputError: a label is none of its classes.
     """
     broadcast_(net.buffers())  # batch norms of each process have seen other images
-    found = measure(net, _batches(setup, net, prepare), labelled=True)
-    mine = [(found.top1 or 0.0) * found.samples, (found.loss or 0.0) * found.samples, float(found.samples)]
-    right, loss, count = summed(torch.tensor(mine, dtype=torch.float64)).tolist()
-    return Validation(top1=right / count, loss=loss / count, images=int(count))
+    score, loss, images = _BY_MEASURE[setup.measure](setup, net, _batches(setup, net, prepare))
+    sums = summed(torch.tensor([score * images, loss * images, float(images)], dtype=torch.float64)).tolist()
+    return Validation(score=sums[0] / sums[2], loss=sums[1] / sums[2], images=int(sums[2]))
+
+
+Means = tuple[float, float, int]
+"""Score and loss, means over so many images."""
+
+
+def _by_labels(setup: Setup, net: nn.Module, batches: Iterable[Batch]) -> Means:
+    found = measure(net, batches, labelled=True)
+    return found.top1 or 0.0, found.loss or 0.0, found.samples
+
+
+def _by_predictions(setup: Setup, net: nn.Module, batches: Iterable[Batch]) -> Means:
+    assert setup.teacher is not None
+    found = measure(net, batches, labelled=False, source=Predictions(setup.teacher))
+    return found.agreement or 0.0, found.kl or 0.0, found.samples
+
+
+def _by_features(setup: Setup, net: nn.Module, batches: Iterable[Batch]) -> Means:
+    assert setup.teacher is not None
+    device, score, loss, images = setup.accelerator.device, 0.0, 0.0, 0
+    with evaluation_mode(net), torch.inference_mode():
+        for batch in batches:
+            given = batch.images.to(device)
+            mine, theirs = features(net, given), setup.teacher.features(given)
+            if not mine.pooled.isfinite().all():
+                raise NotFinite("the model's features are not finite: its activations overflow on these images")
+            score += float(F.cosine_similarity(mine.pooled, theirs.pooled).double().sum())
+            loss += float(relative_errors(mine, theirs).double().sum())
+            images += len(given)
+    return (score / images, loss / images, images) if images else (0.0, 0.0, 0)
+
+
+_BY_MEASURE: dict[str, Callable[[Setup, nn.Module, Iterable[Batch]], Means]] = {
+    "top1": _by_labels,
+    "agreement": _by_predictions,
+    "cosine": _by_features,
+}
 
 
 def _batches(setup: Setup, net: nn.Module, prepare: Preprocessing) -> Iterator[Batch]:
@@ -55,5 +95,6 @@ def _batches(setup: Setup, net: nn.Module, prepare: Preprocessing) -> Iterator[B
         workers=setup.config.workers,
         part=place(),
     ):
-        check_labels(batch.labels, count_classes(net), source.name, "give a part that has labels of its classes")
+        if setup.images.labelled:
+            check_labels(batch.labels, count_classes(net), source.name, "give a part that has labels of its classes")
         yield batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
@@ -26,6 +27,8 @@ Found = TypeVar("Found")
 _ANY_ORDER = Naming(free=True)
 HELD_OUT = 10_000
 """Images that are evaluated at most of those that are held out."""
+_TENTH = 0.1
+"""Share of the images that is held out of data without parts and labels, where nothing else is asked for."""
 
 
 class TrainingImages:
@@ -39,8 +42,9 @@ class TrainingImages:
         eval_split: str,
         samples: int | None,
         naming: Naming = _ANY_ORDER,
+        taught: bool = False,
     ) -> None:
-        """As in `training.train`; `naming`: what is known of the labels.
+        """As in `training.train`; `naming`: what is known of the labels; `taught`: there need be none.
 
         Raises:
             InputError: a part is missing, has no labels, or streams; or the parts are the same.
@@ -57,6 +61,9 @@ class TrainingImages:
                 f"data {data!r} streams; training needs images that can be read in any order: a folder, "
                 "torch/..., or hfds/..."
             )
+        self.labelled = naming.wanted and self.source.num_classes != 0
+        if not self.labelled and not self.source.part and eval_split == "validation":
+            eval_split, samples = "held-out", self._all_but_a_tenth(samples)
         order = torch.randperm(self.source.count, generator=torch.Generator().manual_seed(0)).tolist()
         self.chosen = order[:samples]
         """Places in the source of what is trained on, in an order drawn by seed 0."""
@@ -71,9 +78,14 @@ class TrainingImages:
             self.validation = _only(self.source, self.held_out)
         else:
             self.validation = self._other_part(data, data_dir, eval_split)
-        for where in (self.source, self.validation):
-            if where.num_classes == 0:
-                raise InputError(f"data {where.name!r} has no labels; training needs them")
+        if not self.labelled and not taught:
+            raise InputError(f"data {data!r} has no labels; give some that has, or a network to learn from (--teacher)")
+        if self.labelled and self.validation.num_classes == 0:
+            raise InputError(f"data {self.validation.name!r} has no labels to evaluate by; choose another eval_split")
+
+    def _all_but_a_tenth(self, samples: int | None) -> int:
+        most = max(1, self.source.count - math.ceil(_TENTH * self.source.count))
+        return most if samples is None else min(samples, most)
 
     def _open(self, data: str, data_dir: str | None, split: str) -> ImageSource:
         """One part; where its classes are not the network's, a new classifier may learn them."""
@@ -104,6 +116,8 @@ class TrainingImages:
         Raises:
             InputError: the data has other classes.
         """
+        if not self.labelled:
+            return preprocessing(net, input_shape(net), {})
         if strange := [name for name in self.source.empty if name not in self.validation.empty]:
             raise InputError(
                 f"data {self.source.name!r}: {shortened(strange)} has images in the part that is evaluated and none to "

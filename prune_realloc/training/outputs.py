@@ -15,19 +15,37 @@ from torch import nn
 
 from prune_realloc.checkpoints.save import network_files, weights_file
 from prune_realloc.core.files import make_folder, write_file, write_files
-from prune_realloc.core.names import RESULT_FILE
+from prune_realloc.core.names import RESULT_FILE, UNITS_FILE
 from prune_realloc.training.config import TrainConfig
+from prune_realloc.training.measures import measure_of
 
 LOG_FILE = "log.csv"
 BEST, LAST = "best", "last"
 """Folders of a run's networks, after its best and its last epoch."""
-COLUMNS = ("epoch", "loss", "lr", "top1", "val_loss", "images_per_second", "seconds", "unreadable")
-"""Of the log, one row an epoch."""
 
 Row = dict[str, float]
-"""One row of the log: a value for each of `COLUMNS`."""
+"""One row of the log: a value for each of `columns`."""
 Report = Callable[[Row], None]
 """Called with one row of the log after each epoch, and now and then inside it with epoch, share done and loss."""
+
+
+def columns(measure: str) -> tuple[str, ...]:
+    """Of the log, one row an epoch, of a run that is judged by `measure`."""
+    return ("epoch", "loss", "lr", measure, "val_loss", "images_per_second", "seconds", "unreadable")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Likeness:
+    """How near a network is to its teacher on the validation images, in a run without labels; larger is nearer."""
+
+    measure: str
+    """`agreement`: share of the images on which both have the same top-1; `cosine`: mean cosine of pooled features."""
+    before: float
+    """Before the first step."""
+    last: float
+    best: float
+    loss_before: float
+    """What `Trained.loss` was before the first step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,16 +54,17 @@ class Trained:
 
     epochs: int
     """Passes over the training images."""
-    top1: float
-    """Share of the validation images that the last network gets right."""
-    best_top1: float
-    """Share of the validation images that the best network gets right."""
+    top1: float | None
+    """Share of the validation images that the last network gets right; None without labels."""
+    best_top1: float | None
+    """Share of the validation images that the best network gets right; None without labels."""
     best_epoch: int
     """The epoch after which the best network was written, counted from 1."""
     loss: float
-    """Cross-entropy of the last network on the validation images, nats per image."""
+    """Of the last network on the validation images: cross-entropy, or KL to the teacher, nats per image; without a
+    classifier the squared error of its features as a share of the teacher's squares."""
     train_loss: float
-    """Mean training loss of the last epoch, nats per image."""
+    """Mean training loss of the last epoch, in the same."""
     params: int
     """Parameters of the network."""
     unreadable: int
@@ -65,7 +84,9 @@ class Trained:
     teacher: str | None
     """Checkpoint or name of the network that it was distilled from; None without one."""
     teacher_top1: float | None
-    """Share of the validation images that the teacher gets right; None without a teacher."""
+    """Share of the validation images that the teacher gets right; None without a teacher or labels."""
+    likeness: Likeness | None = None
+    """None with labels."""
     taken: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """What the run went by, as an analysis has it; of the network that it began with."""
     teacher_taken: Mapping[str, Mapping[str, Any]] | None = None
@@ -74,17 +95,18 @@ class Trained:
 
 def rows_as_csv(rows: Sequence[Row]) -> str:
     """The log as a table with a heading, values with six digits."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    text, names = io.StringIO(), columns(measure_of(rows[0]))
+    writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: row[key] if key == "epoch" else f"{row[key]:.6g}" for key in COLUMNS} for row in rows)
+    writer.writerows({key: row[key] if key == "epoch" else f"{row[key]:.6g}" for key in names} for row in rows)
     return text.getvalue()
 
 
-def write_network(folder: Path, net: nn.Module, description: bytes) -> None:
-    """A folder that timm's `local-dir:` loads."""
+def write_network(folder: Path, net: nn.Module, description: bytes, units: bytes | None) -> None:
+    """A folder that timm's `local-dir:` loads; `units`: its `units.json`, if it has one."""
     make_folder(folder)
-    write_files(folder, network_files(description, weights_file(net)))
+    more = {} if units is None else {UNITS_FILE: units}
+    write_files(folder, network_files(description, weights_file(net), more))
 
 
 def write_tensorboard(folder: Path, row: Row) -> None:
@@ -94,12 +116,14 @@ def write_tensorboard(folder: Path, row: Row) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(folder / "tensorboard", purge_step=int(row["epoch"])) as writer:
-        for key in COLUMNS[1:]:
+        for key in columns(measure_of(row))[1:]:
             writer.add_scalar(key, row[key], int(row["epoch"]))
 
 
 def write_result(folder: Path, done: Trained) -> None:
     """`RESULT_FILE`, which `compare` reads."""
-    content = {key: value for key, value in vars(done).items() if key != "config"}
+    content = {key: value for key, value in vars(done).items() if key not in ("config", "likeness")}
+    if done.likeness is not None:
+        content["likeness"] = vars(done.likeness)
     text = json.dumps(content | {"config": done.config.model_dump()}, indent=1)
     write_file(folder / RESULT_FILE, (text + "\n").encode())

@@ -24,6 +24,7 @@ from prune_realloc.training.outputs import (
     BEST,
     LAST,
     LOG_FILE,
+    Likeness,
     Report,
     Row,
     Trained,
@@ -53,7 +54,7 @@ class Run:
 
     def finish(self) -> Trained:
         """Train and evaluate what is left of the epochs, and write the result."""
-        self._evaluate_teacher()
+        self._evaluate_first()
         while self.state.epoch < self.setup.config.epochs:
             self._train_epoch()
             self._evaluate_epoch()
@@ -111,17 +112,22 @@ class Run:
         state, setup, source = self.state, self.setup, self.setup.images.source
         state.unreadable += int(summed(replaced.sum()))
         check_unreadable(state.unreadable, len(setup.images.chosen), source.name)
-        check_labels(labels, setup.classes, source.name, "give images of its classes")
+        if setup.images.labelled:
+            check_labels(labels, setup.classes, source.name, "give images of its classes")
         state.losses.append(one_step(setup, images, labels, state.epoch * setup.steps + state.step))
         state.step += 1
         if not math.isfinite(state.losses[-1]):
             raise self._diverged(f"the loss is {state.losses[-1]}")
 
-    def _evaluate_teacher(self) -> None:
-        """Before the first step, so that a teacher of other classes shows."""
-        teacher = self.setup.teacher
-        if teacher is not None and self.state.teacher_top1 is None:
-            self.state.teacher_top1 = validate(self.setup, teacher.net, teacher.prepare).top1
+    def _evaluate_first(self) -> None:
+        """Before the first step: the teacher, so that one of other classes shows; without labels, what is trained."""
+        setup, state, teacher = self.setup, self.state, self.setup.teacher
+        if not setup.images.labelled:
+            if state.before is None:
+                found = validate(setup, setup.kept, setup.prepare)
+                state.before = (found.score, found.loss)
+        elif teacher is not None and state.teacher_top1 is None:
+            state.teacher_top1 = validate(setup, teacher.net, teacher.prepare).score
 
     def _evaluate_epoch(self) -> None:
         setup, state = self.setup, self.state
@@ -133,7 +139,8 @@ class Run:
         state.evaluated = found.images
         better = state.end_epoch(
             lr=setup.optimizer.param_groups[0]["lr"],
-            top1=found.top1,
+            measure=setup.measure,
+            score=found.score,
             val_loss=found.loss,
             batch_size=setup.config.batch_size,
             evaluation=time.monotonic() - started,
@@ -147,7 +154,7 @@ class Run:
         """The network into folders of these names, and the log."""
         folder, rows = self.setup.folder, self.state.rows
         for name in names:
-            write_network(folder / name, self.setup.kept, self.setup.description)
+            write_network(folder / name, self.setup.kept, self.setup.description, self.setup.units)
         write_file(folder / LOG_FILE, rows_as_csv(rows).encode())
         write_curves(rows, self.identity, folder)
         write_tensorboard(folder, rows[-1])
@@ -176,8 +183,9 @@ class Run:
         setup, state, last = self.setup, self.state, self.state.rows[-1]
         return Trained(
             epochs=state.epoch,
-            top1=last["top1"],
-            best_top1=state.best[0],
+            top1=last.get("top1"),
+            best_top1=state.best[0] if setup.images.labelled else None,
+            likeness=self._likeness(),
             best_epoch=state.best[1],
             loss=last["val_loss"],
             train_loss=last["loss"],
@@ -193,4 +201,17 @@ class Run:
             data=setup.images.facts() | {"validation_images": state.evaluated},
             taken=plain_facts(setup.net, setup.images.taken()),
             teacher_taken=None if setup.teacher is None else plain_facts(setup.teacher.net),
+        )
+
+    def _likeness(self) -> Likeness | None:
+        setup, state = self.setup, self.state
+        if state.before is None:
+            return None
+        score, loss = state.before
+        return Likeness(
+            measure=setup.measure,
+            before=score,
+            last=state.rows[-1][setup.measure],
+            best=state.best[0],
+            loss_before=loss,
         )

@@ -17,12 +17,14 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from prune_realloc.core.errors import InputError
+from prune_realloc.core.names import UNITS_FILE
 from prune_realloc.data.preprocessing import Preprocessing
 from prune_realloc.runtime.networks import count_classes
 from prune_realloc.training.augment import Augmented
 from prune_realloc.training.config import TrainConfig
+from prune_realloc.training.features import WithFeatures
 from prune_realloc.training.images import TrainingImages, epoch_order
-from prune_realloc.training.teacher import Teacher
+from prune_realloc.training.teacher import Teacher, channels_taught
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,6 +53,8 @@ class Setup:
     """None: images are not mixed."""
     teacher: Teacher | None
     """None: nothing is distilled."""
+    units: bytes | None
+    """The `units.json` of the network that is trained, which it goes on to have; None: it has none."""
     steps: int
     """Steps of one epoch."""
     at_once: int
@@ -63,8 +67,15 @@ class Setup:
 
     @property
     def classes(self) -> int:
-        """Classes that the network tells apart."""
+        """Classes that the network tells apart; 0: it is taught by features."""
         return count_classes(self.net)
+
+    @property
+    def measure(self) -> str:
+        """Which of `MEASURES` the run is judged by."""
+        if self.images.labelled:
+            return "top1"
+        return "agreement" if self.classes else "cosine"
 
 
 def set_up(
@@ -75,21 +86,28 @@ def set_up(
     description: bytes,
     images: TrainingImages,
     teacher: str | Path | None,
+    source: str | Path,
     folder: Path,
 ) -> Setup:
     """Everything that a run needs, with fresh optimizer and averaged weights.
+
+    Args:
+        source: where `net` is from.
 
     Raises:
         InputError: network, data, teacher and settings do not fit together.
     """
     prepare = images.fit(net)
     at_once = _images_at_once(config, net, teacher, accelerator.num_processes)
+    if not images.labelled:
+        _check_taught(config, net)
     if config.channels_last:
         net = net.to(memory_format=torch.channels_last)
     net = net.to(accelerator.device)
     steps = len(epoch_order(images.chosen, config, 0))
     own_optimizer = _optimizer(config, net)
-    wrapped, optimizer = accelerator.prepare(net, own_optimizer)
+    wrapped, optimizer = accelerator.prepare(net if count_classes(net) else WithFeatures(net), own_optimizer)
+    units = _units_beside(source)
     return Setup(
         config=config,
         accelerator=accelerator,
@@ -103,11 +121,39 @@ def set_up(
         schedule=_schedule(config, own_optimizer, steps),
         ema=ModelEmaV3(net, decay=config.ema, use_warmup=True) if config.ema else None,
         mixup=_mixup(config, count_classes(net)),
-        teacher=None if teacher is None else Teacher(teacher, net, prepare, accelerator.device),
+        teacher=None if teacher is None else _teacher(teacher, net, prepare, accelerator.device, source, units),
+        units=units,
         dataset=Augmented(images, prepare, config),
         steps=steps,
         at_once=at_once,
     )
+
+
+def _units_beside(source: str | Path) -> bytes | None:
+    path = Path(source) / UNITS_FILE
+    return path.read_bytes() if path.is_file() else None
+
+
+def _teacher(
+    name: str | Path,
+    net: nn.Module,
+    prepare: Preprocessing,
+    device: torch.device,
+    source: str | Path,
+    units: bytes | None,
+) -> Teacher:
+    teacher = Teacher(name, net, prepare, device)
+    if not count_classes(net):
+        teacher.channels = channels_taught(teacher.net, net, source, units)
+    return teacher
+
+
+def _check_taught(config: TrainConfig, net: nn.Module) -> None:
+    """Raises InputError for settings that need labels, or classes, where there are none."""
+    if config.mixup or config.cutmix:
+        raise InputError("mixup: it and cutmix mix labels, and there are none; set both to 0")
+    if config.distill == "hard" and not count_classes(net):
+        raise InputError("distill 'hard' is a decision between classes, and the network has none; give distill=soft")
 
 
 def _images_at_once(config: TrainConfig, net: nn.Module, teacher: str | Path | None, processes: int) -> int:

@@ -43,7 +43,7 @@ class RunState:
     seconds: float = 0.0
     """Time for training and evaluation so far, over all resumptions."""
     best: tuple[float, int] = (-1.0, 0)
-    """Highest top-1 so far, and its epoch, counted from 1."""
+    """Highest score so far, and its epoch, counted from 1."""
     losses: list[float] = field(default_factory=list)
     """Loss of every step of this epoch so far, nats per image."""
     rows: list[Row] = field(default_factory=list)
@@ -52,16 +52,19 @@ class RunState:
     """Images of this epoch, in all processes, that others stood in for."""
     teacher_top1: float | None = None
     """Share of the validation images that the teacher gets right; None without a teacher, or before it is measured."""
+    before: tuple[float, float] | None = None
+    """Score and loss before the first step, of a run without labels."""
     evaluated: int = 0
     """Validation images that could be read."""
 
-    def end_epoch(self, *, lr: float, top1: float, val_loss: float, batch_size: int, evaluation: float) -> bool:
+    def end_epoch(
+        self, *, lr: float, measure: str, score: float, val_loss: float, batch_size: int, evaluation: float
+    ) -> bool:
         """Add this epoch's row and go to the next; True where it is the best so far.
 
         Args:
             lr: learning rate of the last step.
-            top1: share of the validation images that the network gets right now.
-            val_loss: its cross-entropy on them, nats per image.
+            measure, score, val_loss: how good the network is now on the validation images, by which of `MEASURES`.
             batch_size: images of a step.
             evaluation: seconds that the evaluation took.
         """
@@ -71,7 +74,7 @@ class RunState:
             "epoch": self.epoch + 1,
             "loss": float(np.mean(self.losses)),
             "lr": lr,
-            "top1": top1,
+            measure: score,
             "val_loss": val_loss,
             "images_per_second": len(self.losses) * batch_size / max(trained, 1e-9),
             "seconds": trained + evaluation,
@@ -79,8 +82,8 @@ class RunState:
         }
         self.seconds = before + row["seconds"]
         self.rows.append(row)
-        better = top1 > self.best[0]
+        better = score > self.best[0]
         if better:
-            self.best = (top1, self.epoch + 1)
+            self.best = (score, self.epoch + 1)
         self.epoch, self.step, self.losses, self.unreadable = self.epoch + 1, 0, [], 0
         return better

@@ -70,8 +70,9 @@ def read_state(setup: Setup, identity: Identity) -> RunState | None:
                 "choose another folder, or remove it"
             )
     _restore(setup, facts, tensors)
-    state = RunState(**{name: facts[name] for name in vars(RunState())})
+    state = RunState(**{name: facts[name] for name in vars(RunState()) if name in facts})  # older ones have fewer
     state.best = (state.best[0], state.best[1])  # JSON has lists only
+    state.before = state.before and (state.before[0], state.before[1])
     return state
 
 

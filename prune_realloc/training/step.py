@@ -14,6 +14,7 @@ from torch import Tensor
 from prune_realloc.runtime.distributed import summed
 from prune_realloc.runtime.global_state import drawn_from
 from prune_realloc.runtime.networks import class_logits
+from prune_realloc.training.features import Features, relative_errors
 from prune_realloc.training.setup import Setup
 
 
@@ -40,12 +41,14 @@ def one_step(setup: Setup, images: Tensor, labels: Tensor, update: int) -> float
     return float(summed(torch.tensor(total, dtype=torch.float64))) / accelerator.num_processes
 
 
-def _inputs(setup: Setup, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Images on the device, mixed where that is wanted, and smoothed targets, shape (B, C)."""
+def _inputs(setup: Setup, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Images on the device, mixed where that is wanted, and smoothed targets, shape (B, C); None without labels."""
     config, device = setup.config, setup.accelerator.device
     images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
     if config.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
+    if not setup.images.labelled:
+        return images, None
     if setup.mixup is not None:
         mixed: tuple[Tensor, Tensor] = setup.mixup(images, labels)
         return mixed
@@ -53,11 +56,11 @@ def _inputs(setup: Setup, images: Tensor, labels: Tensor) -> tuple[Tensor, Tenso
     return images, targets * (1 - config.smoothing) + config.smoothing / targets.shape[1]
 
 
-def _accumulate_gradients(setup: Setup, images: Tensor, targets: Tensor) -> float:
+def _accumulate_gradients(setup: Setup, images: Tensor, targets: Tensor | None) -> float:
     """Gradients of the mean loss, part by part; processes share them at the last part only."""
     accelerator, parts = setup.accelerator, setup.config.accumulate
-    total = 0.0
-    for number, (x, y) in enumerate(zip(images.chunk(parts), targets.chunk(parts), strict=True)):
+    total, asked = 0.0, (None,) * parts if targets is None else targets.chunk(parts)
+    for number, (x, y) in enumerate(zip(images.chunk(parts), asked, strict=True)):
         last = number == parts - 1
         with nullcontext() if last else accelerator.no_sync(setup.wrapped):
             with accelerator.autocast():
@@ -67,22 +70,30 @@ def _accumulate_gradients(setup: Setup, images: Tensor, targets: Tensor) -> floa
     return total
 
 
-def _loss(setup: Setup, out: Tensor | tuple[Tensor, Tensor], targets: Tensor, images: Tensor) -> Tensor:
-    """Cross-entropy with the labels, and with the teacher, nats per image.
+def _loss(setup: Setup, out: Tensor | tuple[Tensor, Tensor], targets: Tensor | None, images: Tensor) -> Tensor:
+    """Cross-entropy with the labels, and with the teacher, nats per image; of features their relative squared error.
 
     timm's distillation tasks (from 1.0.23) do not fit: the one that takes a student with one classifier knows no hard
     targets, no task takes both kinds of student, and they call the student themselves, past accumulation in parts.
     """
-    config = setup.config
+    if isinstance(out, Features):
+        assert setup.teacher is not None
+        return relative_errors(out, setup.teacher.features(images)).mean()
     own, learns = map(class_logits, out if isinstance(out, tuple) else (out, out))
+    if targets is None:
+        return _taught(setup, learns, images)
     loss = torch.sum(-targets * F.log_softmax(own.float(), dim=-1), dim=-1).mean()
     if setup.teacher is None:
         return loss
-    t, weight = config.temperature, config.distill_weight
-    logits = class_logits(setup.teacher(images))
-    if config.distill == "hard":
-        taught = F.cross_entropy(learns.float(), logits.argmax(dim=1))
-    else:
-        log_p, log_q = F.log_softmax(learns.float() / t, dim=1), F.log_softmax(logits / t, dim=1)
-        taught = F.kl_div(log_p, log_q, reduction="batchmean", log_target=True) * t * t
-    return (1 - weight) * loss + weight * taught
+    weight = setup.config.distill_weight
+    return (1 - weight) * loss + weight * _taught(setup, learns, images)
+
+
+def _taught(setup: Setup, learns: Tensor, images: Tensor) -> Tensor:
+    """How far the student's logits (B, C) are from what the teacher says of the images, nats per image."""
+    assert setup.teacher is not None
+    logits, t = class_logits(setup.teacher(images)), setup.config.temperature
+    if setup.config.distill == "hard":
+        return F.cross_entropy(learns.float(), logits.argmax(dim=1))
+    log_p, log_q = F.log_softmax(learns.float() / t, dim=1), F.log_softmax(logits / t, dim=1)
+    return F.kl_div(log_p, log_q, reduction="batchmean", log_target=True) * t * t

@@ -12,10 +12,13 @@ from torch import Tensor, nn
 from prune_realloc.checkpoints.create import create_fresh, create_published
 from prune_realloc.checkpoints.load import load_model
 from prune_realloc.core.errors import InputError
-from prune_realloc.core.names import WEIGHTS_FILES
+from prune_realloc.core.names import UNITS_FILE, WEIGHTS_FILES
+from prune_realloc.core.structure import site_place
 from prune_realloc.data.preprocessing import Preprocessing, preprocessing
 from prune_realloc.families.inputs import input_shape
+from prune_realloc.pruning.units import read_units
 from prune_realloc.runtime.networks import count_classes
+from prune_realloc.training.features import Features, features
 
 
 def is_stored(name: str | Path) -> bool:
@@ -47,21 +50,25 @@ def open_named(name: str | Path, **more: Any) -> nn.Module:
     return load_model(ckpt=name, **more) if Path(name).exists() else load_model(str(name), **more)
 
 
-class Teacher:
-    """Logits of another network for the student's images."""
+class Teacher(nn.Module):
+    """Another network on the student's images: its logits, or its features."""
 
     def __init__(self, name: str | Path, student: nn.Module, prepare: Preprocessing, device: torch.device) -> None:
+        super().__init__()
         try:
             self.net = open_named(name, pretrained=not is_stored(name)).to(device)
         except InputError as error:
             raise InputError(f"teacher {str(name)!r} cannot be opened: {error}") from error
-        self.net.requires_grad_(False)
+        self.requires_grad_(False).eval()
         theirs, ours = input_shape(self.net), input_shape(student)
-        if theirs != ours or count_classes(self.net) != count_classes(student):
+        wanted = count_classes(student)
+        if theirs != ours or wanted not in (0, count_classes(self.net)):
             raise InputError(
                 f"teacher {str(name)!r} takes {theirs} and knows {count_classes(self.net)} classes, the "
-                f"network {ours} and {count_classes(student)}; they must be the same"
+                f"network {ours} and {wanted}; they must be the same"
             )
+        self.channels: Tensor | None = None
+        """Those of its features that the student has; None: all."""
         own = self.prepare = preprocessing(self.net, theirs, {})
         # from the student's normalisation to the teacher's
         scale = torch.tensor(prepare.std) / torch.tensor(own.std)
@@ -69,5 +76,40 @@ class Teacher:
         self.scale, self.shift = (t[:, None, None].to(device) for t in (scale, shift))
 
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
-        return self.net(images * self.scale + self.shift).float()
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, (B, C)."""
+        logits: Tensor = self.net(images * self.scale + self.shift).float()
+        return logits
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Features:
+        """Those that the student has too."""
+        found = features(self.net, images * self.scale + self.shift)
+        return found if self.channels is None else found.of_channels(self.channels)
+
+
+@torch.no_grad()
+def channels_taught(teacher: nn.Module, student: nn.Module, source: str | Path, units: bytes | None) -> Tensor | None:
+    """Which of the teacher's features a student without a classifier has, shape (D,); None: all.
+
+    Args:
+        source: where the student is from, for the message.
+        units: the `units.json` beside it; None: there is none.
+
+    Raises:
+        InputError: it has another number of features, and nothing tells which of the teacher's they are.
+    """
+    first = next(student.parameters())
+    theirs, mine = (features(net, first.new_zeros(1, *input_shape(net))).pooled.shape[1] for net in (teacher, student))
+    if mine == theirs:
+        return None
+    streams = (
+        [] if units is None else [each for name, each in read_units(units).items() if site_place(name)[0] == "embed"]
+    )
+    kept = [each.index for each in streams if (len(each.index), each.of) == (mine, theirs)]
+    if not kept:
+        raise InputError(
+            f"teacher has {theirs} features, {str(source)!r} {mine}, and no {UNITS_FILE} beside that says which of "
+            "them these are; give the folder that apply wrote, or cut without the stream (--axes qk,v,ffn)"
+        )
+    return torch.as_tensor(kept[-1], device=first.device)

@@ -70,10 +70,11 @@ def train(
     Args:
         source: folder of an emitted, pruned or trained network, a checkpoint, `demo`, or timm's name of a network,
             which starts from new weights with the data's classes.
-        data: as in `open_images`; with labels.
+        data: as in `open_images`; with labels, or with a teacher, whose predictions are then all that is learnt.
+            A network without a classifier learns the teacher's features, and no labels are read.
         data_dir: as in `open_images`.
         split: part of the data set that is trained on.
-        eval_split: part that is evaluated.
+        eval_split: part that is evaluated; where there are neither parts nor labels, a tenth of the images is held out.
         samples: train on the first so many of the images in an order drawn by seed 0; None: all. Where `eval_split` is
             `held-out`, others of the split are evaluated, up to `HELD_OUT`.
         class_map: as in `recipe.Data`.
@@ -97,7 +98,7 @@ def train(
         net = _student(source, config, 0, model_args or {}) if is_stored(source) else None
         naming = Naming(class_map=class_map, class_order=class_order)
         naming = _naming(naming, net, str(source), num_classes, taught=teacher is not None)
-        images = TrainingImages(data, data_dir, split, eval_split, samples, naming)
+        images = TrainingImages(data, data_dir, split, eval_split, samples, naming, taught=teacher is not None)
         classes = images.source.num_classes or max(images.source.least_classes, images.validation.least_classes)
         _require_logits(num_classes, classes, data)
         net = _student(source, config, num_classes or classes, model_args or {}) if net is None else net
@@ -105,7 +106,9 @@ def train(
         names = images.source.class_names if len(images.source.class_names) == count_classes(net) else ()
         new = not is_stored(source) and is_untrained(source)
         shown = describe(net, *builder(net), own_weights=new, class_names=names)
-        setup = set_up(accelerator, config, net, description=shown, images=images, teacher=teacher, folder=folder)
+        setup = set_up(
+            accelerator, config, net, description=shown, images=images, teacher=teacher, source=source, folder=folder
+        )
         identity = _identity(setup, str(source), teacher, model_args or {})
         if accelerator.is_main_process:
             _ready(folder)
@@ -175,12 +178,17 @@ def _naming(given: Naming, net: Any, source: str, num_classes: int | None, taugh
     """What is known of the labels: of a network with a head, what it has learnt; a new head takes any order.
 
     Raises:
-        InputError: there is no head, and none is asked for.
+        InputError: there is no head, none is asked for, and no teacher has features to learn.
     """
     require_at_least("num_classes", num_classes, 1)
     have = None if net is None else int(net.num_classes or 0)
     if have == 0 and num_classes is None:
-        raise InputError(f"source {source!r} has no classifier; give it one with --num-classes")
+        if not taught:
+            raise InputError(
+                f"source {source!r} has no classifier; give it one with --num-classes, or with --teacher "
+                "the network whose features it shall have"
+            )
+        return replace(given, wanted=False)
     new = is_untrained(source) or (num_classes is not None and num_classes != have)
     # a teacher has learnt an order, too
     found = given if new or net is None else naming_of(net, True, given.class_map, given.class_order)

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from prune_realloc.core.cost import Cost
+from prune_realloc.pruning.ridge import Explained
 from prune_realloc.pruning.units import Units
 from prune_realloc.recipe.document import Recipe
 from prune_realloc.results.bench import Bench
@@ -63,6 +64,8 @@ class Applied:
     """Mean of the caller's loss over the batches."""
     taken: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     """What the run went by, as an analysis has it."""
+    explained: Explained | None = None
+    """What the halves of the images say of the refit; None: no weights were fitted."""
     control: Control | None = None
     """Where it was asked for, and made to judge the pruned one by."""
 
@@ -79,6 +82,7 @@ class Applied:
             "bytes": _pair(self.source_bytes, self.bytes),
             "samples": 0 if found is None else found.samples,
             "predicted_damage": done.damage,
+            "explained": self.explained and dataclasses.asdict(self.explained),
             "predicted_ms": time and _pair(time.source_ms, time.achieved_ms),
             "latency": None if self.timing is None else [dataclasses.asdict(t) for t in self.timing.timings],
             "faster": None if self.timing is None else list(self.timing.verdicts()),

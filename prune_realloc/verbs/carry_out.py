@@ -10,6 +10,7 @@ from torch import nn
 from prune_realloc.core.cost import total_cost
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.latency import LatencyTable
+from prune_realloc.core.names import UNITS_FILE
 from prune_realloc.core.structure import OUTER_AXES, site_place
 from prune_realloc.data.apart import set_apart
 from prune_realloc.data.calibration import Calibration
@@ -21,7 +22,9 @@ from prune_realloc.pruning.cut import Keep, cut
 from prune_realloc.pruning.damage import kept_units
 from prune_realloc.pruning.examine import Examined
 from prune_realloc.pruning.law import AxisRefused, check_cut_equals_mask
+from prune_realloc.pruning.objectives import is_classifier
 from prune_realloc.pruning.refit import refit_
+from prune_realloc.pruning.ridge import Explained
 from prune_realloc.pruning.sites import find_sites, widths
 from prune_realloc.pruning.tune import Tuning
 from prune_realloc.pruning.units import Units, units_of
@@ -30,8 +33,6 @@ from prune_realloc.recipe.plan import Plan
 from prune_realloc.runtime.networks import model_identity
 from prune_realloc.verbs.judge import Judge
 
-_FEW = 128
-"""On fewer images than this a refit can hurt."""
 _UNIFORM = "with uniform widths"
 
 
@@ -43,6 +44,8 @@ class Result:
     network: nn.Module
     units: Mapping[str, Units]
     """By its sites: which units of the source they are."""
+    explained: Explained | None = None
+    """What the halves of the images say of the refit; None: there was none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,10 +127,10 @@ def _kept(done: Plan, seen: Examined) -> Keep:
 def carry_out(done: Plan, seen: Examined, recipe: Recipe, images: Calibration | None) -> Result:
     """Cut, and make up for it in closed form as the recipe says."""
     keep = _kept(done, seen)
-    pruned = cut(seen.network, seen.sites, keep)
+    pruned, found = cut(seen.network, seen.sites, keep), None
     if images is not None and is_fitted(seen, recipe):
-        refit_(pruned, seen.network, seen.sites, keep, seen.weights, images, ridge=recipe.compensate.refit)
-    return Result(done, pruned, units_of(seen.sites, keep, seen.bases))
+        found = refit_(pruned, seen.network, seen.sites, keep, seen.weights, images, ridge=recipe.compensate.refit)
+    return Result(done, pruned, units_of(seen.sites, keep, seen.bases), found)
 
 
 def tuned(
@@ -161,16 +164,15 @@ def is_fitted(seen: Examined, recipe: Recipe) -> bool:
     return (recipe.compensate.refit or recipe.compensate.mean_shift) and bool(family_of(inner).describe(inner).branches)
 
 
-def few_images_note(result: Result, seen: Examined, recipe: Recipe, images: Calibration | None) -> list[str]:
-    """What to say where so few images were fitted that other images may be worse off than without."""
-    if images is None or not recipe.compensate.refit or not is_fitted(seen, recipe):
-        return []
-    count, widest = len(images.checksums), max(len(units.index) for units in result.units.values())
-    if count >= min(_FEW, widest):
+def features_note(result: Result, seen: Examined) -> list[str]:
+    """What to say where a network without a classifier, whose features somebody reads, has fewer of them now."""
+    host, sites = find_host(seen.network), result.plan.sites
+    streams = [site for name, site in sites.items() if site_place(name)[0] == "embed"]
+    if not host.stands_alone or is_classifier(seen.network) or not streams or streams[-1].width == streams[-1].of:
         return []
     return [
-        f"layers of up to {widest} inputs were refitted on {count} images: below {_FEW} a refit can lose more than it "
-        "gains, which the images that were fitted do not show; take more (samples), or compensate.refit: false"
+        f"the model has no classifier, and of its last stream {streams[-1].width} of {streams[-1].of} channels are "
+        f"left: what reads its features must take those that {UNITS_FILE} names, or cut --axes qk,v,ffn"
     ]
 
 

@@ -24,7 +24,7 @@ from prune_realloc.training.config import TrainConfig
 from prune_realloc.training.outputs import LAST, Report
 from prune_realloc.training.state_file import FREE
 from prune_realloc.training.teacher import is_stored
-from prune_realloc.verbs.growth import Growth, GrowthData, open_efficientvit, require_shown
+from prune_realloc.verbs.growth import Growth, GrowthData, open_efficientvit, require_shown, shown_top1
 
 _OF_OTHER_VERBS = (STATE_FILE, META_FILE, "config.json", RECIPE_FILE)
 """Files that tell that a folder was written by another verb."""
@@ -75,7 +75,7 @@ def grow(
         trained = growth.trained(own / "network" if number else Path(variant), own / "run")
         net = open_efficientvit(own / "run" / LAST)
         cost = {kind: net.config.cost.of(kind) for kind in KINDS}
-        found = Round(args=net.config.args(), cost=cost, top1=trained.top1, loss=trained.loss)
+        found = Round(args=net.config.args(), cost=cost, top1=shown_top1(trained), loss=trained.loss)
         done = (*trail.rounds, found)
         if number < rounds:
             require_shown(net, trained, number)

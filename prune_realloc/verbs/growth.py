@@ -126,13 +126,26 @@ def open_efficientvit(source: str | Path) -> EfficientVit:
     return net
 
 
+def shown_top1(trained: Trained) -> float:
+    """What a round is judged by.
+
+    Raises:
+        InputError: the images have no labels.
+    """
+    if trained.top1 is None:
+        raise InputError(
+            f"data {trained.data['name']!r} has no labels, and grow judges every network by them; give some"
+        )
+    return trained.top1
+
+
 def require_shown(net: EfficientVit, trained: Trained, number: int) -> None:
     """Raises InputError where a network is no better than chance, by two standard errors: nothing follows from it."""
     images = trained.data["validation_images"]
     chance, error = guessing(count_classes(net), images)
-    if trained.top1 <= chance + 2 * error:
+    if (top1 := shown_top1(trained)) <= chance + 2 * error:
         raise InputError(
-            f"round {number}: the trained network is right on {trained.top1:.1%} of {images} images, near chance, so "
+            f"round {number}: the trained network is right on {top1:.1%} of {images} images, near chance, so "
             "it shows nothing; train longer (--set epochs=...), into another folder"
         )
 

@@ -38,10 +38,11 @@ from prune_realloc.verbs.carry_out import (
     best_judged,
     carry_out,
     check_fit,
-    few_images_note,
+    features_note,
     lawful_plan,
     tuned,
 )
+from prune_realloc.verbs.few_images import few_images_notes
 from prune_realloc.verbs.judge import Judge, Judges, judges_for
 from prune_realloc.verbs.own import Own, open_calibration, plain_taken_of
 
@@ -224,7 +225,7 @@ def _pruned(
         judged = best_judged(result, seen, recipe, table, images, judge, asked=asked)
         recipe, result, uniform = judged.recipe, judged.result, judged.uniform
         notes.append(judged.note)
-    notes += few_images_note(result, seen, recipe, images)
+    notes += few_images_notes(result, seen, recipe, images) + features_note(result, seen)
     if recipe.compensate.tune and images is not None:
         result, note = tuned(result, seen, recipe, images, judge)
         notes.append(note)
@@ -249,7 +250,9 @@ def _measured(
             return None, notes
         return measure(pruned, images, labelled=images.classes is not None, source=source), notes
     if unseen is None:
-        return None, ["the model has no classifier: the outcome was not measured"]
+        return None, [
+            "the model has no classifier: the outcome was not measured; train --teacher says how near its features are"
+        ]
     found = measure(pruned, unseen, labelled=unseen.stream.classes is not None, source=source)
     notes = unseen.stream.notes()
     if unseen.left_out:
@@ -299,6 +302,7 @@ def _applied(
         timing=timing,
         notes=tuple(dict.fromkeys(notes)),
         taken=taken,
+        explained=result.explained,
         control=control,
         **own,
     )

@@ -7,7 +7,7 @@ from torch import nn
 
 from prune_realloc.pruning.fit import fit_
 from prune_realloc.pruning.moments import Regression
-from prune_realloc.pruning.ridge import RIDGES, Halves
+from prune_realloc.pruning.ridge import RIDGES, Choice, Explained, Halves, explained
 
 
 def data_of(images, noise, seed=0, wide=12, tall=4):
@@ -54,14 +54,14 @@ def test_the_chosen_ridge_has_the_lowest_error_on_the_other_half(bias):
             with torch.no_grad():
                 fit_(own, fitted, ridge)
                 errors[ridge] += float((own(x[1 - at :: 2]) - t[1 - at :: 2]).square().mean())
-    assert halves_of(x, t).ridge(layer, None) == min(errors, key=errors.get)
+    assert halves_of(x, t).choice(layer, None).ridge == min(errors, key=errors.get)
 
 
 def test_noise_and_few_images_ask_for_more_ridge():
     chosen = []
     for images, noise in ((400, 0.0), (30, 3.0), (4, 30.0)):
         layer, x, t = data_of(images, noise)
-        ridge = halves_of(x, t).ridge(layer, None)
+        ridge = halves_of(x, t).choice(layer, None).ridge
         chosen.append(np.inf if ridge is None else ridge)
     assert chosen == sorted(chosen)
     assert chosen[0] == RIDGES[0]
@@ -70,4 +70,36 @@ def test_noise_and_few_images_ask_for_more_ridge():
 
 def test_one_image_leaves_the_weights():
     layer, x, t = data_of(1, 0.0)
-    assert halves_of(x, t).ridge(layer, None) is None
+    assert halves_of(x, t).choice(layer, None) is None
+
+
+def test_errors_on_both_halves_row_by_row():
+    layer, x, t = data_of(20, 1.0)
+    choice = halves_of(x, t).choice(layer, None)
+    own = other = constant = 0.0
+    for at in (0, 1):
+        fit, moments = nn.Linear(12, 4).double(), Regression()
+        fit.load_state_dict(layer.state_dict())
+        moments.add(x[at::2], t[at::2], None)
+        with torch.no_grad():
+            fit_(fit, moments, choice.ridge)
+            own += float((fit(x[at::2]) - t[at::2]).square().sum(-1).mean())
+            other += float((fit(x[1 - at :: 2]) - t[1 - at :: 2]).square().sum(-1).mean())
+        constant += float((t[at::2] - t[at::2].mean((0, 1))).square().sum(-1).mean())
+    assert (choice.fitted, choice.unseen, choice.without) == pytest.approx((own, other, constant))
+
+
+def test_what_is_explained_is_a_mean_over_the_layers_that_are_asked_for_anything():
+    layers = [Choice(0.1, 1.0, 2.0, 4.0), Choice(None, 0.0, 1.0, 2.0), Choice(None, 0.0, 0.0, 0.0)]
+    assert explained(layers) == Explained(fitted=1 - 0.125, unseen=0.5)
+    assert explained(layers[2:]) is None
+
+
+def test_more_images_close_the_gap_between_the_halves():
+    gaps = []
+    for images in (10, 40, 400):
+        layer, x, t = data_of(images, 3.0)
+        found = explained([halves_of(x, t).choice(layer, None)])
+        gaps.append(found.fitted - found.unseen)
+    assert gaps == sorted(gaps, reverse=True)
+    assert gaps[0] > 0.1 > gaps[-1] > 0

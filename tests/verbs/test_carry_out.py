@@ -8,8 +8,11 @@ import torch
 from support.applying import QUICK, half
 from support.networks import build
 
-from prune_realloc import apply, load_model
+from prune_realloc import apply, build_recipe, load_model
 from prune_realloc.core.errors import InputError
+from prune_realloc.pruning.ridge import Explained
+from prune_realloc.verbs.carry_out import Result
+from prune_realloc.verbs.few_images import few_images_notes
 from prune_realloc.verbs.judge import Judge
 
 
@@ -65,6 +68,18 @@ def test_numbers_of_the_images_that_were_fitted_say_so_and_few_of_them_are_warne
     assert any(f"were refitted on {samples} images" in note for note in done.notes) == warned
     [judged] = [note for note in done.notes if note.startswith("KL to the source")]
     assert ("on images that no layer was fitted on" in judged) == (compensate == {})
+    halves = [note for note in done.notes if note.startswith("fitted to one half of the images, layers put out")]
+    assert len(halves) == (compensate == {})
+    assert (done.summary()["explained"] is None) == (compensate != {})
+
+
+@pytest.mark.parametrize(("unseen", "advice"), [(0.885, "would help (samples)"), (0.895, "would add little")])
+def test_more_images_are_advised_where_the_halves_are_apart(unseen, advice):
+    result = Result(None, None, {}, Explained(fitted=0.9, unseen=unseen))
+    [note] = few_images_notes(result, None, None, None)
+    assert note.endswith(
+        f"90.0% of the variance that they should there, and {unseen:.1%} on the other half: more images {advice}"
+    )
 
 
 def test_a_tuned_network_is_carried_out_where_it_is_judged_better_and_else_what_was_refitted(monkeypatch):
@@ -79,3 +94,16 @@ def test_a_tuned_network_is_carried_out_where_it_is_judged_better_and_else_what_
     assert any(note.endswith("what was carried out is that without") for note in again.notes)
     pairs = zip(again.network.parameters(), plain.network.parameters(), strict=True)
     assert all(torch.equal(p, q) for p, q in pairs)
+
+
+@pytest.mark.parametrize(("axes", "share", "said"), [(["embed", "ffn"], 0.8, True), (["ffn"], 0.791, False)])
+def test_features_that_are_fewer_are_said(axes, share, said):
+    net = build(num_classes=0)
+    images = torch.randn(24, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    recipe = build_recipe({"budget": {"keep_params": share}, "axes": axes})
+    done = apply(recipe, model=net, batches=[images], timed=False)
+    width = done.recipe.plan.sites["embed"].width
+    notes = [note for note in done.notes if "channels are left: what reads its features" in note]
+    assert len(notes) == said
+    assert all(f"{width} of 48 channels" in note for note in notes)
+    assert (width < 48) == said
