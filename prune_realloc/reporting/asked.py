@@ -12,11 +12,12 @@ from prune_realloc.core.taken import taken_from
 from prune_realloc.pages.content import Panel, Table
 from prune_realloc.recipe.document import Recipe
 from prune_realloc.recipe.target import Target
-from prune_realloc.reporting.runs import Runs, Training
+from prune_realloc.reporting.runs import Runs
 from prune_realloc.reporting.tables import owners
 from prune_realloc.results.curve import Sweep
 from prune_realloc.results.trail import Trail
 from prune_realloc.training.config import TrainConfig
+from prune_realloc.training.outputs import Finished
 
 _SOURCE_FLAGS = {"ckpt": "--ckpt", "model": "--model", "img_size": "--img-size", "ema": "--ema"}
 _IMAGE_FLAGS = {
@@ -60,9 +61,9 @@ def _rows(runs: Runs) -> Iterator[tuple[str, ...]]:
     for folder, trail in runs.trails.items():
         yield folder, "grow", str(trail.settings.get("variant")), str(trail.settings.get("data")), _rounds(trail)
     for folder, training in runs.trainings.items():
-        result: Mapping[str, Any] = training.result or {}
-        images = str(result.get("data", {}).get("name", ""))
-        yield folder, "train", str(result.get("parent", "")), images, f"{len(training.rows)} epochs"
+        done = training.result
+        named = ("", "") if done is None else (done.parent or "", done.data["name"])
+        yield folder, "train", *named, f"{len(training.rows)} epochs"
     for folder, heads in runs.heads.items():
         yield folder, "heads", "", str(heads.samples), "how alike heads are, and what each is worth"
     for folder, profile in runs.profiles.items():
@@ -132,7 +133,7 @@ def _commands(runs: Runs) -> Iterator[str]:
         yield _line("emit", f"{folder}/recipe.yaml", "-o", str(Path(folder).parent))
     for folder, training in runs.trainings.items():
         if training.result is not None:
-            yield _train_line(folder, training, training.result)
+            yield _train_line(folder, training.result)
 
 
 def _sweep_line(folder: str, sweep: Sweep) -> str:
@@ -141,17 +142,14 @@ def _sweep_line(folder: str, sweep: Sweep) -> str:
     return _line("sweep", f"{folder}/{sweep.points[0].file}", "--budgets", budgets, "-o", f"{folder}-again")
 
 
-def _train_line(folder: str, training: Training, result: Mapping[str, Any]) -> str:
-    data = result.get("data", {})
+def _train_line(folder: str, done: Finished) -> str:
     usual = {name: field.default for name, field in TrainConfig.model_fields.items()}
     settings = [
-        f"--set={name}={value}"
-        for name, value in result["config"].items()
-        if value is not None and value != usual.get(name)
+        f"--set={name}={value}" for name, value in done.config.items() if value is not None and value != usual.get(name)
     ]
-    teacher = ["--teacher", str(result["teacher"])] if result.get("teacher") else []
-    split = ["--eval-split", str(data.get("eval_split"))] if data.get("eval_split") else []
-    where = [str(result.get("parent")), "--data", str(data.get("name"))]
+    teacher = ["--teacher", done.teacher] if done.teacher else []
+    split = ["--eval-split", str(done.data["eval_split"])] if done.data.get("eval_split") else []
+    where = [done.parent or "NETWORK", "--data", done.data["name"]]
     return _line("train", *where, *split, *teacher, *settings, "-o", folder)
 
 

@@ -27,6 +27,9 @@ from prune_realloc.results.roofline import profile_panel
 from prune_realloc.results.summary import summary
 from prune_realloc.results.tables import LABELS
 
+DAMAGED = "a file"
+"""What is missing on the page where a file could not be read."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Section:
@@ -129,7 +132,7 @@ def report_files(analysis: Analysis, folder: str | Path, check: Check | None = N
 def gathered(runs: Runs) -> Page:
     """All sections that there is something for; the others by name, with the command that makes them."""
     panels = [asked_panel(runs)]
-    missing = [Missing(what="a file", why=why, command="") for why in runs.damaged]
+    missing = [Missing(what=DAMAGED, why=why, command="") for why in runs.damaged]
     for section in _SECTIONS:
         if getattr(runs, section.of):
             panels += section.panels(runs)

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from prune_realloc.core.structure import site_place
+
 HEADS_FILE = "heads.json"
 
 
@@ -37,6 +39,12 @@ class BlockHeads:
     """KL(whole || without the head), nats per image."""
     kept: int | None = None
     """How many the planner keeps where half of what all heads cost must go; None: it has no such site."""
+
+    def __post_init__(self) -> None:
+        if site_place(self.site)[1] is None:
+            raise ValueError(f"site {self.site!r} lies in no block")
+        if not self.heads == len(self.removal) == len(self.kl) >= 1:
+            raise ValueError(f"heads is {self.heads}, but losses are those of {len(self.removal)} and {len(self.kl)}")
 
 
 @dataclass(frozen=True, kw_only=True)
