@@ -15,6 +15,8 @@ from prune_realloc.recipe.target import Target
 from prune_realloc.reporting.runs import Runs
 from prune_realloc.reporting.tables import owners
 from prune_realloc.results.curve import Sweep
+from prune_realloc.results.profile import Profile
+from prune_realloc.results.sandwiches import Sandwiches
 from prune_realloc.results.trail import Trail
 from prune_realloc.training.config import TrainConfig
 from prune_realloc.training.outputs import Finished
@@ -29,6 +31,8 @@ _IMAGE_FLAGS = {
     "samples": "--samples",
     "seed": "--seed",
 }
+_UNNAMED = ["--ckpt", "CHECKPOINT", "--data", "IMAGES"]
+"""What stands for a network and images that a file does not name."""
 
 
 def asked_panel(runs: Runs) -> Panel:
@@ -70,6 +74,9 @@ def _rows(runs: Runs) -> Iterator[tuple[str, ...]]:
         models = ", ".join(dict.fromkeys(each.model for each in profile.passes))
         batches = ", ".join(dict.fromkeys(str(each.batch_size) for each in profile.passes))
         yield folder, "profile", models, "random", f"batch {batches} on {profile.device_name}"
+    for folder, sweep_of in runs.shares.items():
+        shares = ", ".join(f"{each.asked:g}" for each in sweep_of.networks)
+        yield folder, "profile --sweep-mhsa", sweep_of.named, "random", f"shares of attention {shares}"
 
 
 def _source(recipe: Recipe) -> tuple[str, str]:
@@ -125,10 +132,20 @@ def _commands(runs: Runs) -> Iterator[str]:
     for folder, analysis in runs.analyses.items():
         checked = ["--check"] if folder in runs.checks else []
         yield _line("analyze", *analysed(analysis), "--scorer", analysis.scorer, *checked, "-o", folder)
-    for folder in runs.cuts:
+    for folder, cut in runs.cuts.items():
+        for source, analysis in runs.analyses.items():
+            if analysis.model.get("weights_sha256") == cut.recipe.source.weights_sha256:
+                yield _line("plan", source, "--recipe", f"{folder}/recipe.yaml", "-o", f"{folder}.yaml")
         yield _line("apply", f"{folder}/recipe.yaml", "-o", folder)
     for folder, sweep in runs.sweeps.items():
         yield _sweep_line(folder, sweep)
+    for folder, profile in runs.profiles.items():
+        yield _profile_line(folder, profile)
+    for folder, shares in runs.shares.items():
+        yield _shares_line(folder, shares)
+    for folder, heads in runs.heads.items():
+        flags = _UNNAMED if heads.recipe is None else _flags_of(heads.recipe["source"], heads.recipe["data"])
+        yield _line("heads", *flags, "-o", folder)
     for folder in runs.variants:
         yield _line("emit", f"{folder}/recipe.yaml", "-o", str(Path(folder).parent))
     for folder, training in runs.trainings.items():
@@ -140,6 +157,20 @@ def _sweep_line(folder: str, sweep: Sweep) -> str:
     """Into another folder: one that holds a sweep is refused."""
     budgets = ",".join(f"{point.budget:g}" for point in sweep.points)
     return _line("sweep", f"{folder}/{sweep.points[0].file}", "--budgets", budgets, "-o", f"{folder}-again")
+
+
+def _profile_line(folder: str, profile: Profile) -> str:
+    sizes = [part for size in dict.fromkeys(each.batch_size for each in profile.passes) for part in ("--batch", size)]
+    networks = profile.named or ("CHECKPOINT",)
+    return _line("profile", *networks, *map(str, sizes), "--threads", str(profile.threads), "-o", folder)
+
+
+def _shares_line(folder: str, sweep: Sandwiches) -> str:
+    shares = ",".join(f"{each.asked:g}" for each in sweep.networks)
+    sizes = [part for size in sweep.networks[0].ms for part in ("--batch", str(size))]
+    trained = [] if sweep.epochs is None else ["--train", "IMAGES"]
+    network = sweep.named or "CHECKPOINT"
+    return _line("profile", network, "--sweep-mhsa", shares, *trained, *sizes, "-o", folder)
 
 
 def _train_line(folder: str, done: Finished) -> str:
@@ -154,18 +185,24 @@ def _train_line(folder: str, done: Finished) -> str:
 
 
 def analysed(analysis: Analysis) -> list[str]:
-    """The flags that name the network and the images of an analysis; none: those that the package ships.
+    """The flags that name the network and the images of an analysis."""
+    recipe = analysis.as_recipe()
+    return _flags_of(recipe["source"], None if analysis.data is None else recipe["data"])
+
+
+def _flags_of(source: Mapping[str, Any], data: Mapping[str, Any] | None) -> list[str]:
+    """The flags of a recipe's network and images; none: those that the package ships.
 
     A network or batches that were given in Python have no name: CHECKPOINT and IMAGES stand for them.
     """
-    recipe = analysis.as_recipe()
-    source, data = recipe["source"], recipe["data"]
     network = _flags(source, _SOURCE_FLAGS) + (["--pretrained"] if source.get("pretrained") else [])
     network += [f"--model-arg={key}={value}" for key, value in (source.get("model_args") or {}).items()]
-    images = [] if analysis.data is None else _flags({"name": "IMAGES"} | data, _IMAGE_FLAGS)
+    images = [] if data is None else _flags({"name": "IMAGES"} | dict(data), _IMAGE_FLAGS)
     if source.get("ckpt") or source.get("model"):
         return network + images
-    return images[2:] if data.get("name") == "demo" else ["--ckpt", "CHECKPOINT", *network, *images]
+    return (
+        images[2:] if data is not None and data.get("name") == "demo" else ["--ckpt", "CHECKPOINT", *network, *images]
+    )
 
 
 def _flags(values: Mapping[str, Any], flags: Mapping[str, str]) -> list[str]:

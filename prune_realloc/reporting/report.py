@@ -19,6 +19,7 @@ from prune_realloc.reporting.found import checked_panel, found_panel
 from prune_realloc.reporting.grown import grown_panel
 from prune_realloc.reporting.heads import heads_panel
 from prune_realloc.reporting.runs import Runs, read_runs
+from prune_realloc.reporting.shares import shares_panel
 from prune_realloc.reporting.tables import owners
 from prune_realloc.reporting.trained import trained_panel
 from prune_realloc.results.checked import Check
@@ -76,6 +77,12 @@ _SECTIONS = (
             profile_panel(runs.profiles[folder], owner) for folder, owner in owners(runs.profiles).items()
         ],
         command="prune-realloc profile CHECKPOINT {run}/pruned -o {run}/profile",
+    ),
+    _Section(
+        title="How much attention?",
+        of="shares",
+        panels=lambda runs: [shares_panel(runs.shares)],
+        command="prune-realloc profile CHECKPOINT --sweep-mhsa 0.1,0.2,0.3,0.4,0.5 -o {run}/shares",
     ),
     _Section(
         title="Heads",

@@ -21,6 +21,7 @@ from prune_realloc.results.bench import Bench
 from prune_realloc.results.checked import CHECK_FILE, Check
 from prune_realloc.results.curve import CURVE_FILE, Point, Sweep
 from prune_realloc.results.profile import PROFILE_FILE, Profile
+from prune_realloc.results.sandwiches import SANDWICHES_FILE, Sandwiches
 from prune_realloc.results.trail import TRAIL_FILE, Trail, trail_rows
 from prune_realloc.results.variant import LATENCY_FILE, REALLOCATED, Variant
 from prune_realloc.training.outputs import BEST, LAST, LOG_FILE, Finished, Row, read_log, read_result
@@ -59,6 +60,7 @@ class Runs:
     checks: Mapping[str, Check] = field(default_factory=dict)
     heads: Mapping[str, Heads] = field(default_factory=dict)
     profiles: Mapping[str, Profile] = field(default_factory=dict)
+    shares: Mapping[str, Sandwiches] = field(default_factory=dict)
     sweeps: Mapping[str, Sweep] = field(default_factory=dict)
     cuts: Mapping[str, Cut] = field(default_factory=dict)
     variants: Mapping[str, Variant] = field(default_factory=dict)
@@ -200,6 +202,7 @@ _READERS: dict[str, tuple[tuple[str, ...], Callable[[Path], Any]]] = {
     "checks": ((CHECK_FILE,), _json(Check, CHECK_FILE)),
     "heads": ((HEADS_FILE,), _json(Heads, HEADS_FILE)),
     "profiles": ((PROFILE_FILE,), _json(Profile, PROFILE_FILE)),
+    "shares": ((SANDWICHES_FILE,), _json(Sandwiches, SANDWICHES_FILE)),
     "sweeps": ((CURVE_FILE,), _sweep),
     "cuts": ((RESULT_FILE, UNITS_FILE), _cut),
     "variants": ((RECIPE_FILE,), _variant),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from prune_realloc.core.structure import site_place
+from prune_realloc.core.typed import holding
 
 HEADS_FILE = "heads.json"
 
@@ -48,6 +49,14 @@ class BlockHeads:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What is read of `Heads.recipe`."""
+
+    source: Mapping[str, Any]
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Heads:
     """What `heads` has found."""
 
@@ -57,6 +66,8 @@ class Heads:
     """Are the losses those of labels, not distances to the whole network?"""
     notes: tuple[str, ...]
     taken: Mapping[str, Mapping[str, Any]]
+    recipe: Annotated[Mapping[str, Any], holding(_Asked)] | None = None
+    """Network, images and scorer, as `Analysis.as_recipe` has them; older files do not say them."""
 
     @property
     def title(self) -> str:

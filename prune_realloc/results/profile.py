@@ -94,6 +94,8 @@ class Profile:
     device_name: str
     threads: int
     versions: Mapping[str, str]
+    named: tuple[str, ...] = ()
+    """The networks as the command line named them; older files and Python do not say it."""
 
     def sentences(self) -> list[str]:
         """How much is memory-bound, and what the profiler adds: one each for every network and batch size."""

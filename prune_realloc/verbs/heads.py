@@ -61,6 +61,7 @@ def heads(source: Source, *, data: Data, batch_size: int, workers: int = 0, devi
         labelled=stream.classes is not None,
         notes=(*_left_out(blocks), *refused, *stream.notes()),
         taken=plain_facts(net, stream.taken()),
+        recipe=analysis.as_recipe(),
     )
 
 

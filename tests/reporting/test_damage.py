@@ -21,6 +21,7 @@ FILES = {
     "analysis/check.json": _EVERY,
     "heads.json": _EVERY,
     "profile.json": _EVERY,
+    "sandwiches.json": _EVERY,
     "sweep.json": _EVERY,
     "trail.json": _EVERY,
     "pruned/result.json": _EVERY,
