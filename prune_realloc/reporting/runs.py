@@ -163,6 +163,14 @@ def _sweep(folder: Path) -> Sweep:
     )
 
 
+def _heads(folder: Path) -> Heads:
+    """Where an analysis lies beside it, of the same network."""
+    found = _json(Heads, HEADS_FILE)(folder)
+    if found.recipe is not None and (folder / META_FILE).exists() and not found.is_of(Analysis.load(folder)):
+        raise InputError(f"{folder / HEADS_FILE} is of another network than the analysis beside it; run `heads` again")
+    return found
+
+
 def _variant(folder: Path) -> Variant | None:
     """The networks of one recipe, which lies in all of their folders: it is read in the first."""
     if folder.name != REALLOCATED:
@@ -200,7 +208,7 @@ def _training(folder: Path) -> Training:
 _READERS: dict[str, tuple[tuple[str, ...], Callable[[Path], Any]]] = {
     "analyses": ((META_FILE, SCORES_FILE), Analysis.load),
     "checks": ((CHECK_FILE,), _json(Check, CHECK_FILE)),
-    "heads": ((HEADS_FILE,), _json(Heads, HEADS_FILE)),
+    "heads": ((HEADS_FILE,), _heads),
     "profiles": ((PROFILE_FILE,), _json(Profile, PROFILE_FILE)),
     "shares": ((SANDWICHES_FILE,), _json(Sandwiches, SANDWICHES_FILE)),
     "sweeps": ((CURVE_FILE,), _sweep),

@@ -103,6 +103,17 @@ def test_the_measured_time_stands_beside_the_predicted_one(broken):
     assert "--backend eager --batch-size 1 --threads 1" in panel.missing[0].command
 
 
+def test_heads_of_another_network_are_not_mixed_with_an_analysis(broken):
+    heads = json.loads((broken / "heads.json").read_text())
+    weights = json.loads((broken / "analysis" / "analysis.json").read_text())["model"]["weights_sha256"]
+    for found, shown in ((weights, True), ("another", False)):
+        heads["recipe"]["source"]["weights_sha256"] = found
+        (broken / "analysis" / "heads.json").write_text(json.dumps(heads))
+        page = report([broken / "analysis"])
+        assert ("Heads" in [panel.title for panel in page.panels]) == shown
+        assert any("heads.json is of another network" in missing.why for missing in page.missing) != shown
+
+
 def test_a_sweep_draws_its_control_and_without_one_says_so(broken):
     def control(panel):
         return [each.points for each in panel.parts[0].drawings[0].series if each.name == "uniform control"]
