@@ -109,7 +109,10 @@ def read_config(path: Path) -> Checkpoint:
 
 
 def _check_measures(found: Checkpoint, config: Path) -> None:
-    """How images are prepared, for pixels from 0 to 1."""
+    """Which images it takes, and how they are prepared, for pixels from 0 to 1."""
+    size = found.pretrained_cfg.get("input_size", (1, 1, 1))
+    if not isinstance(size, list | tuple) or [type(side) for side in size] != [int] * 3 or min(size) < 1:
+        raise InputError(f"{config}: pretrained_cfg.input_size {size!r} is no (channels, height, width); mend it")
     stated = {key: found.pretrained_cfg[key] for key in PREPROCESSING if found.pretrained_cfg.get(key) is not None}
     for key, value in stated.items():
         if measure(key, value) is None:

@@ -28,6 +28,8 @@ _FEW = 128
 """Images for what takes many passes: the check of the ranking, the sweep, the heads."""
 _SECONDS = 0.2
 """Of the profile, for each network and batch size, twice."""
+_SHARES = "0.2,0.5"
+"""Of attention, in networks of the same cost that are timed."""
 _BUDGETS = (0.7, 0.5, 0.3)
 """Of the sweep."""
 _MEASURED = 500
@@ -100,6 +102,8 @@ def _explain(found: Analysis, out: Path) -> None:
     print_table(swept, False, f"fitted on {_FEW} images", curve_columns(), curve_rows(swept), swept.notes)
     show_lines("", "5 profile: where the time goes, before and after", "")
     profile(["demo", str(out / "pruned")], seconds=_SECONDS, out=out / "profile")
+    show_lines("", "  and what more or less attention would cost", "")
+    profile(["demo"], batch=[1], seconds=_SECONDS, sweep_mhsa=_SHARES, out=out / "shares")
     show_lines("", "6 heads: how alike they are, and what each is worth", "")
     heads(Source(), Data(samples=_FEW // 2), out=out / "heads")
 

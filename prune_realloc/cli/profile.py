@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -72,13 +72,14 @@ def profile(
         if sweep_mhsa is None and trained_on is not None:
             raise InputError("train: only the networks of --sweep-mhsa are trained; name shares, or leave it out")
         words, shares = _shares(networks or [], sweep_mhsa)
-        models = _models(words or ["demo"])
+        words = words or ["demo"]
+        models = _models(words)
         first, *others = models.values()
         if sweep_mhsa is not None:
             if others:
                 raise InputError("sweep-mhsa: takes the cost of one network; name one")
             options = {"batch_sizes": batch or (1, 32), "threads": threads, "device": device, "seconds": seconds}
-            _sweep(first, shares, trained_on, out, as_json, options | {"seed": seed})
+            _sweep(first, shares, trained_on, out, as_json, options | {"seed": seed, "named": words[0]})
             return
         for net in others:
             require_same_input(net, first)
@@ -93,7 +94,7 @@ def profile(
             progress=lambda what: say(f"profiling {what}"),
         )
         if out is not None:
-            _write(found, out)
+            _write(replace(found, named=tuple(words)), out)
     if as_json:
         show_json(asdict(found) | {"sentences": found.sentences()})
         return

@@ -31,22 +31,27 @@ def report(
     with quiet_libraries():
         from prune_realloc.core.files import make_folder, write_file
         from prune_realloc.pages.writers import FORMATS
+        from prune_realloc.reporting.report import DAMAGED
         from prune_realloc.reporting.report import report as run
 
         if form not in FORMATS:
             raise InputError(f"format {form!r} is unknown; give one of {', '.join(FORMATS)}")
         if opened and form != "html":
             raise InputError(f"open: a browser shows html, not {form}; leave --open or --format out")
-        content = FORMATS[form](run(runs))
+        page = run(runs)
+        content = FORMATS[form](page)
     place = runs[0] / "report.html" if out is None and form == "html" else out
     if place is None:
         sys.stdout.write(content.decode())
-        return
-    make_folder(place.parent)
-    write_file(place, content)
-    say(f"wrote {place}")
-    if opened:
+    else:
+        make_folder(place.parent)
+        write_file(place, content)
+        say(f"wrote {place}")
+    if place is not None and opened:
         open_page(place)
+    if damaged := [missing.why for missing in page.missing if missing.what == DAMAGED]:
+        more = f" (and {len(damaged) - 1} more, which it names)" if len(damaged) > 1 else ""
+        raise InputError(f"{damaged[0]}; the page shows the rest{more}")
 
 
 def open_page(place: Path) -> None:

@@ -7,37 +7,61 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from prune_realloc.core.cost import Cost, Term, Widths, component_costs, total_cost
-from prune_realloc.core.errors import InputError
+from prune_realloc.core.cost import Cost, Term, component_costs, total_cost
+from prune_realloc.core.errors import InputError, first_fault
 from prune_realloc.core.files import CHECKSUMS, checksums, make_folder, write_files
+from prune_realloc.core.taken import Fact
+from prune_realloc.core.typed import AtLeastOne, holding
 
 FORMAT_VERSION = 2
 SCORES_FILE, META_FILE = "analysis.safetensors", "analysis.json"
 _ARRAYS = ("scores", "damage")
 """The fields that are arrays for each site: they lie in the first file, all others in the second."""
-_DAMAGE = (json.JSONDecodeError, UnicodeDecodeError, SafetensorError, KeyError, TypeError, AttributeError)
+_DAMAGE = (ValueError, OSError, RecursionError, SafetensorError, KeyError, TypeError, AttributeError)
 """What reading raises where the content is not what `save` writes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ModelFacts:
+    """What is read of `Analysis.model`."""
+
+    architecture: str
+    weights_sha256: str | None = None
+    model_args: Mapping[str, Any] | None = None
+    num_classes: int | None = None
+    input_size: tuple[AtLeastOne, AtLeastOne, AtLeastOne] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _DataFacts:
+    """What is read of `Analysis.data`."""
+
+    name: str | None
+    labels: str
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Analysis:
     """What one run of a scorer says about one model."""
 
+    __pydantic_config__ = ConfigDict(arbitrary_types_allowed=True)  # arrays
+
     scores: Mapping[str, np.ndarray]
     """Site name -> one float64 score per unit; larger = keep. In nats per image for gradient scorers."""
     damage: Mapping[str, np.ndarray]
     """Site name -> what is lost when only w units (of each head) are left, w = 0 .. width: in nats per image after
     rotation and refit for gradient scorers, else sums of scores."""
-    widths: Widths
-    groups: Mapping[str, int]
+    widths: Mapping[str, AtLeastOne]
+    groups: Mapping[str, AtLeastOne]
     """Site name -> in how many equal runs (heads) its units lie."""
-    multiples: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    multiples: Mapping[str, AtLeastOne] = dataclasses.field(default_factory=dict)
     """Site name -> what its width must be a multiple of; only where that is more than 1."""
     terms: tuple[Term, ...]
     """The cost model: params and MACs as a formula of the widths."""
@@ -46,9 +70,9 @@ class Analysis:
     """What the scores are in: `nats` where those of two sites can be compared, else the scorer's own measure."""
     samples: int
     seed: int
-    model: Mapping[str, Any]
+    model: Annotated[Mapping[str, Any], holding(_ModelFacts)]
     """Architecture, arguments and a checksum of the weights, so that the model can be found again."""
-    data: Mapping[str, Any] | None
+    data: Annotated[Mapping[str, Any], holding(_DataFacts)] | None
     """Name, split, preprocessing and a checksum of the images; None for weight-only scorers."""
     stability: Mapping[str, float]
     """Axis -> rank correlation of the scores between two halves of the images."""
@@ -59,7 +83,7 @@ class Analysis:
     notes: tuple[str, ...] = ()
     """What the reader must know: skipped images, dead sites, an untrained network."""
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    taken: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    taken: Mapping[str, Annotated[Mapping[str, Any], holding(Fact)]] = dataclasses.field(default_factory=dict)
     """What the run went by, and what says so, as `core.taken.plain_taken` has it; older files say nothing."""
 
     def __eq__(self, other: object) -> bool:
@@ -138,9 +162,24 @@ class Analysis:
             named = meta.pop(CHECKSUMS, None)  # older files name none
             if named is not None and named != checksums({SCORES_FILE: content}):
                 raise InputError(f"{folder}: scores and facts are of two runs; run `analyze` again")
-            meta["terms"] = tuple(Term(**(term | {"sites": tuple(term["sites"])})) for term in meta["terms"])
-            meta["notes"] = tuple(meta["notes"])
             scores, damage = ({name: arrays[f"{kind}/{name}"] for name in meta["widths"]} for kind in _ARRAYS)
-            return cls(scores=scores, damage=damage, **meta)
+            found = TypeAdapter(cls).validate_python({**meta, "scores": scores, "damage": damage})
+            found._check_sites()
+            return found
+        except InputError:
+            raise
         except _DAMAGE as error:
-            raise InputError(f"{folder}: the analysis is damaged ({error}); run `analyze` again") from error
+            what = first_fault(error) if isinstance(error, ValidationError) else str(error)
+            raise InputError(f"{folder}: the analysis is damaged ({what}); run `analyze` again") from error
+
+    def _check_sites(self) -> None:
+        """Raises ValueError where the fields are not of the same sites and widths."""
+        if self.groups.keys() != self.widths.keys():
+            raise ValueError("groups: of other sites than widths")
+        for number, term in enumerate(self.terms):
+            if missing := [site for site in term.sites if site not in self.widths]:
+                raise ValueError(f"terms.{number}.sites: widths has no {missing[0]}")
+        for name, width in self.widths.items():
+            units = width * self.groups[name]
+            if self.scores[name].shape != (units,) or self.damage[name].shape != (width + 1,):
+                raise ValueError(f"widths.{name}: the scores are of another width than {width}")

@@ -130,7 +130,7 @@ class EfficientVitConfig:
 
     def _complete_blocks(self) -> None:
         for name in PER_BLOCK:
-            if getattr(self, name) is not None:
+            if getattr(self, name) is not None or name not in ("v_dim", "ffn_dim"):
                 least = 0 if name == "num_ffns" else 1
                 self._put(name, per_block(name, getattr(self, name), self.depth, least))
         self._put("kernels", per_block_lists("kernels", self.kernels, self.depth))

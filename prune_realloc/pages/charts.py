@@ -11,7 +11,7 @@ from prune_realloc.pages.scales import Scale, drawable, thinned
 
 WIDTH = 360
 """Of every drawing, in units of which a letter has 11; about what a phone has."""
-_LEFT, _RIGHT, _TOP, _BOTTOM, _HEIGHT = 56, 10, 24, 38, 236
+_LEFT, _RIGHT, _TOP, _BOTTOM, _HEIGHT = 62, 18, 24, 42, 240
 _BAR, _STAGE = 22, 15
 _COLOURS = 8
 _SHAPES = ("circle", "square", "triangle", "diamond")
@@ -83,7 +83,7 @@ def _grid(chart: Chart, x: Scale, y: Scale) -> Iterator[Markup]:
     for value in x.marks():
         at = x.place(value)
         yield _line(at, _TOP, at, bottom, "g")
-        yield _text(at, bottom + 14, _mark(value), "m")
+        yield _text(at, bottom + 18, _mark(value), "m")
     for value in y.marks():
         at = y.place(value)
         yield _line(_LEFT, at, right, at, "g")
@@ -94,8 +94,11 @@ def _grid(chart: Chart, x: Scale, y: Scale) -> Iterator[Markup]:
 
 
 def _mark(value: float) -> str:
-    """A round value in few letters: 1e-5, not 1e-05."""
-    return f"{value:g}".replace("e-0", "e-").replace("e+0", "e")
+    """A round value in few letters: 1e-5, not 1e-05, and 1e-4, not 0.0001."""
+    if not value or 1e-3 <= abs(value) < 1e5:
+        return f"{value:g}"
+    digits, power = f"{value:e}".split("e")
+    return f"{float(digits):g}e{int(power)}"
 
 
 def _series(

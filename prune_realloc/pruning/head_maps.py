@@ -1,10 +1,9 @@
 """What heads look at and what they add to the stream, watched while a network runs, as products between heads."""
 
-# B images or windows, H heads, N and M tokens, V value width per head, D channels of the stream
+# B images or windows, H heads, N and M tokens, K query and V value width per head, D channels of the stream
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -15,11 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from prune_realloc.core.structure import Gate, Site, Slice, common_module
-from prune_realloc.families import family_of
-from prune_realloc.families.host import inner_of
+from prune_realloc.core.structure import Site, Slice, common_module
 from prune_realloc.pruning.hooks import hooked
-from prune_realloc.pruning.sites import find_sites
 from prune_realloc.runtime.attention import scaled_dot_product_attention, shares
 
 
@@ -28,29 +24,6 @@ def cosines(products: np.ndarray) -> np.ndarray:
     norms = np.sqrt(np.diagonal(products))
     scale = norms[:, None] * norms[None]
     return np.divide(products, scale, out=np.zeros_like(products), where=scale > 0)
-
-
-def head_sites(model: nn.Module) -> list[Site]:
-    """The heads of every attention; of cascaded ones, whose heads are Q/K sites of their own, as `proj` reads them."""
-    sites, inner = find_sites(model), inner_of(model)
-    found = [site for site in sites if site.axis == "heads"]
-    writers = {branch.block: branch.writer for branch in family_of(inner).describe(inner).branches}
-    cascades: dict[int, list[Site]] = defaultdict(list)
-    for site in sites:
-        if site.axis == "qk" and site.block is not None and site.block in writers and site.groups == 1:
-            cascades[site.block].append(site)
-    for block, parts in cascades.items():
-        width = inner.get_parameter(f"{writers[block]}.weight").shape[1]
-        if len(parts) > 1 and width % len(parts) == 0 and all(site.block != block for site in found):
-            found.append(_cascaded(block, parts, writers[block], np.arange(width).reshape(len(parts), -1)))
-    return found
-
-
-def _cascaded(block: int, parts: Sequence[Site], writer: str, index: np.ndarray) -> Site:
-    read = Slice(f"{writer}.weight", 1, index)
-    slices = (read, *(site.slices[0] for site in parts))
-    note = "a head that is removed still feeds the next one of the cascade"
-    return Site("heads", block, len(parts), slices, (Gate(writer, "input", index, 1),), note=note)
 
 
 class HeadProducts:
@@ -62,7 +35,7 @@ class HeadProducts:
         """
         self.model, self.sites = model, sites
         self.maps: dict[str, np.ndarray] = {}
-        """Site -> products of attention maps (H, H); where none were seen (attention without a softmax), nothing."""
+        """Site -> products of attention maps (H, H); where none were seen, nothing."""
         self.outputs: dict[str, np.ndarray] = {}
         """Site -> products of what heads add to the stream (H, H); where no layer reads them one by one, nothing."""
 
@@ -88,8 +61,11 @@ class HeadProducts:
 _FUSED = (F.scaled_dot_product_attention, scaled_dot_product_attention)
 
 
+_PRODUCTS = ("matmul", "__matmul__", "bmm")
+
+
 class _Maps(TorchFunctionMode):
-    """Sees every softmax and every fused attention inside the module of a site."""
+    """Sees every softmax and every fused attention inside the module of a site, and products without a softmax."""
 
     def __init__(self, products: HeadProducts) -> None:
         super().__init__()
@@ -97,6 +73,8 @@ class _Maps(TorchFunctionMode):
         self.site: Site | None = None
         self.single: list[Tensor] = []
         """Maps of one head each, (B, N, M), in the order in which they are computed."""
+        self.linear: tuple[Tensor, Tensor] | None = None
+        """The last product and what stands left in it, which may be keys (.., K, M) on values."""
 
     def enter(self, site: Site) -> None:
         self.site = site
@@ -104,16 +82,27 @@ class _Maps(TorchFunctionMode):
     def leave(self) -> None:
         if self.site is not None and len(self.single) == self.site.units:
             self._add(torch.stack(self.single, dim=1))
-        self.site, self.single = None, []
+        self.site, self.single, self.linear = None, [], None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if self.site is not None and func in _FUSED:
             self._add(_fused_map(*args, **kwargs))
         out = func(*args, **kwargs)
-        if self.site is not None and getattr(func, "__name__", "") == "softmax":
+        name = getattr(func, "__name__", "") if self.site is not None else ""
+        if name == "softmax":
             self._add(out)
+        if name in _PRODUCTS and len(args) == 2:
+            self._multiplied(args[0], args[1], out)
         return out
+
+    def _multiplied(self, left: Tensor, right: Tensor, out: Tensor) -> None:
+        """Of linear attention: keys on values first, then queries on that product."""
+        if self.linear is not None and right is self.linear[0]:
+            implied = linear_map(left, self.linear[1])
+            if implied is not None:
+                self._add(implied)
+        self.linear = (out, left)
 
     def _add(self, maps: Tensor) -> None:
         """Of shape (B, H, N, M), or of one head; what has another shape is no map of these heads."""
@@ -125,6 +114,22 @@ class _Maps(TorchFunctionMode):
             maps = maps.unflatten(1, (-1, site.units)).flatten(0, 1)  # windows that lie among the heads
         if maps.ndim == 4 and maps.shape[1] == site.units:
             self.products.add(self.products.maps, site, maps.detach().transpose(0, 1).flatten(1))
+
+
+def linear_map(query: Tensor, key: Tensor) -> Tensor | None:
+    """What linear attention weighs values by, as if it had computed the map: rows that add up to 1, (.., N, M).
+
+    Args:
+        query: behind the kernel, (.., N, K).
+        key: behind the kernel, (.., K, M).
+
+    Returns:
+        None where a kernel gives numbers below zero: then nothing is weighed.
+    """
+    if query.ndim != key.ndim or query.shape[:-2] != key.shape[:-2] or query.min() < 0 or key.min() < 0:
+        return None
+    weights = query @ key
+    return weights / weights.sum(-1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
 
 
 def _fused_map(

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, Field, StrictBool, StrictStr, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, StrictStr, WithJsonSchema
 
 from prune_realloc.core.cost import KINDS, CostKind
-from prune_realloc.models.efficientvit_config import SIZES
+from prune_realloc.models.efficientvit_config import SIZES, EfficientVitConfig
 from prune_realloc.recipe.cost_fields import CostPart, KindName, amount_type, per_kind, size_help
 from prune_realloc.recipe.fields import (
     Conflict,
@@ -132,6 +132,17 @@ def _cost_of_unmeasured(kind: CostKind) -> tuple[Any, Any]:
     return amount_type(kind) | None, Field(None, description=described)
 
 
+def _buildable(args: dict[str, Any]) -> dict[str, Any]:
+    try:
+        EfficientVitConfig(**args)
+    except TypeError as error:
+        raise ValueError(f"are no arguments of an EfficientViT: {error}") from error
+    return args
+
+
+_NetworkArgs = Annotated[PlainDict, AfterValidator(_buildable)]
+
+
 @per_kind("unmeasured_{}", _cost_of_unmeasured)
 @per_kind("control_{}", _cost_of_control)
 @per_kind("{}", _cost_of_network)
@@ -149,11 +160,11 @@ class Network(_NetworkCosts):
 
     widths: dict[StrictStr, NetworkWidth]
     """Place -> decision: stages.0.embed, stages.0.qk, or blocks.3.qk where blocks differ."""
-    args: PlainDict
+    args: _NetworkArgs
     """Arguments of timm's efficientvit_flex for the network."""
-    control_args: PlainDict
+    control_args: _NetworkArgs
     """The same for the control."""
-    unmeasured_args: PlainDict | None = None
+    unmeasured_args: _NetworkArgs | None = None
     """The same for the unmeasured network. Without: the rules leave none of this budget."""
 
 

@@ -12,11 +12,14 @@ from prune_realloc.core.taken import taken_from
 from prune_realloc.pages.content import Panel, Table
 from prune_realloc.recipe.document import Recipe
 from prune_realloc.recipe.target import Target
-from prune_realloc.reporting.runs import Runs, Training
+from prune_realloc.reporting.runs import Runs
 from prune_realloc.reporting.tables import owners
 from prune_realloc.results.curve import Sweep
+from prune_realloc.results.profile import Profile
+from prune_realloc.results.sandwiches import Sandwiches
 from prune_realloc.results.trail import Trail
 from prune_realloc.training.config import TrainConfig
+from prune_realloc.training.outputs import Finished
 
 _SOURCE_FLAGS = {"ckpt": "--ckpt", "model": "--model", "img_size": "--img-size", "ema": "--ema"}
 _IMAGE_FLAGS = {
@@ -28,6 +31,8 @@ _IMAGE_FLAGS = {
     "samples": "--samples",
     "seed": "--seed",
 }
+_UNNAMED = ["--ckpt", "CHECKPOINT", "--data", "IMAGES"]
+"""What stands for a network and images that a file does not name."""
 
 
 def asked_panel(runs: Runs) -> Panel:
@@ -60,15 +65,18 @@ def _rows(runs: Runs) -> Iterator[tuple[str, ...]]:
     for folder, trail in runs.trails.items():
         yield folder, "grow", str(trail.settings.get("variant")), str(trail.settings.get("data")), _rounds(trail)
     for folder, training in runs.trainings.items():
-        result: Mapping[str, Any] = training.result or {}
-        images = str(result.get("data", {}).get("name", ""))
-        yield folder, "train", str(result.get("parent", "")), images, f"{len(training.rows)} epochs"
+        done = training.result
+        named = ("", "") if done is None else (done.parent or "", done.data["name"])
+        yield folder, "train", *named, f"{len(training.rows)} epochs"
     for folder, heads in runs.heads.items():
         yield folder, "heads", "", str(heads.samples), "how alike heads are, and what each is worth"
     for folder, profile in runs.profiles.items():
         models = ", ".join(dict.fromkeys(each.model for each in profile.passes))
         batches = ", ".join(dict.fromkeys(str(each.batch_size) for each in profile.passes))
         yield folder, "profile", models, "random", f"batch {batches} on {profile.device_name}"
+    for folder, sweep_of in runs.shares.items():
+        shares = ", ".join(f"{each.asked:g}" for each in sweep_of.networks)
+        yield folder, "profile --sweep-mhsa", sweep_of.named, "random", f"shares of attention {shares}"
 
 
 def _source(recipe: Recipe) -> tuple[str, str]:
@@ -124,15 +132,25 @@ def _commands(runs: Runs) -> Iterator[str]:
     for folder, analysis in runs.analyses.items():
         checked = ["--check"] if folder in runs.checks else []
         yield _line("analyze", *analysed(analysis), "--scorer", analysis.scorer, *checked, "-o", folder)
-    for folder in runs.cuts:
+    for folder, cut in runs.cuts.items():
+        for source, analysis in runs.analyses.items():
+            if analysis.model.get("weights_sha256") == cut.recipe.source.weights_sha256:
+                yield _line("plan", source, "--recipe", f"{folder}/recipe.yaml", "-o", f"{folder}.yaml")
         yield _line("apply", f"{folder}/recipe.yaml", "-o", folder)
     for folder, sweep in runs.sweeps.items():
         yield _sweep_line(folder, sweep)
+    for folder, profile in runs.profiles.items():
+        yield _profile_line(folder, profile)
+    for folder, shares in runs.shares.items():
+        yield _shares_line(folder, shares)
+    for folder, heads in runs.heads.items():
+        flags = _UNNAMED if heads.recipe is None else _flags_of(heads.recipe["source"], heads.recipe["data"])
+        yield _line("heads", *flags, "-o", folder)
     for folder in runs.variants:
         yield _line("emit", f"{folder}/recipe.yaml", "-o", str(Path(folder).parent))
     for folder, training in runs.trainings.items():
         if training.result is not None:
-            yield _train_line(folder, training, training.result)
+            yield _train_line(folder, training.result)
 
 
 def _sweep_line(folder: str, sweep: Sweep) -> str:
@@ -141,33 +159,50 @@ def _sweep_line(folder: str, sweep: Sweep) -> str:
     return _line("sweep", f"{folder}/{sweep.points[0].file}", "--budgets", budgets, "-o", f"{folder}-again")
 
 
-def _train_line(folder: str, training: Training, result: Mapping[str, Any]) -> str:
-    data = result.get("data", {})
+def _profile_line(folder: str, profile: Profile) -> str:
+    sizes = [part for size in dict.fromkeys(each.batch_size for each in profile.passes) for part in ("--batch", size)]
+    networks = profile.named or ("CHECKPOINT",)
+    return _line("profile", *networks, *map(str, sizes), "--threads", str(profile.threads), "-o", folder)
+
+
+def _shares_line(folder: str, sweep: Sandwiches) -> str:
+    shares = ",".join(f"{each.asked:g}" for each in sweep.networks)
+    sizes = [part for size in sweep.networks[0].ms for part in ("--batch", str(size))]
+    trained = [] if sweep.epochs is None else ["--train", "IMAGES"]
+    network = sweep.named or "CHECKPOINT"
+    return _line("profile", network, "--sweep-mhsa", shares, *trained, *sizes, "-o", folder)
+
+
+def _train_line(folder: str, done: Finished) -> str:
     usual = {name: field.default for name, field in TrainConfig.model_fields.items()}
     settings = [
-        f"--set={name}={value}"
-        for name, value in result["config"].items()
-        if value is not None and value != usual.get(name)
+        f"--set={name}={value}" for name, value in done.config.items() if value is not None and value != usual.get(name)
     ]
-    teacher = ["--teacher", str(result["teacher"])] if result.get("teacher") else []
-    split = ["--eval-split", str(data.get("eval_split"))] if data.get("eval_split") else []
-    where = [str(result.get("parent")), "--data", str(data.get("name"))]
+    teacher = ["--teacher", done.teacher] if done.teacher else []
+    split = ["--eval-split", str(done.data["eval_split"])] if done.data.get("eval_split") else []
+    where = [done.parent or "NETWORK", "--data", done.data["name"]]
     return _line("train", *where, *split, *teacher, *settings, "-o", folder)
 
 
 def analysed(analysis: Analysis) -> list[str]:
-    """The flags that name the network and the images of an analysis; none: those that the package ships.
+    """The flags that name the network and the images of an analysis."""
+    recipe = analysis.as_recipe()
+    return _flags_of(recipe["source"], None if analysis.data is None else recipe["data"])
+
+
+def _flags_of(source: Mapping[str, Any], data: Mapping[str, Any] | None) -> list[str]:
+    """The flags of a recipe's network and images; none: those that the package ships.
 
     A network or batches that were given in Python have no name: CHECKPOINT and IMAGES stand for them.
     """
-    recipe = analysis.as_recipe()
-    source, data = recipe["source"], recipe["data"]
     network = _flags(source, _SOURCE_FLAGS) + (["--pretrained"] if source.get("pretrained") else [])
     network += [f"--model-arg={key}={value}" for key, value in (source.get("model_args") or {}).items()]
-    images = [] if analysis.data is None else _flags({"name": "IMAGES"} | data, _IMAGE_FLAGS)
+    images = [] if data is None else _flags({"name": "IMAGES"} | dict(data), _IMAGE_FLAGS)
     if source.get("ckpt") or source.get("model"):
         return network + images
-    return images[2:] if data.get("name") == "demo" else ["--ckpt", "CHECKPOINT", *network, *images]
+    return (
+        images[2:] if data is not None and data.get("name") == "demo" else ["--ckpt", "CHECKPOINT", *network, *images]
+    )
 
 
 def _flags(values: Mapping[str, Any], flags: Mapping[str, str]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from prune_realloc.core.structure import INNER_AXES, site_place
 from prune_realloc.pages.content import Axis, Bars, Chart, Figure, Missing, Panel, Series, Table
 from prune_realloc.recipe.document import Recipe
+from prune_realloc.recipe.plan import PlannedLatency
 from prune_realloc.reporting.found import by_block
 from prune_realloc.reporting.runs import Cut
 from prune_realloc.reporting.tables import on_page, owners
@@ -71,9 +72,7 @@ def outcome_panel(cuts: Mapping[str, Cut]) -> Panel:
         parts.append(_remaining(cut.numbers, owner[folder]))
         if cut.numbers["top1"] is None:
             missing.append(_UNLABELLED)
-        if cut.numbers["latency"] is None:
-            command = f"prune-realloc bench {shlex.quote(folder)} --source CHECKPOINT"
-            missing.append(Missing(what=f"latency of {folder}", why="it was cut with --no-bench", command=command))
+        missing += _unmeasured(folder, cut)
     return Panel(
         title="Before and after",
         text="The source and the pruned network, side by side, without any training after the cut.",
@@ -84,11 +83,44 @@ def outcome_panel(cuts: Mapping[str, Cut]) -> Panel:
     )
 
 
+def _unmeasured(folder: str, cut: Cut) -> Iterator[Missing]:
+    """The times that nobody has taken: any, or those that were predicted."""
+    command = f"prune-realloc bench {shlex.quote(folder)} --source CHECKPOINT"
+    if cut.numbers["latency"] is None:
+        yield Missing(what=f"latency of {folder}", why="it was cut with --no-bench", command=command)
+    elif (time := _planned_time(cut)) is not None and _measured_ms(cut, time, "pruned") is None:
+        why = f"it was predicted for {time.runtime}, batch {time.batch}, and measured elsewhere"
+        command += f" --backend {time.runtime} --batch-size {time.batch} --threads {time.threads}"
+        yield Missing(what=f"the measured time of {folder}", why=why, command=command)
+
+
+def _planned_time(cut: Cut) -> PlannedLatency | None:
+    assert cut.recipe.plan is not None
+    return cut.recipe.plan.latency
+
+
+def _measured_ms(cut: Cut, time: PlannedLatency, model: str) -> float | None:
+    """What `apply` measured where the plan foretold it."""
+    place = (model, time.runtime, time.batch)
+    found = (
+        t["median_ms"] for t in cut.numbers["latency"] or () if (t["model"], t["backend"], t["batch_size"]) == place
+    )
+    return next(found, None)
+
+
 def _outcome_lines(cut: Cut) -> Iterator[str]:
     numbers = cut.numbers
     yield from outcome_facts(dict(numbers))
     if numbers["predicted_damage"] is not None and numbers["kl"] is not None:
         yield f"predicted damage {numbers['predicted_damage']:.2g} nats per image, measured {numbers['kl']:.2g}"
+    if (time := _planned_time(cut)) is not None:
+        for model, foretold in (("source", time.source_ms), ("pruned", time.achieved_ms)):
+            if (measured := _measured_ms(cut, time, model)) is not None:
+                yield (
+                    f"{time.runtime}, batch {time.batch}, {model}: predicted {foretold:.3g} ms for {time.threads} "
+                    f"threads, measured "
+                    f"{measured:.3g} ms, {measured / foretold:.2f} of it"
+                )
     share = numbers["macs"]["achieved"] / numbers["macs"]["source"]
     for size, ratio in _ratios(numbers).items():
         yield f"batch {size}: its multiply-adds foretell {share:.2f} of the time, measured {ratio:.2f}"

@@ -55,7 +55,8 @@ def _retention(analysis: Analysis, named: str) -> Figure:
         title=f"{named}What is kept at a budget",
         text="All Q/K, V, FFN and hidden units ranked together by score per multiply-add; the lines show which share "
         "of each block's units is left when 70, 50 and 30 % of their multiply-adds are kept. A high line is where "
-        "the network keeps what matters.",
+        "the network keeps what matters. It is what the ranking alone would keep; a plan takes whole widths by damage "
+        "per cost, as it is after rotation and refit, so that it may keep most where a line here is low.",
         drawings=charts,
         table=table_of("share of the units kept, %", charts),
     )

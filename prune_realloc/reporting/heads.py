@@ -21,7 +21,8 @@ def heads_panel(found: Mapping[str, Heads]) -> Panel:
         title="Heads",
         text="Heads of one block that look at the same places (alike near 1) do the same work twice. What one is "
         "worth is what the network loses without it; a loss below zero means that it does better without. planned: "
-        "the heads that the planner keeps where half of what all heads cost must go.",
+        "the heads that the planner keeps where half of what all heads cost must go, by an analysis of these images "
+        "with the scorer fisher.",
         notes=tuple(owner[folder] + note for folder, heads in found.items() for note in heads.notes),
         parts=tuple(parts),
     )

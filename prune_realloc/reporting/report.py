@@ -19,6 +19,7 @@ from prune_realloc.reporting.found import checked_panel, found_panel
 from prune_realloc.reporting.grown import grown_panel
 from prune_realloc.reporting.heads import heads_panel
 from prune_realloc.reporting.runs import Runs, read_runs
+from prune_realloc.reporting.shares import shares_panel
 from prune_realloc.reporting.tables import owners
 from prune_realloc.reporting.trained import trained_panel
 from prune_realloc.results.checked import Check
@@ -26,6 +27,9 @@ from prune_realloc.results.figures import retention_figure
 from prune_realloc.results.roofline import profile_panel
 from prune_realloc.results.summary import summary
 from prune_realloc.results.tables import LABELS
+
+DAMAGED = "a file"
+"""What is missing on the page where a file could not be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +77,12 @@ _SECTIONS = (
             profile_panel(runs.profiles[folder], owner) for folder, owner in owners(runs.profiles).items()
         ],
         command="prune-realloc profile CHECKPOINT {run}/pruned -o {run}/profile",
+    ),
+    _Section(
+        title="How much attention?",
+        of="shares",
+        panels=lambda runs: [shares_panel(runs.shares)],
+        command="prune-realloc profile CHECKPOINT --sweep-mhsa 0.1,0.2,0.3,0.4,0.5 -o {run}/shares",
     ),
     _Section(
         title="Heads",
@@ -129,7 +139,7 @@ def report_files(analysis: Analysis, folder: str | Path, check: Check | None = N
 def gathered(runs: Runs) -> Page:
     """All sections that there is something for; the others by name, with the command that makes them."""
     panels = [asked_panel(runs)]
-    missing = [Missing(what="a file", why=why, command="") for why in runs.damaged]
+    missing = [Missing(what=DAMAGED, why=why, command="") for why in runs.damaged]
     for section in _SECTIONS:
         if getattr(runs, section.of):
             panels += section.panels(runs)

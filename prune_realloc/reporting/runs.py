@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
-
 from prune_realloc.core.analysis import META_FILE, SCORES_FILE, Analysis
-from prune_realloc.core.errors import InputError, first_fault
+from prune_realloc.core.errors import InputError
 from prune_realloc.core.names import RECIPE_FILE, RESULT_FILE, STATE_FILE, UNITS_FILE
+from prune_realloc.core.typed import read_typed
 from prune_realloc.recipe.document import Recipe
 from prune_realloc.recipe.reader import load_recipe
+from prune_realloc.reporting.stored import Outcome, Swept
 from prune_realloc.results.alike import HEADS_FILE, Heads
 from prune_realloc.results.bench import Bench
 from prune_realloc.results.checked import CHECK_FILE, Check
 from prune_realloc.results.curve import CURVE_FILE, Point, Sweep
 from prune_realloc.results.profile import PROFILE_FILE, Profile
+from prune_realloc.results.sandwiches import SANDWICHES_FILE, Sandwiches
 from prune_realloc.results.trail import TRAIL_FILE, Trail, trail_rows
 from prune_realloc.results.variant import LATENCY_FILE, REALLOCATED, Variant
-from prune_realloc.training.measures import measure_of
-from prune_realloc.training.outputs import BEST, LAST, LOG_FILE, Row, columns
+from prune_realloc.training.outputs import BEST, LAST, LOG_FILE, Finished, Row, read_log, read_result
 
 _DEEP = 4
 """So many folders below a run are looked into: RUN/variants/efficientvit_m0/realloc, and one more."""
@@ -48,10 +47,8 @@ class Training:
 
     rows: tuple[Row, ...]
     """One for each epoch that is done."""
-    result: Mapping[str, Any] | None
-    """As `Trained` has it; None: it is not finished."""
-    seed: int | None
-    """Of a finished run."""
+    result: Finished | None
+    """None: it is not finished."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +60,7 @@ class Runs:
     checks: Mapping[str, Check] = field(default_factory=dict)
     heads: Mapping[str, Heads] = field(default_factory=dict)
     profiles: Mapping[str, Profile] = field(default_factory=dict)
+    shares: Mapping[str, Sandwiches] = field(default_factory=dict)
     sweeps: Mapping[str, Sweep] = field(default_factory=dict)
     cuts: Mapping[str, Cut] = field(default_factory=dict)
     variants: Mapping[str, Variant] = field(default_factory=dict)
@@ -85,7 +83,8 @@ def read_runs(folders: Sequence[str | Path]) -> Runs:
     """Everything that lies in the folders and below.
 
     Raises:
-        InputError: a folder is not there, is given twice, or none of them holds anything that a verb wrote.
+        InputError: a folder is not there, is given twice, or none of them holds anything that a verb wrote and that
+            can be read.
     """
     found: dict[str, dict[str, Any]] = {kind: {} for kind in _READERS}
     damaged = []
@@ -101,10 +100,9 @@ def read_runs(folders: Sequence[str | Path]) -> Runs:
             if thing is not None:
                 found[kind][str(place)] = thing
     named = tuple(str(folder) for folder in folders)
-    if not damaged and not any(found.values()):
-        raise InputError(
-            f"run {', '.join(map(repr, named))} holds nothing to report; run `analyze -o {named[0]}` first"
-        )
+    if not any(found.values()):
+        empty = f"run {', '.join(map(repr, named))} holds nothing to report; run `analyze -o {named[0]}` first"
+        raise InputError(next(iter(damaged), empty))
     return Runs(folders=named, damaged=tuple(dict.fromkeys(damaged)), **found)
 
 
@@ -126,81 +124,8 @@ def _places(folders: Sequence[Path]) -> Iterator[Path]:
 
 
 def _json(kind: type[_Kind], file: str) -> Callable[[Path], _Kind]:
-    """Reads a file that holds a dataclass, with the type of every field checked; what more there is, is left."""
-
-    def read(folder: Path) -> _Kind:
-        path = folder / file
-        try:
-            return TypeAdapter(kind).validate_json(path.read_bytes())
-        except (ValidationError, OSError) as error:
-            raise InputError(f"{path} is damaged ({_first(error)}); make it again") from error
-
-    return read
-
-
-def _first(error: ValidationError | OSError) -> str:
-    return str(error.strerror) if isinstance(error, OSError) else first_fault(error)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Change:
-    source: float | None
-    achieved: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Count:
-    source: int
-    achieved: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Timing:
-    model: str
-    batch_size: int
-    median_ms: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Outcome:
-    """What the page reads of a cut network's numbers."""
-
-    params: _Count
-    macs: _Count
-    bytes: _Count
-    top1: _Change | None
-    agreement: float | None
-    kl: float | None
-    samples: int
-    predicted_damage: float | None
-    latency: list[_Timing] | None
-    faster: list[str] | None
-    notes: list[str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Control:
-    params: _Count
-    macs: _Count
-    top1: _Change | None
-    agreement: float | None
-    kl: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _SweptPoint(_Outcome):
-    budget: float
-    recipe: str
-    seconds: float
-    control: _Control | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Swept:
-    kind: str
-    examination_seconds: float
-    notes: list[str]
-    points: list[_SweptPoint]
+    """Reads one file of a folder."""
+    return lambda folder: read_typed(kind, folder / file)
 
 
 def _cut(folder: Path) -> Cut | None:
@@ -209,7 +134,7 @@ def _cut(folder: Path) -> Cut | None:
         return None
     if not (folder / RESULT_FILE).exists():
         raise InputError(f"{folder} has no {RESULT_FILE}, writing it was interrupted; run `apply` again")
-    numbers = _json(_Outcome, RESULT_FILE)(folder)
+    numbers = _json(Outcome, RESULT_FILE)(folder)
     recipe = load_recipe(folder / RECIPE_FILE)
     if recipe.plan is None:
         raise InputError(f"{folder / RECIPE_FILE} has no plan; run `apply` again")
@@ -217,7 +142,7 @@ def _cut(folder: Path) -> Cut | None:
 
 
 def _sweep(folder: Path) -> Sweep:
-    content = _json(_Swept, CURVE_FILE)(folder)
+    content = _json(Swept, CURVE_FILE)(folder)
     if not content.points:
         raise InputError(f"{folder / CURVE_FILE} has no points; run `sweep` again")
     points = tuple(
@@ -238,6 +163,14 @@ def _sweep(folder: Path) -> Sweep:
     )
 
 
+def _heads(folder: Path) -> Heads:
+    """Where an analysis lies beside it, of the same network."""
+    found = _json(Heads, HEADS_FILE)(folder)
+    if found.recipe is not None and (folder / META_FILE).exists() and not found.is_of(Analysis.load(folder)):
+        raise InputError(f"{folder / HEADS_FILE} is of another network than the analysis beside it; run `heads` again")
+    return found
+
+
 def _variant(folder: Path) -> Variant | None:
     """The networks of one recipe, which lies in all of their folders: it is read in the first."""
     if folder.name != REALLOCATED:
@@ -249,7 +182,8 @@ def _variant(folder: Path) -> Variant | None:
     if not (folder / LATENCY_FILE).exists():
         return variant
     latency = _json(Bench, LATENCY_FILE)(folder)
-    if {timing.model for timing in latency.timings} != variant.configs().keys():
+    timed = {(timing.model, timing.batch_size) for timing in latency.timings}
+    if timed != set(product(variant.configs(), {size for _, size in timed})):
         raise InputError(f"{folder / LATENCY_FILE} is of other networks; run `emit` again")
     return replace(variant, latency=latency)
 
@@ -266,27 +200,17 @@ def _trail(folder: Path) -> Trail | None:
 
 def _training(folder: Path) -> Training:
     path = folder / LOG_FILE
-    if not path.exists():
-        return Training(rows=(), result=None, seed=None)
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = tuple(_row(row) for row in csv.DictReader(file))
-        result = json.loads((folder / RESULT_FILE).read_text()) if (folder / RESULT_FILE).exists() else None
-        seed = None if result is None else int(result["config"]["seed"])
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} or {RESULT_FILE} beside it is damaged ({error!r}); train it again") from error
-    return Training(rows=rows, result=result, seed=seed)
-
-
-def _row(cells: Mapping[str, str]) -> Row:
-    return {name: float(cells[name]) for name in columns(measure_of(cells))}
+    rows = tuple(read_log(path)) if path.exists() else ()
+    result = read_result(folder) if rows and (folder / RESULT_FILE).exists() else None
+    return Training(rows=rows, result=result)
 
 
 _READERS: dict[str, tuple[tuple[str, ...], Callable[[Path], Any]]] = {
     "analyses": ((META_FILE, SCORES_FILE), Analysis.load),
     "checks": ((CHECK_FILE,), _json(Check, CHECK_FILE)),
-    "heads": ((HEADS_FILE,), _json(Heads, HEADS_FILE)),
+    "heads": ((HEADS_FILE,), _heads),
     "profiles": ((PROFILE_FILE,), _json(Profile, PROFILE_FILE)),
+    "shares": ((SANDWICHES_FILE,), _json(Sandwiches, SANDWICHES_FILE)),
     "sweeps": ((CURVE_FILE,), _sweep),
     "cuts": ((RESULT_FILE, UNITS_FILE), _cut),
     "variants": ((RECIPE_FILE,), _variant),

@@ -48,7 +48,8 @@ def _by_network(trainings: Mapping[str, Training], compared: bool) -> dict[str, 
     """Name of a network -> its log, the mean over its seeds; where runs cannot be compared, each by its folder."""
     logs: dict[str, list[Rows]] = defaultdict(list)
     for folder, training in trainings.items():
-        name = group_name(Path(folder), training.seed) if compared and training.seed is not None else folder
+        done = training.result
+        name = group_name(Path(folder), done.seed) if compared and done is not None else folder
         logs[name].append(training.rows)
     return {
         name: [{column: fmean(row[column] for row in rows) for column in rows[0]} for rows in zip(*every, strict=False)]

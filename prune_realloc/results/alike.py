@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from prune_realloc.core.analysis import Analysis
+from prune_realloc.core.structure import site_place
+from prune_realloc.core.typed import holding
 
 HEADS_FILE = "heads.json"
 
@@ -38,6 +42,20 @@ class BlockHeads:
     kept: int | None = None
     """How many the planner keeps where half of what all heads cost must go; None: it has no such site."""
 
+    def __post_init__(self) -> None:
+        if site_place(self.site)[1] is None:
+            raise ValueError(f"site {self.site!r} lies in no block")
+        if not self.heads == len(self.removal) == len(self.kl) >= 1:
+            raise ValueError(f"heads is {self.heads}, but losses are those of {len(self.removal)} and {len(self.kl)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What is read of `Heads.recipe`."""
+
+    source: Mapping[str, Any]
+    data: Mapping[str, Any]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Heads:
@@ -49,12 +67,20 @@ class Heads:
     """Are the losses those of labels, not distances to the whole network?"""
     notes: tuple[str, ...]
     taken: Mapping[str, Mapping[str, Any]]
+    recipe: Annotated[Mapping[str, Any], holding(_Asked)] | None = None
+    """Network, images and scorer, as `Analysis.as_recipe` has them; older files do not say them."""
+
+    def is_of(self, analysis: Analysis) -> bool:
+        """Is it of the network of an analysis?"""
+        own = self.recipe and self.recipe["source"].get("weights_sha256")
+        return own is not None and own == analysis.model.get("weights_sha256")
 
     @property
     def title(self) -> str:
         """What `rows` holds."""
         lost = "loss at the labels" if self.labelled else "KL to the whole network"
-        return f"cosine similarity between heads, and nats per image ({lost}) without one; {self.samples} images"
+        alike = "cosine similarity between heads, mean and largest"
+        return f"{alike}; nats per image ({lost}) without one head (which); {self.samples} images"
 
     def rows(self) -> list[tuple[str, ...]]:
         """One for each block, under `COLUMNS`; what was not measured is empty."""
@@ -65,36 +91,21 @@ class Heads:
         return (json.dumps(asdict(self), indent=1) + "\n").encode()
 
 
-COLUMNS = (
-    "site",
-    "heads",
-    "maps alike",
-    "most",
-    "outputs alike",
-    "most",
-    "least lost",
-    "head",
-    "most lost",
-    "head",
-    "planned",
-)
+COLUMNS = ("site", "heads", "maps", "outputs", "least lost", "most lost", "planned")
+"""So few and narrow that 80 columns of a terminal hold them."""
 
 
 def _row(block: BlockHeads) -> tuple[str, ...]:
     order = sorted(range(block.heads), key=lambda head: block.removal[head])
-    least, most = order[0], order[-1]
     return (
-        block.site,
+        block.site.removesuffix(".heads"),
         str(block.heads),
-        *_cells(block.maps),
-        *_cells(block.outputs),
-        f"{block.removal[least]:.2g}",
-        str(least),
-        f"{block.removal[most]:.2g}",
-        str(most),
+        _alike(block.maps),
+        _alike(block.outputs),
+        *(f"{block.removal[head]:.2g} ({head})" for head in (order[0], order[-1])),
         "" if block.kept is None else str(block.kept),
     )
 
 
-def _cells(likeness: Likeness | None) -> tuple[str, str]:
-    return ("", "") if likeness is None else (f"{likeness.mean:.2f}", f"{likeness.largest:.2f}")
+def _alike(likeness: Likeness | None) -> str:
+    return "" if likeness is None else f"{likeness.mean:.2f} {likeness.largest:.2f}"

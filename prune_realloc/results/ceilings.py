@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from prune_realloc.core.typed import Positive
 from prune_realloc.results.turns import stopwatch_for
 
 _SIDE = 1024
@@ -19,9 +20,9 @@ _COPIED = 2**24
 class Ceilings:
     """The two roofs of a roofline."""
 
-    flops_per_s: float
+    flops_per_s: Positive
     """Best of several products of two matrices of float32, 1,024 by 1,024; a multiply-add is two."""
-    bytes_per_s: float
+    bytes_per_s: Positive
     """Best of several copies of 64 MB, read and written."""
 
     @property

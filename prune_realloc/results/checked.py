@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass
 from math import comb
 
+from prune_realloc.core.typed import AtLeastOne
+
 CHECK_FILE = "check.json"
 SAME = 1e-3
 """So far apart, relative to the largest log-probability, may the outputs of one network in two forms be."""
@@ -17,7 +19,7 @@ class Tried:
 
     site: str
     kept: int
-    of: int
+    of: AtLeastOne
     predicted: float
     """The sum of the scores of the units that go by the ranking, in the scorer's unit."""
     ranking: float

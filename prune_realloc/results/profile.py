@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, record_function
 
 from prune_realloc.core.errors import require_at_least
+from prune_realloc.core.typed import Positive
 from prune_realloc.results.bench import device_name, package_versions, torch_threads
 from prune_realloc.results.ceilings import Ceilings, measured_ceilings
 from prune_realloc.results.operators import KINDS, Key, Work, kind_of, work_of
@@ -55,9 +56,9 @@ class Pass:
     batch_size: int
     passes: int
     """How many were profiled; times are means over them."""
-    unprofiled_ms: float
+    unprofiled_ms: Positive
     """Median wall time without the profiler."""
-    wall_ms: float
+    wall_ms: Positive
     """Mean wall time with it; the sum of `kinds`, and that of `components`, is this but for the clock's error."""
     kinds: Mapping[str, float]
     """Class of operators -> time inside them; the last is `between operators`."""
@@ -93,6 +94,8 @@ class Profile:
     device_name: str
     threads: int
     versions: Mapping[str, str]
+    named: tuple[str, ...] = ()
+    """The networks as the command line named them; older files and Python do not say it."""
 
     def sentences(self) -> list[str]:
         """How much is memory-bound, and what the profiler adds: one each for every network and batch size."""

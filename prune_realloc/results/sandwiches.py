@@ -39,6 +39,14 @@ class Sandwiches:
     threads: int
     epochs: int | None
     """Of each training; None: they were not trained."""
+    named: str = ""
+    """The network whose cost they have, as the command line named it; older files and Python do not say it."""
+
+    def __post_init__(self) -> None:
+        if not self.networks or any(each.ms.keys() != self.networks[0].ms.keys() for each in self.networks):
+            raise ValueError("networks must be one or more, all timed at the same batch sizes")
+        if any((each.top1 is None) != (self.epochs is None) for each in self.networks):
+            raise ValueError("either all networks were trained, with epochs and top1, or none")
 
     @property
     def title(self) -> str:

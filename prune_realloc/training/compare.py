@@ -6,10 +6,9 @@ is taken seed by seed, so that what a seed does to both does not count.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +19,27 @@ from prune_realloc.checkpoints.load import load_model
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.intervals import interval
 from prune_realloc.core.names import RESULT_FILE, STATE_FILE
+from prune_realloc.core.typed import read_typed
 from prune_realloc.families.inputs import input_shape
 from prune_realloc.results.bench import bench
 from prune_realloc.results.export import deployed
 from prune_realloc.runtime.networks import measured_macs
 from prune_realloc.training.group import Group
-from prune_realloc.training.outputs import LAST
+from prune_realloc.training.outputs import LAST, read_result
 
 _SEEDED = re.compile(r".+[-_]seed(?P<seed>\d+)")
 """Names of folders that tell their seed."""
 
 Result = Mapping[str, Any]
-"""The fields of a run's `result.json` that are compared, with the run's folder and network."""
+"""The fields of `Finished`, with the run's folder and network."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Built:
+    """What is read of a network's `config.json`."""
+
+    architecture: str
+    model_args: Mapping[str, Any]
 
 
 def compare(folders: Sequence[str | Path], control: str | None = None) -> tuple[Group, ...]:
@@ -65,7 +73,7 @@ def _by_name(folders: Sequence[str | Path]) -> dict[str, dict[int, Result]]:
     runs: dict[str, dict[int, Result]] = {}
     for folder in folders:
         result = _result(Path(folder))
-        seed = int(result["config"]["seed"])
+        seed = result["config"]["seed"]
         name = group_name(Path(folder), seed)
         for other in runs.setdefault(name, {}).values():
             if (differs := _first_difference(result, other)) is not None:
@@ -120,27 +128,21 @@ def _group(
 
 
 def _result(folder: Path) -> Result:
-    try:
-        found = json.loads((folder / RESULT_FILE).read_text())
-        own = {key: found[key] for key in ("params", "config", "data")}
-        built = json.loads((folder / LAST / "config.json").read_text())
-        own |= {"network": {"architecture": built["architecture"]} | built["model_args"]}
-        own |= {key: found.get(key) for key in ("teacher", "model_args")}  # older runs do not say
-        own |= {"data_name": str(found["data"]["name"])}
-        if found["top1"] is None:
-            raise InputError(
-                f"run {str(folder)!r} read no labels, so there is no top-1 to compare; its {RESULT_FILE} says how near "
-                "it is to its teacher"
-            )
-        return own | {"top1": float(found["top1"]), "folder": str(folder)}
-    except FileNotFoundError as error:
-        if not (folder / STATE_FILE).exists():
-            raise InputError(f"run {str(folder)!r} is not there; give a folder that `train -o` wrote") from error
+    description = folder / LAST / "config.json"
+    for path in (folder / RESULT_FILE, description):
+        if not path.exists():
+            if not (folder / STATE_FILE).exists():
+                raise InputError(f"run {str(folder)!r} is not there; give a folder that `train -o` wrote")
+            raise InputError(f"run {str(folder)!r} is not finished: it has no {path.name}; start its command again")
+    found = read_result(folder)
+    if found.top1 is None:
         raise InputError(
-            f"run {str(folder)!r} is not finished: it has no {Path(str(error.filename)).name}; start its command again"
-        ) from error
-    except (OSError, json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"run {str(folder)!r} is damaged ({error!r}); train it again in another folder") from error
+            f"run {str(folder)!r} read no labels, so there is no top-1 to compare; its {RESULT_FILE} says how near "
+            "it is to its teacher"
+        )
+    built = read_typed(_Built, description, "train it again in another folder")
+    network = {"architecture": built.architecture} | dict(built.model_args)
+    return vars(found) | {"network": network, "data_name": found.data["name"], "folder": str(folder)}
 
 
 def _macs(folder: Path) -> int:

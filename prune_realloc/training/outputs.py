@@ -9,13 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from torch import nn
 
 from prune_realloc.checkpoints.save import network_files, weights_file
+from prune_realloc.core.errors import InputError
 from prune_realloc.core.files import make_folder, write_file, write_files
 from prune_realloc.core.names import RESULT_FILE, UNITS_FILE
+from prune_realloc.core.typed import holding, read_typed
 from prune_realloc.training.config import TrainConfig
 from prune_realloc.training.measures import measure_of
 
@@ -91,6 +93,60 @@ class Trained:
     """What the run went by, as an analysis has it; of the network that it began with."""
     teacher_taken: Mapping[str, Mapping[str, Any]] | None = None
     """What was taken of the teacher; None without one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Seeded:
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Named:
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """What others read of a run's `RESULT_FILE`; older runs do not say everything."""
+
+    params: int
+    top1: float | None
+    config: Annotated[Mapping[str, Any], holding(_Seeded)]
+    data: Annotated[Mapping[str, Any], holding(_Named)]
+    parent: str | None = None
+    teacher: str | None = None
+    model_args: Mapping[str, Any] | None = None
+
+    @property
+    def seed(self) -> int:
+        return int(self.config["seed"])
+
+
+def read_result(folder: Path) -> Finished:
+    """What a run has come to.
+
+    Raises:
+        InputError: `RESULT_FILE` cannot be read or is damaged.
+    """
+    return read_typed(Finished, folder / RESULT_FILE, "train it again in another folder")
+
+
+def read_log(path: Path) -> list[Row]:
+    """What `rows_as_csv` wrote.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [_row(cells) for cells in csv.DictReader(file)]
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+        raise InputError(f"{path} is damaged ({error!r}); train it again") from error
+    return rows
+
+
+def _row(cells: Mapping[str, str]) -> Row:
+    return {name: float(cells[name]) for name in columns(measure_of(cells))}
 
 
 def rows_as_csv(rows: Sequence[Row]) -> str:

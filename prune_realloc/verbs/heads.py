@@ -19,7 +19,8 @@ from prune_realloc.core.structure import Site, site_place
 from prune_realloc.data.batches import Batch
 from prune_realloc.families.host import adopted
 from prune_realloc.planning.plan import plan
-from prune_realloc.pruning.head_maps import HeadProducts, cosines, head_sites, mean_and_largest
+from prune_realloc.pruning.head_maps import HeadProducts, cosines, mean_and_largest
+from prune_realloc.pruning.head_sites import TIED, head_sites
 from prune_realloc.pruning.hooks import masked
 from prune_realloc.recipe.document import Data, Source
 from prune_realloc.recipe.reader import build_recipe
@@ -55,12 +56,14 @@ def heads(source: Source, *, data: Data, batch_size: int, workers: int = 0, devi
         blocks, samples = measured_heads(net, sites, stream, labelled=stream.classes is not None)
     analysis = analyze(source, data=data, batch_size=batch_size, workers=workers, device=device)
     kept, refused = planned_heads(analysis)
+    tied = [site for site in sites if site.note == TIED]
     return Heads(
         blocks=tuple(replace(block, kept=kept.get(block.site)) for block in blocks),
         samples=samples,
         labelled=stream.classes is not None,
-        notes=(*_left_out(blocks), *refused, *stream.notes()),
+        notes=(*_left_out(blocks), *refused, *planned_channels(analysis, tied), *stream.notes()),
         taken=plain_facts(net, stream.taken()),
+        recipe=analysis.as_recipe(),
     )
 
 
@@ -125,18 +128,36 @@ def _likeness(products: np.ndarray | None) -> Likeness | None:
 
 def planned_heads(analysis: Analysis) -> tuple[dict[str, int], tuple[str, ...]]:
     """Site -> how many heads the planner keeps where half of what all heads cost must go, or a note why it cannot."""
-    sites = [name for name, width in analysis.widths.items() if site_place(name)[0] == "heads" and width > 1]
+    return _planned_half(analysis, "heads")
+
+
+def planned_channels(analysis: Analysis, tied: Sequence[Site]) -> tuple[str, ...]:
+    """What the planner keeps of each head where heads are no axis, since their channels are tied."""
+    if not tied:
+        return ()
+    kept, refused = _planned_half(analysis, "v")
+    blocks = {site.block for site in tied}
+    parts = [
+        f"{name} {width} of {analysis.widths[name]}" for name, width in kept.items() if site_place(name)[1] in blocks
+    ]
+    said = (f"{', '.join(parts)} where half of what they cost must go",) if parts else refused
+    return tuple(f"{TIED}; the planner keeps {each}" if parts else each for each in said)
+
+
+def _planned_half(analysis: Analysis, axis: str) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Site of an axis -> its width where half of what they all cost must go, or a note why nothing is decided."""
+    sites = [name for name, width in analysis.widths.items() if site_place(name)[0] == axis and width > 1]
     if not sites:
         return {}, ()
     each = {name: unit_cost(analysis.terms, analysis.widths, name, DEFAULT_KIND) for name in sites}
     whole, least = analysis.cost().of(DEFAULT_KIND), min(each.values())
     half = sum(analysis.widths[name] * cost for name, cost in each.items()) / 2
-    limit = whole - half // least * least + _SLACK * whole  # a head is not cut in two
-    recipe = build_recipe({"axes": ["heads"], "budget": {DEFAULT_KIND: round(limit)}})
+    limit = whole - half // least * least + _SLACK * whole  # a unit is not cut in two
+    recipe = build_recipe({"axes": [axis], "budget": {DEFAULT_KIND: round(limit)}})
     try:
         decided = plan(analysis, recipe).sites
     except InputError as error:
-        return {}, (f"the planner decides on no heads: {error}",)
+        return {}, (f"the planner decides on no {axis}: {error}",)
     return {name: decided[name].width for name in sites}, ()
 
 

@@ -42,6 +42,7 @@ def sandwiches(
     data: str | None = None,
     config: TrainConfig | None = None,
     out: str | Path | None = None,
+    named: str = "",
     progress: Callable[[str], None] | None = None,
     report: Report | None = None,
 ) -> Sandwiches:
@@ -54,6 +55,7 @@ def sandwiches(
         data: images to train on, as in `train`.
         config: how each network is trained. Default: `TrainConfig()`.
         out: folder for `sandwiches.json` and a folder with each network, and with `data` its training.
+        named: what the network is called on the command line, for the record.
         report: as in `train`.
 
     Raises:
@@ -94,6 +96,7 @@ def sandwiches(
         device_name=timed.device_name,
         threads=timed.threads,
         epochs=None if data is None else settings.epochs,
+        named=named,
     )
     if out is not None:
         write_files(Path(out), {SANDWICHES_FILE: found.file()})

@@ -12,6 +12,7 @@ SECTIONS = (
     "Before and after",
     "What other budgets give",
     "Where the time goes",
+    "How much attention?",
     "Heads",
     "The next network",
     "Training",

@@ -1,24 +1,14 @@
 """Every command that the documents show is one that the program takes: its verb is there, and its flags are read."""
 
-import re
 import shlex
-from pathlib import Path
 
 import pytest
 import typer
+from support.documents import PAGES, ROOT, commands_of
 
 from prune_realloc.cli.app import app
 
-ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
-SHOWN = re.compile(r"^(?:    )?(?:\.venv/bin/)?prune-realloc ((?:.*\\\n)*[^\n]*?)(?:\s+#.*)?$", re.MULTILINE)
-IN_A_TABLE = re.compile(r"^\|[^|]*\| `prune-realloc ([^`]+)`", re.MULTILINE)
-COMMANDS = [
-    found[1].replace("\\\n", " ")
-    for page in PAGES
-    for shown in (SHOWN, IN_A_TABLE)
-    for found in shown.finditer(page.read_text())
-]
+COMMANDS = [line for page in PAGES for line in commands_of(page)]
 
 
 def test_commands_are_found():

@@ -6,6 +6,7 @@ import pytest
 from support.browser import CHROMIUM, probed
 from support.run_folder import make_run_folder
 
+from prune_realloc.pages.content import Axis, Chart, Figure, Page, Panel, Series, table_of
 from prune_realloc.pages.writers import as_html
 from prune_realloc.reporting.report import report
 
@@ -31,6 +32,22 @@ return {
   ground: view.getComputedStyle(page.body).backgroundColor,
   said, hiddenAgain: tip.hidden, up, down: values(), sorted,
 };
+"""
+TEXTS_PROBE = """
+const wrong = [];
+for (const each of page.querySelectorAll("figure .drawings svg")) {
+  const own = each.getBoundingClientRect(), texts = [...each.querySelectorAll("text")];
+  const boxes = texts.map((text) => text.getBoundingClientRect());
+  for (const [at, one] of boxes.entries()) {
+    const named = each.getAttribute("aria-label") + ": " + texts[at].textContent;
+    if (one.left < own.left || one.right > own.right) wrong.push(named + " is cut off");
+    for (const [other, box] of boxes.slice(0, at).entries()) {
+      const apart = one.right <= box.left || box.right <= one.left || one.bottom <= box.top || box.bottom <= one.top;
+      if (!apart) wrong.push(named + " lies on " + texts[other].textContent);
+    }
+  }
+}
+return wrong;
 """
 AXE_PROBE = """
 const script = page.createElement("script");
@@ -62,6 +79,30 @@ def test_nothing_scrolls_sideways_and_hovering_and_sorting_work(page, width, sch
     assert found["up"] == sorted(found["up"])
     assert found["down"] == sorted(found["up"], reverse=True)
     assert found["sorted"] == "ascending"
+
+
+def test_no_words_of_a_drawing_are_cut_off_or_lie_on_others(tmp_path):
+    """Long marks on both axes: of losses, of large networks, and of a roofline that ends at 1000."""
+    ends = [(1e-4, 1e3), (1.23e-4, 1.37e-4), (-1.5e5, 2.5e5), (0.0, 2.5e-4), (-0.002, 0.0021)]
+    charts = tuple(
+        Chart(
+            title=f"{low:g} to {high:g}, {log}",
+            x=Axis(label="operations per byte", log=log),
+            y=Axis(label="billion operations a second", log=log),
+            series=(Series(name="a", points=((low, low), (high, high))),),
+        )
+        for low, high in ends
+        for log in (False, True)
+        if low > 0 or not log
+    )
+    figure = Figure(title="f", text="f", drawings=charts, table=table_of("t", charts))
+    page = Page(title="p", lines=(), panels=(Panel(title="p", text="p", parts=(figure,)),))
+    (tmp_path / "page.html").write_bytes(as_html(page))
+    assert probed(tmp_path / "page.html", TEXTS_PROBE, width=1280)[0] == []
+
+
+def test_no_words_of_the_report_are_cut_off_or_lie_on_others(page):
+    assert probed(page, TEXTS_PROBE, width=390)[0] == []
 
 
 @pytest.mark.skipif(not AXE.exists(), reason="needs axe-core (npm install --no-save axe-core)")

@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+import yaml
 from support.run_folder import make_run_folder
 from support.toy_analysis import make_toy_analysis
 
@@ -21,6 +22,7 @@ EVERYTHING = [
     "Before and after",
     "What other budgets give",
     "Where the time goes",
+    "How much attention?",
     "Heads",
     "The next network",
     "Widths by round",
@@ -59,6 +61,57 @@ def test_the_cut_lies_on_the_curve_that_it_is_a_point_of(run_folder):
     [figure] = report([run_folder]).panels[5].parts
     lines = {series.name: series.points for series in figure.drawings[0].series}
     assert lines["chosen"] == lines["pruned, without training"] == ((pytest.approx(100 * 20804 / 26224), 0.0),)
+
+
+def test_commands_of_every_verb_make_it_again(run_folder):
+    code = report([run_folder]).panels[-1].code
+    assert [line.split()[1] for line in code] == [
+        *("analyze", "plan", "apply", "sweep", "profile", "profile", "heads", "emit", "train")
+    ]
+    assert f"plan {run_folder}/analysis --recipe {run_folder}/pruned/recipe.yaml" in code[1]
+    assert "profile nets/demo --batch 1 --threads 2" in code[4]
+    assert "profile demo --sweep-mhsa 0.2,0.5 --train IMAGES" in code[5]
+    assert "heads --ckpt net.pth --data images --samples 8" in code[6]
+
+
+def test_times_and_accuracies_over_the_share_of_attention(run_folder):
+    panel = next(panel for panel in report([run_folder]).panels if panel.title == "How much attention?")
+    times, accuracy = panel.parts[0].drawings
+    assert times.series[0].points == ((20.0, 2.0), (50.0, 3.0))
+    assert accuracy.series[0].points == ((20.0, 75.0), (50.0, 75.0))
+    assert panel.notes == ("one seed each: a try-out, no evidence",)
+
+
+def test_the_measured_time_stands_beside_the_predicted_one(broken):
+    """Of 2 ms predicted 3 are measured; where nothing was measured like that, the command is named."""
+    recipe = yaml.safe_load((broken / "pruned" / "recipe.yaml").read_text())
+    time = {"requested_ms": 2.0, "achieved_ms": 2.0, "source_ms": 4.0, "batch": 1, "runtime": "eager", "threads": 1}
+    recipe["plan"]["latency"] = time | {"device": "Abacus", "error": 0.01}
+    recipe["budget"] = {**recipe["budget"], "latency_ms": 2.0, "batch": 1}
+    (broken / "pruned" / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    numbers = json.loads((broken / "pruned" / "result.json").read_text())
+    timings = [{"model": name, "backend": "eager", "batch_size": 1} for name in ("source", "pruned")]
+    numbers["latency"] = [timings[0] | {"median_ms": 4.0}, timings[1] | {"median_ms": 3.0}]
+    numbers["faster"] = []
+    (broken / "pruned" / "result.json").write_text(json.dumps(numbers))
+    panel = next(panel for panel in report([broken]).panels if panel.title == "Before and after")
+    assert any("pruned: predicted 2 ms for 1 threads, measured 3 ms, 1.50 of it" in line for line in panel.lines)
+    for timing in numbers["latency"]:
+        timing["backend"] = "onnx"
+    (broken / "pruned" / "result.json").write_text(json.dumps(numbers))
+    panel = next(panel for panel in report([broken]).panels if panel.title == "Before and after")
+    assert "--backend eager --batch-size 1 --threads 1" in panel.missing[0].command
+
+
+def test_heads_of_another_network_are_not_mixed_with_an_analysis(broken):
+    heads = json.loads((broken / "heads.json").read_text())
+    weights = json.loads((broken / "analysis" / "analysis.json").read_text())["model"]["weights_sha256"]
+    for found, shown in ((weights, True), ("another", False)):
+        heads["recipe"]["source"]["weights_sha256"] = found
+        (broken / "analysis" / "heads.json").write_text(json.dumps(heads))
+        page = report([broken / "analysis"])
+        assert ("Heads" in [panel.title for panel in page.panels]) == shown
+        assert any("heads.json is of another network" in missing.why for missing in page.missing) != shown
 
 
 def test_a_sweep_draws_its_control_and_without_one_says_so(broken):
@@ -149,7 +202,7 @@ def test_without_labels_agreement_stands_in(broken):
         ("variants/realloc/latency.json", "{", "latency.json is damaged"),
         ("pruned/result.json", '{"macs": {"source": "many"}}', "result.json is damaged"),
         ("pruned/recipe.yaml", "budget: {keep_macs: 2}", "keep_macs"),
-        ("finished/log.csv", "epoch,loss\n1,x\n", "log.csv or result.json beside it is damaged"),
+        ("finished/log.csv", "epoch,loss\n1,x\n", "log.csv is damaged"),
         ("analysis/analysis.safetensors", "", "damaged"),
     ],
 )

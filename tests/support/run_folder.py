@@ -33,6 +33,16 @@ _PASS = {
         }
     ],
 }
+_SANDWICH = {
+    "asked": 0.2,
+    "share": 0.2,
+    "mean_ffns": 2.0,
+    "macs": 9,
+    "params": 7,
+    "args": {},
+    "ms": {"1": 2.0},
+    "top1": 0.75,
+}
 
 
 def make_run_folder(folder: Path) -> Path:
@@ -53,7 +63,9 @@ def make_run_folder(folder: Path) -> Path:
             "cut_difference": 1e-7,
             "trusted": True,
         },
-        "heads.json": heads | {"samples": 8, "labelled": True, "notes": ["only a few images"], "taken": {}},
+        "heads.json": heads
+        | {"samples": 8, "labelled": True, "notes": ["only a few images"], "taken": {}}
+        | {"recipe": {"source": {"ckpt": "net.pth"}, "data": {"name": "images", "samples": 8}}},
         "profile.json": {
             "passes": [_PASS],
             "ceilings": {"flops_per_s": 1e11, "bytes_per_s": 1e10},
@@ -62,6 +74,14 @@ def make_run_folder(folder: Path) -> Path:
             "device_name": "Abacus",
             "threads": 2,
             "versions": {"torch": "2"},
+            "named": ["nets/demo"],
+        },
+        "sandwiches.json": {
+            "networks": [_SANDWICH, _SANDWICH | {"asked": 0.5, "share": 0.5, "mean_ffns": 0.5, "ms": {"1": 3.0}}],
+            "device_name": "Abacus",
+            "threads": 2,
+            "epochs": 10,
+            "named": "demo",
         },
         "sweep.json": {
             "format_version": 1,

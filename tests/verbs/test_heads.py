@@ -7,12 +7,14 @@ import torch
 from support.networks import build, randomise_
 from support.toy_analysis import make_toy_analysis
 
+from prune_realloc.core.structure import Site
 from prune_realloc.data.batches import Batch
 from prune_realloc.pruning.cut import cut
-from prune_realloc.pruning.head_maps import cosines, head_sites
+from prune_realloc.pruning.head_maps import cosines, linear_map
+from prune_realloc.pruning.head_sites import head_sites
 from prune_realloc.pruning.sites import find_sites
 from prune_realloc.results.evaluate import Predictions, measure
-from prune_realloc.verbs.heads import measured_heads, planned_heads
+from prune_realloc.verbs.heads import measured_heads, planned_channels, planned_heads
 
 H, K = 3, 16  # heads of the tiny ViT, and their width
 
@@ -119,6 +121,44 @@ def test_cascaded_heads():
     assert first.outputs.matrix[0][1:] == (0, 0, 0)
     assert first.removal[0] == pytest.approx(0, abs=1e-6)
     assert all(first.removal[1:])
+
+
+@torch.no_grad()
+def test_heads_of_linear_attention():
+    """Each head is a run of the writer's columns, and the implied map is what its values are weighed by."""
+    torch.manual_seed(0)
+    net = randomise_(timm.create_model("efficientvit_b0", num_classes=5)).eval()
+    images = torch.randn(6, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    attention = net.stages[2].blocks[1].context_module.main
+    sites, whole = head_sites(net), measure(net, batches(net, images), labelled=True)
+    first = measured_heads(net, sites, batches(net, images), labelled=True)[0][0]
+    assert (first.site, first.heads, len(sites)) == ("blocks.6.heads", 8, 4)
+    seen, inside = [], attention._attn
+    attention._attn = lambda q, k, v: seen.append((q, k, v, inside(q, k, v))) or seen[-1][3]
+    net(images)
+    q, k, v, out = seen[0]
+    implied = linear_map(q, k.transpose(-1, -2))
+    assert torch.allclose(implied @ v[..., :-1], out, rtol=1e-3, atol=1e-4)
+    flat = implied.transpose(0, 1).flatten(1).double()
+    assert np.array(first.maps.matrix) == pytest.approx(cosines((flat @ flat.T).numpy()), abs=1e-5)
+    attention.proj.conv.weight[:, 16:32] = 0  # the second head of the first scale
+    without = measure(net, batches(net, images), labelled=True)
+    assert first.removal[1] == pytest.approx(without.loss - whole.loss, abs=1e-5)
+    assert first.removal[1] != pytest.approx(0, abs=1e-4)
+
+
+def test_what_is_below_zero_weighs_nothing():
+    query, key = torch.tensor([[[1.0, 0.0], [1.0, 3.0]]]), torch.tensor([[[2.0, 6.0], [4.0, 0.0]]])
+    assert torch.allclose(linear_map(query, key), torch.tensor([[[0.25, 0.75], [0.7, 0.3]]]))
+    assert linear_map(-query, key) is None
+
+
+def test_of_tied_heads_the_planner_keeps_channels():
+    """Of two channels of V in each of two heads, 80 multiply-adds each, one goes."""
+    tied = [Site("heads", 0, 2, (), ())]
+    [note] = planned_channels(make_toy_analysis(), tied)
+    assert "keeps blocks.0.v 1 of 2 where half" in note
+    assert planned_channels(make_toy_analysis(), []) == ()
 
 
 def test_the_planner_keeps_half_of_the_heads():

@@ -30,6 +30,10 @@ for (const table of document.querySelectorAll("table")) {
   }
 }
 
+const hint = (each) => each.classList.toggle("wide", each.scrollWidth > each.clientWidth);
+const seen = new ResizeObserver((changes) => requestAnimationFrame(() => changes.forEach((one) => hint(one.target))));
+for (const each of document.querySelectorAll(".scroll")) seen.observe(each);
+
 const tip = document.getElementById("tip");
 document.addEventListener("pointerover", (event) => {
   const said = event.target.closest("[data-tip]");
