@@ -16,6 +16,7 @@ from safetensors.numpy import load, save
 from prune_realloc.core.cost import Cost, Term, Widths, component_costs, total_cost
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.files import CHECKSUMS, checksums, make_folder, write_files
+from prune_realloc.core.memory import Memory
 
 FORMAT_VERSION = 2
 SCORES_FILE, META_FILE = "analysis.safetensors", "analysis.json"
@@ -41,6 +42,8 @@ class Analysis:
     """Site name -> what its width must be a multiple of; only where that is more than 1."""
     terms: tuple[Term, ...]
     """The cost model: params and MACs as a formula of the widths."""
+    memory: Memory | None = None
+    """The most memory that a pass holds, as a formula of the widths; None where it is not known, as in older files."""
     scorer: str
     unit: str
     """What the scores are in: `nats` where those of two sites can be compared, else the scorer's own measure."""
@@ -102,9 +105,11 @@ class Analysis:
         meta = {"format_version": FORMAT_VERSION} | {
             field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in _ARRAYS
         }
-        for name in ("multiples", "taken"):
+        for name in ("multiples", "taken", "memory"):
             if not getattr(self, name):  # as files without it have always been
                 del meta[name]
+        if self.memory is not None:
+            meta["memory"] = dataclasses.asdict(self.memory)
         meta["terms"] = [dataclasses.asdict(term) for term in self.terms]
         arrays = {
             f"{kind}/{name}": np.ascontiguousarray(values, dtype=np.float64)
@@ -140,6 +145,8 @@ class Analysis:
                 raise InputError(f"{folder}: scores and facts are of two runs; run `analyze` again")
             meta["terms"] = tuple(Term(**(term | {"sites": tuple(term["sites"])})) for term in meta["terms"])
             meta["notes"] = tuple(meta["notes"])
+            if "memory" in meta:
+                meta["memory"] = Memory.of(meta["memory"])
             scores, damage = ({name: arrays[f"{kind}/{name}"] for name in meta["widths"]} for kind in _ARRAYS)
             return cls(scores=scores, damage=damage, **meta)
         except _DAMAGE as error:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from prune_realloc.core.analysis import Analysis
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.intervals import rank_correlation
+from prune_realloc.core.memory import Memory
 from prune_realloc.core.structure import AXES, Site, Structure
 from prune_realloc.data.calibration import Calibration
 from prune_realloc.families import family_of
@@ -31,6 +32,7 @@ from prune_realloc.pruning.scorers import ACTIVATION_SCORERS, GRADIENT_SCORERS, 
 from prune_realloc.pruning.sites import find_sites, widths
 from prune_realloc.runtime.device import out_of_memory_named
 from prune_realloc.runtime.networks import count_classes, model_identity
+from prune_realloc.tracing.memory import memory_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +114,7 @@ def examine(
         groups={site.name: site.groups for site in sites},
         multiples={site.name: site.multiple for site in sites if site.multiple > 1},
         terms=structure.terms,
+        memory=_memory(network, sites) if host.stands_alone else None,
         scorer=scorer,
         unit="nats" if scorer in GRADIENT_SCORERS else scorer,
         seed=seed,
@@ -149,6 +152,14 @@ def _folded(net: nn.Module, structure: Structure) -> nn.Module:
         with torch.no_grad():
             family_of(inner).fold_scales_(inner)
     return network
+
+
+def _memory(network: nn.Module, sites: tuple[Site, ...]) -> Memory | None:
+    """The formula of the memory of a pass on a CPU."""
+    inner = inner_of(network)
+    if next(inner.parameters()).device.type != "cpu":
+        inner = copied(inner).cpu()
+    return memory_of(inner, (1, *input_shape(inner)), sites)
 
 
 def _place_of(host: Host) -> dict[str, str]:
