@@ -20,7 +20,7 @@ from prune_realloc.core.memory import Memory
 from prune_realloc.core.structure import AXES, Site, Structure
 from prune_realloc.data.calibration import Calibration
 from prune_realloc.families import family_of
-from prune_realloc.families.host import Host, copied, find_host, inner_of
+from prune_realloc.families.host import Host, copied, find_host, inner_of, sharing
 from prune_realloc.families.inputs import input_shape
 from prune_realloc.pruning.damage import damage_curves, score_curve
 from prune_realloc.pruning.elimination import Curve
@@ -145,8 +145,8 @@ class _Found:
 
 
 def _folded(net: nn.Module, structure: Structure) -> nn.Module:
-    """A copy without LayerScale, where its layers can be cut and refitted."""
-    network = copied(net)
+    """A copy without LayerScale, where its layers can be cut and refitted; what is equal shares the memory of `net`."""
+    network = sharing(net)
     if structure.branches:
         inner = inner_of(network)
         with torch.no_grad():
