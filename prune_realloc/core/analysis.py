@@ -17,6 +17,7 @@ from safetensors.numpy import load, save
 from prune_realloc.core.cost import Cost, Term, component_costs, total_cost
 from prune_realloc.core.errors import InputError, first_fault
 from prune_realloc.core.files import CHECKSUMS, checksums, make_folder, write_files
+from prune_realloc.core.memory import Memory
 from prune_realloc.core.taken import Fact
 from prune_realloc.core.typed import AtLeastOne, holding
 
@@ -37,6 +38,7 @@ class _ModelFacts:
     model_args: Mapping[str, Any] | None = None
     num_classes: int | None = None
     input_size: tuple[AtLeastOne, AtLeastOne, AtLeastOne] | None = None
+    num_classes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,8 @@ class Analysis:
     """Site name -> what its width must be a multiple of; only where that is more than 1."""
     terms: tuple[Term, ...]
     """The cost model: params and MACs as a formula of the widths."""
+    memory: Memory | None = None
+    """The most memory that a pass holds, as a formula of the widths; None where it is not known, as in older files."""
     scorer: str
     unit: str
     """What the scores are in: `nats` where those of two sites can be compared, else the scorer's own measure."""
@@ -126,9 +130,11 @@ class Analysis:
         meta = {"format_version": FORMAT_VERSION} | {
             field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name not in _ARRAYS
         }
-        for name in ("multiples", "taken"):
+        for name in ("multiples", "taken", "memory"):
             if not getattr(self, name):  # as files without it have always been
                 del meta[name]
+        if self.memory is not None:
+            meta["memory"] = dataclasses.asdict(self.memory)
         meta["terms"] = [dataclasses.asdict(term) for term in self.terms]
         arrays = {
             f"{kind}/{name}": np.ascontiguousarray(values, dtype=np.float64)
@@ -179,6 +185,8 @@ class Analysis:
         for number, term in enumerate(self.terms):
             if missing := [site for site in term.sites if site not in self.widths]:
                 raise ValueError(f"terms.{number}.sites: widths has no {missing[0]}")
+        if self.memory is not None and (missing := sorted(self.memory.sites - self.widths.keys())):
+            raise ValueError(f"memory.moments: widths has no {missing[0]}")
         for name, width in self.widths.items():
             units = width * self.groups[name]
             if self.scores[name].shape != (units,) or self.damage[name].shape != (width + 1,):

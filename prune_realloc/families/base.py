@@ -194,7 +194,8 @@ class CuttableFamily(Family, Protocol):
     def fold_scales_(self, model: Any) -> None:
         """Move scales between a layer and the stream (LayerScale) into the layer, so that they are scored with it.
 
-        The function of the network stays. Called without gradients.
+        The function of the network stays, and so do the numbers of a network in whose memory it lies (`host.sharing`).
+        Called without gradients.
         """
 
     def sync_(

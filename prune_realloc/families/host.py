@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from torch import nn
@@ -87,6 +87,22 @@ def copied(model: nn.Module, memo: dict[int, object] | None = None) -> nn.Module
         raise InputError(
             f"model {type(model).__name__} cannot be copied ({why}); keep what cannot out of its attributes"
         ) from error
+
+
+def sharing(model: nn.Module, apart: Collection[nn.Parameter] = ()) -> nn.Module:
+    """A copy whose parameters and buffers lie in the memory of `model`: who changes one gives it memory of its own.
+
+    Args:
+        apart: parameters that are copied.
+
+    Raises:
+        InputError: as `copied`.
+    """
+    own = {id(parameter) for parameter in apart}
+    memo: dict[int, object] = {
+        id(p): nn.Parameter(p.detach(), p.requires_grad) for p in model.parameters() if id(p) not in own
+    }
+    return copied(model, memo | {id(buffer): buffer.detach() for buffer in model.buffers()})
 
 
 def _outermost(module: nn.Module, name: str, seen: set[int]) -> Iterator[tuple[str, nn.Module]]:

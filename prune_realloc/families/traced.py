@@ -182,8 +182,8 @@ def fold_scales_(model: nn.Module) -> None:
             target = model.get_submodule(behind.get(layers[number].module, layers[number].module))
             for part in (target.weight, target.bias):
                 if isinstance(part, Tensor):
-                    part.mul_(factor.reshape(-1, *[1] * (part.ndim - 1)))
-        gamma.fill_(1.0)
+                    part.data = part * factor.reshape(-1, *[1] * (part.ndim - 1))
+        gamma.data = torch.ones_like(gamma)
 
 
 def _scales(record: Record) -> dict[str, list[int]]:

@@ -119,10 +119,10 @@ def fold_scales_(model: VisionTransformer) -> None:
         for name, writer in (("ls1", block.attn.proj), ("ls2", block.mlp.fc2)):
             scale = getattr(block, name, None)  # a ResPostBlock has none
             if isinstance(scale, LayerScale):
-                writer.weight.mul_(scale.gamma[:, None])
+                writer.weight.data = writer.weight * scale.gamma[:, None]
                 if writer.bias is not None:
-                    writer.bias.mul_(scale.gamma)
-                scale.gamma.fill_(1.0)
+                    writer.bias.data = writer.bias * scale.gamma
+                scale.gamma.data = torch.ones_like(scale.gamma)
 
 
 def drop_blocks_(model: VisionTransformer, gone: Collection[int]) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from prune_realloc.core.errors import InputError
 from prune_realloc.planning.choices import PlanningProblem
 from prune_realloc.planning.knapsack import knapsack
+from prune_realloc.planning.measures import TOO_MUCH
 from prune_realloc.planning.parts import blocks_of
 from prune_realloc.planning.prices import PricedNetwork
 from prune_realloc.planning.relaxation import relaxation
@@ -113,6 +114,8 @@ class _Search:
     def _weigh(self, widths: tuple[int, ...]) -> _Streams | None:
         """What these widths of the streams are worth; None if the budget does not allow them."""
         stream = dict(zip(self.names, widths, strict=True))
+        if self.problem.measure.over(stream):
+            return None
         left = self.limit - sum(each * prod(stream[name] for name in sites) for sites, each in self._outside)
         costs = [block.costs(stream) for block in self.blocks]
         least = sum(
@@ -121,7 +124,7 @@ class _Search:
         )
         if least > left:
             return None
-        most = sum(int(cost.max()) for parts in costs for cost in parts)
+        most = sum(int(cost[cost < TOO_MUCH].max(initial=0)) for parts in costs for cost in parts)
         own = float(sum(self.problem.curves[name][width] for name, width in stream.items()))
         short = most + self.limit - left < self.problem.enough(self.limit)
         return _Streams(short, own + self._relaxed(costs, left), widths, left)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from prune_realloc.core.cost import Widths
 from prune_realloc.planning.choices import TOLERANCE, PlanningProblem
 from prune_realloc.planning.extremes import a_step_wider
-from prune_realloc.planning.measures import LATENCY
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +22,7 @@ class Budgeted:
         return self.problem.cost(widths) / self.limit
 
     def holds(self, widths: Widths) -> bool:
-        return self.problem.cost(widths) <= self.limit
+        return self.problem.cost(widths) <= self.limit and not self.problem.measure.over(widths)
 
     def is_spent(self, widths: Widths) -> bool:
         """Is so much spent as a plan must?"""
@@ -39,13 +38,13 @@ def all_hold(budgets: Sequence[Budgeted], widths: Widths) -> bool:
 
 
 def one_is_spent(budgets: Sequence[Budgeted], widths: Widths) -> bool:
-    """Whether little is left of one, or time keeps the network from being a step wider where no cost would.
+    """Whether little is left of one, or time or memory keep the network from being a step wider where no cost would.
 
-    Where time alone is limited nothing must be spent: nobody wants more of it than what accuracy needs.
+    Where these alone are limited nothing must be spent: nobody wants more of them than what accuracy needs.
     """
-    costs = [each for each in budgets if each.problem.kind != LATENCY]
-    times = [each for each in budgets if each.problem.kind == LATENCY]
-    if not costs or any(each.is_spent(widths) for each in costs) or any(each.is_near(widths) for each in times):
+    costs = [each for each in budgets if each.problem.measure.must_be_spent]
+    others = [each for each in budgets if not each.problem.measure.must_be_spent]
+    if not costs or any(each.is_spent(widths) for each in costs) or any(each.is_near(widths) for each in others):
         return True
     wider = a_step_wider(costs[0].problem, widths)
-    return any(all_hold(costs, one) and not all_hold(times, one) for one in wider)
+    return any(all_hold(costs, one) and not all_hold(others, one) for one in wider)

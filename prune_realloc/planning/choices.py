@@ -11,7 +11,7 @@ from prune_realloc.core.cost import DEFAULT_KIND, Widths
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.prices import Price
 from prune_realloc.core.structure import INNER_AXES, OUTER_AXES, site_place
-from prune_realloc.planning.measures import LATENCY, Measure, of_kind
+from prune_realloc.planning.measures import Measure, of_kind
 from prune_realloc.recipe.document import DEFAULT_AXES, Recipe, RecipeAxis
 from prune_realloc.recipe.rules import Rule
 
@@ -71,8 +71,8 @@ class PlanningProblem:
         return self.measure.cost(widths)
 
     def enough(self, limit: int) -> int:
-        """The least that a plan spends; of time, nobody wants more than what accuracy needs."""
-        return 0 if self.kind == LATENCY else ceil(limit * (1 - TOLERANCE))
+        """The least that a plan spends; of time and memory, nobody wants more than what accuracy needs."""
+        return ceil(limit * (1 - TOLERANCE)) if self.measure.must_be_spent else 0
 
     def damage(self, widths: Widths) -> float:
         """Sum over the sites; a block that goes takes the damage of its writers, and none of its other sites."""

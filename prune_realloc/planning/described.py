@@ -10,8 +10,9 @@ from prune_realloc.core.latency import LatencyTable
 from prune_realloc.core.structure import INNER_AXES, site_beside, site_place
 from prune_realloc.planning.budgeted import Budgeted
 from prune_realloc.planning.choices import PlanningProblem
+from prune_realloc.planning.measures import PEAK
 from prune_realloc.planning.site_reasons import site_reason
-from prune_realloc.recipe.plan import Limit, Plan, PlannedLatency, SitePlan
+from prune_realloc.recipe.plan import Limit, Plan, PlannedLatency, PlannedPeak, SitePlan
 
 
 def described(
@@ -41,6 +42,7 @@ def described(
         **{kind: cost.of(kind) for kind in KINDS},
         also={kind: Limit(requested=each.limit, source=each.problem.source) for kind, each in counted.items()},
         latency=_planned_latency(problem, widths, table),
+        peak=_planned_peak(budgets, widths),
         damage=digits(problem.damage(widths)) if comparable else None,
         bound=digits(bound) if comparable and bound is not None else None,
         sites={
@@ -71,6 +73,14 @@ def _planned_latency(problem: PlanningProblem, widths: Widths, table: LatencyTab
         device=where.device,
         error=digits(table.error[0], 2),
     )
+
+
+def _planned_peak(budgets: Sequence[Budgeted], widths: Widths) -> PlannedPeak | None:
+    peak = next((each for each in budgets if each.problem.kind == PEAK), None)
+    if peak is None or (budget := peak.problem.recipe.budget) is None:
+        return None
+    achieved, source = peak.problem.cost(widths), peak.problem.source
+    return PlannedPeak(requested=peak.limit, achieved=achieved, source=source, batch=budget.images)
 
 
 def _groups(analysis: Analysis, name: str) -> int | None:

@@ -1,4 +1,4 @@
-"""What a budget counts, as prices of units: multiply-adds, parameters, time, or several in one. No torch here."""
+"""What a budget counts, as prices of units: multiply-adds, parameters, time, memory, or several in one. No torch."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ from dataclasses import dataclass, replace
 from prune_realloc.core.analysis import Analysis
 from prune_realloc.core.cost import Widths
 from prune_realloc.core.latency import LatencyTable
+from prune_realloc.core.memory import MEGABYTE, Memory
 from prune_realloc.core.prices import PICOSECONDS, Price, total
 
-LATENCY = "latency"
+LATENCY, PEAK = "latency", "peak"
+_UNITS = {LATENCY: (PICOSECONDS, "ms"), PEAK: (MEGABYTE, "MB")}
+"""Beside `KINDS`: so many make one of this unit. Of these nobody wants more than what accuracy needs."""
+TOO_MUCH = 10**13
+"""More than any limit: the cost of what does not fit under a ceiling."""
 WHOLE = 10**12
 """The limit of several budgets in one: a cost of this is all of each of them."""
 
@@ -20,25 +25,60 @@ class Measure:
     """A cost of networks, as a whole number."""
 
     kind: str
-    """One of `KINDS`, or `latency`."""
+    """One of `KINDS`, `latency` or `peak`."""
     prices: tuple[Price, ...]
+    moments: tuple[tuple[Price, ...], ...] = ()
+    """The largest of these sums counts besides;"""
+    ceiling: int | None = None
+    """or, with a ceiling, none of them may be above it."""
 
     def cost(self, widths: Widths) -> int:
         """What a network costs."""
-        return total(self.prices, widths)
+        return total(self.prices, widths) + (self.largest(widths) if self.ceiling is None else 0)
+
+    def largest(self, widths: Widths) -> int:
+        """The largest of the sums of `moments`."""
+        return max((total(prices, widths) for prices in self.moments), default=0)
+
+    def over(self, widths: Widths) -> bool:
+        """Do the widths, of all sites or of some, not fit under the ceiling?"""
+        known = (moment for moment in self.moments if all(price.reads <= widths.keys() for price in moment))
+        return self.ceiling is not None and any(total(moment, widths) > self.ceiling for moment in known)
+
+    @property
+    def must_be_spent(self) -> bool:
+        """Whether a plan that leaves much of it could be better."""
+        return self.kind not in _UNITS
 
     @property
     def smooth(self) -> Measure:
         """Without the step where two widths become unlike: what remains grows with every width."""
-        return replace(self, prices=tuple(price for price in self.prices if price.unlike is None))
+        prices, *moments = (
+            tuple(price for price in some if price.unlike is None) for some in (self.prices, *self.moments)
+        )
+        return replace(self, prices=prices, moments=tuple(moments))
+
+    @property
+    def dear(self) -> Measure:
+        """As if widths were unlike at every moment: no network that is nowhere wider costs more."""
+        moments = (tuple(replace(price, unlike=None) for price in moment) for moment in self.moments)
+        return replace(self, moments=tuple(moments))
+
+    def under(self, ceiling: int) -> Measure:
+        """With a ceiling on what counts by its maximum, instead of that."""
+        return replace(self, ceiling=ceiling) if self.moments else self
 
     def exact(self, cost: int) -> str:
         """A cost in all its digits, in words."""
-        return f"{cost / PICOSECONDS:.4g} ms" if self.kind == LATENCY else f"{cost:,}"
+        return self._in_unit(cost, 4) if self.kind in _UNITS else f"{cost:,}"
 
     def short(self, cost: int) -> str:
         """The same with three digits."""
-        return f"{cost / PICOSECONDS:.3g} ms" if self.kind == LATENCY else short_count(cost)
+        return self._in_unit(cost, 3) if self.kind in _UNITS else short_count(cost)
+
+    def _in_unit(self, cost: int, digits: int) -> str:
+        each, unit = _UNITS[self.kind]
+        return f"{cost / each:.{digits}g} {unit}"
 
 
 def of_kind(analysis: Analysis, kind: str) -> Measure:
@@ -49,6 +89,11 @@ def of_kind(analysis: Analysis, kind: str) -> Measure:
 def of_time(table: LatencyTable) -> Measure:
     """Picoseconds for one batch."""
     return Measure(kind=LATENCY, prices=table.prices)
+
+
+def of_memory(analysis: Analysis, memory: Memory, batch: int) -> Measure:
+    """Bytes that are held at once at so many images."""
+    return Measure(kind=PEAK, prices=memory.weights(analysis.terms), moments=memory.activations(batch))
 
 
 def together(measures: Sequence[Measure], limits: Sequence[int], weights: Sequence[float]) -> Measure:
@@ -62,7 +107,13 @@ def together(measures: Sequence[Measure], limits: Sequence[int], weights: Sequen
         for measure, limit, weight in zip(measures, limits, weights, strict=True)
         for price in measure.prices
     ]
-    return Measure(kind=" and ".join(measure.kind for measure in measures), prices=tuple(prices))
+    under = next((measure for measure in measures if measure.moments), None)
+    return Measure(
+        kind=" and ".join(measure.kind for measure in measures),
+        prices=tuple(prices),
+        moments=() if under is None else under.moments,
+        ceiling=None if under is None else under.ceiling,
+    )
 
 
 def short_count(count: int) -> str:

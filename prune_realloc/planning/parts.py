@@ -11,6 +11,7 @@ from prune_realloc.core.cost import Widths
 from prune_realloc.core.prices import Price
 from prune_realloc.core.structure import site_name, site_place
 from prune_realloc.planning.choices import PlanningProblem
+from prune_realloc.planning.measures import TOO_MUCH
 
 
 class Part:
@@ -34,11 +35,30 @@ class Part:
             if price.reads & inside
         ]
         """Terms of the cost: other sites, and what each combination of their units costs in each of the ways."""
+        self._ceiling = problem.measure.ceiling or 0
+        moments = problem.measure.moments if problem.measure.ceiling is not None else ()
+        self._moments = [
+            [self._alive(problem, price) for price in moment]
+            for moment in moments
+            if any(price.reads & inside for price in moment)
+        ]
 
     def cost(self, stream: Widths) -> np.ndarray:
-        """Cost of each of the ways where the streams are so wide."""
+        """Cost of each of the ways where the streams are so wide; `TOO_MUCH` where it does not fit under a ceiling."""
         free = np.zeros(len(self.damage), dtype=np.int64)
-        return sum((prod(stream.get(name, 1) for name in others) * units for others, units in self.terms), free)
+        cost = sum((prod(stream.get(name, 1) for name in others) * units for others, units in self.terms), free)
+        for moment in self._moments:
+            alive = sum((prod(stream[name] for name in streams) * units for streams, units in moment), free)
+            cost = np.where(alive > self._ceiling, TOO_MUCH, cost)
+        return cost
+
+    def _alive(self, problem: PlanningProblem, price: Price) -> tuple[list[str], np.ndarray]:
+        """The streams that a part of a moment grows with, and how much that is for each of their units in each of the
+        ways; what is chosen elsewhere may be as wide as it can."""
+        streams = [name for name in price.sites if name in problem.streams()]
+        elsewhere = {name: problem.choices[name][0] for name in price.reads - {*self.widths}}
+        widths = elsewhere | dict.fromkeys(streams, 1) | self.widths
+        return streams, np.zeros(len(self.damage), dtype=np.int64) + price.at(widths)
 
 
 def _ones(price: Price, inside: set[str]) -> dict[str, int]:

@@ -21,9 +21,10 @@ from prune_realloc.core.prices import PICOSECONDS
 from prune_realloc.core.structure import site_place
 from prune_realloc.planning.allocate import least_damage
 from prune_realloc.planning.budgeted import Budgeted, one_is_spent
+from prune_realloc.planning.ceilings import under_ceilings
 from prune_realloc.planning.choices import PlanningProblem, movable_axes
 from prune_realloc.planning.described import described, digits
-from prune_realloc.planning.measures import of_kind, of_time
+from prune_realloc.planning.measures import of_kind, of_memory, of_time
 from prune_realloc.planning.remedies import check_budget, most_of, too_coarse
 from prune_realloc.planning.several import least_damage_within
 from prune_realloc.planning.uniform import shared_shares
@@ -83,6 +84,14 @@ def _budgets(problem: PlanningProblem, table: LatencyTable | None) -> list[Budge
         table.require(analysis.terms, analysis.widths, budget.asked)
         limit_ms = budget.limit_ms(digits(table.predict(analysis.widths), 6))
         found.append(Budgeted(problem.counting(of_time(table)), int(limit_ms * PICOSECONDS)))
+    if budget.limits_memory:
+        if analysis.memory is None:
+            raise InputError(
+                "budget: memory is limited, and the analysis has no formula of it (it is of an older version, or of a "
+                "network inside another, or that runs otherwise each time); run `analyze` again, or limit another cost"
+            )
+        peak = problem.counting(of_memory(analysis, analysis.memory, budget.images))
+        found.append(Budgeted(peak, budget.limit_bytes(peak.source)))
     return found
 
 
@@ -94,9 +103,13 @@ def _at_budgets(budgets: Sequence[Budgeted]) -> tuple[dict[str, int], float | No
     allocation = budgets[0].problem.recipe.allocation
     if allocation != "damage":
         return shared_shares(binding, allocation), None
-    if len(binding) > 1:
-        return least_damage_within(binding)
-    return least_damage(binding[0].problem, binding[0].limit)
+    return under_ceilings(binding, _least_damage)
+
+
+def _least_damage(budgets: Sequence[Budgeted]) -> tuple[dict[str, int], float]:
+    if len(budgets) > 1:
+        return least_damage_within(budgets)
+    return least_damage(budgets[0].problem, budgets[0].limit)
 
 
 def _check_outcome(problem: PlanningProblem, budgets: Sequence[Budgeted], widths: Widths) -> None:

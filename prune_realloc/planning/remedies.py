@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 
 from prune_realloc.core.cost import Widths
 from prune_realloc.core.errors import InputError
+from prune_realloc.core.prices import total
 from prune_realloc.core.structure import AXES, OUTER_AXES, site_place, without_dropped_blocks
 from prune_realloc.planning.choices import FLOORS, PlanningProblem
 from prune_realloc.planning.extremes import a_step_wider, cheapest, dearest
-from prune_realloc.planning.measures import LATENCY
 
 _NAMED = 3
 """So many components are named where a floor is explained."""
@@ -45,17 +45,18 @@ def check_budget(problem: PlanningProblem, limit: int) -> None:
 
 
 def most_of(problem: PlanningProblem) -> int:
-    """The most that the rules leave."""
-    return problem.cost(dearest(problem))
+    """The most that the rules leave, or a little more."""
+    return problem.measure.dear.cost(dearest(problem))
 
 
 def _held(problem: PlanningProblem, narrowest: Widths) -> str:
-    """What holds a floor of time: the components that take most of it there."""
-    if problem.kind != LATENCY:
+    """What holds a floor of time or memory: the components that take most of it there."""
+    if problem.measure.must_be_spent:
         return ""
     taken: dict[str, int] = {}
     left = without_dropped_blocks(narrowest)
-    for price in problem.prices:
+    moment = max(problem.measure.moments, key=lambda prices: total(prices, narrowest), default=())
+    for price in (*problem.prices, *moment):
         taken[price.component] = taken.get(price.component, 0) + price.at(left)
     largest = sorted(taken, key=lambda component: -taken[component])[:_NAMED]
     return f": {', '.join(f'{component} {problem.measure.short(taken[component])}' for component in largest)}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from prune_realloc.core.cost import Widths
 from prune_realloc.core.structure import site_name, site_place
 from prune_realloc.planning.choices import PlanningProblem
-from prune_realloc.planning.measures import LATENCY
 from prune_realloc.recipe.document import COMPARABLE_SCORERS, Recipe
 
 
@@ -71,4 +70,4 @@ def _saved(problem: PlanningProblem, name: str, widths: Widths) -> str:
         if other == name or (axis == "block" and site_place(other)[1] == block)
     }
     less = problem.measure.short(problem.cost(dict(widths) | before) - problem.cost(widths))
-    return less if problem.kind == LATENCY else f"{less} {problem.kind}"
+    return f"{less} {problem.kind}" if problem.measure.must_be_spent else less

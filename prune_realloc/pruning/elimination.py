@@ -60,52 +60,55 @@ class Elimination:
         """
         if columns is None:
             columns = torch.arange(weight.shape[1], device=weight.device)[:, None]
-        units, self.entries = columns.shape
-        self.alive = torch.arange(units, device=weight.device)
-        order = _units_first(columns, weight.shape[1])
+        self.alive = torch.arange(len(columns), device=weight.device)
+        self._places = columns
+        """Of each unit that is left: where its columns are now."""
         # with R'R = N / 2 G, the squared length of a column of R W is what an error of that shape costs
         values, vectors = torch.linalg.eigh(moments.tokens / 2 * moments.gradient)
-        self.weight = values.clamp(min=0).sqrt()[:, None] * (vectors.T @ weight[:, order])
-        self.inverse = torch.linalg.inv(ridged(moments.covariance[order][:, order], moments.mean))
+        self.weight = values.clamp(min=0).sqrt()[:, None] * (vectors.T @ weight)
+        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(ridged(moments.covariance, moments.mean)))
 
     def costs(self) -> Tensor:
         """Damage of removing each unit that is left, alone."""
-        size = len(self.alive) * self.entries
-        weight, inverse = self.weight[:, :size], self.inverse[:size, :size]
-        if self.entries == 1:
-            return weight.square().sum(0) / inverse.diagonal()
-        shape = (len(self.alive), self.entries)
-        own = inverse.unflatten(1, shape).unflatten(0, shape).diagonal(dim1=0, dim2=2).movedim(-1, 0)  # (units, E, E)
-        each = torch.linalg.solve_triangular(torch.linalg.cholesky(own), weight.T.unflatten(0, shape), upper=False)
+        places = self._places
+        if places.shape[1] == 1:
+            return (self.weight.square().sum(0) / self.inverse.diagonal())[places[:, 0]]
+        own = self.inverse[places[:, :, None], places[:, None]]  # (units, E, E)
+        gone = self.weight[:, places].permute(1, 2, 0)
+        each = torch.linalg.solve_triangular(torch.linalg.cholesky(own), gone, upper=False)
         return each.square().sum((1, 2))
 
     def remove_(self, positions: Tensor) -> Tensor:
         """Take units out in the given order; returns the damage that each adds."""
+        columns = self._places[positions].reshape(-1)
+        across = self.inverse.index_select(0, columns)
+        lower = torch.linalg.cholesky(across.index_select(1, columns))
+        # row i of L^-1 W_P' is column i of W after those before it went, over the square root of [C^-1]_ii
+        gone = self.weight.index_select(1, columns)
+        damage = torch.linalg.solve_triangular(lower, gone.T, upper=False).square().sum(1)
+        update = torch.cholesky_solve(across, lower)
+        self.weight.addmm_(gone, update, alpha=-1)
+        self.inverse.addmm_(across.T, update, alpha=-1)
         stays = torch.ones(len(self.alive), dtype=torch.bool, device=positions.device)
         stays[positions] = False
-        columns = (positions[:, None] * self.entries + torch.arange(self.entries, device=positions.device)).reshape(-1)
-        kept = torch.ones(len(self.inverse), dtype=torch.bool, device=positions.device)
-        kept[columns] = False
-        left = kept.nonzero().squeeze(1)
-        lower = torch.linalg.cholesky(self.inverse[columns][:, columns])
-        # row i of L^-1 W_P' is column i of W after those before it went, over the square root of [C^-1]_ii
-        gone = self.weight[:, columns]
-        damage = torch.linalg.solve_triangular(lower, gone.T, upper=False).square().sum(1)
-        rest = self.inverse.index_select(0, left)
-        across = rest.index_select(1, columns)
-        update = torch.cholesky_solve(across.T, lower)
-        self.weight = self.weight.index_select(1, left).addmm_(gone, update, alpha=-1)
-        self.inverse = rest.index_select(1, left).addmm_(across, update, alpha=-1)
-        self.alive = self.alive[stays]
-        return damage.reshape(-1, self.entries).sum(1)
+        self.alive, self._places = self.alive[stays], self._places[stays]
+        self._close_gaps_(columns)
+        return damage.reshape(len(positions), -1).sum(1)
 
-
-def _units_first(columns: Tensor, inputs: int) -> Tensor:
-    """All columns in the order of the units that they belong to, and then those of none; shape (inputs,)."""
-    own = columns.reshape(-1)
-    free = torch.ones(inputs, dtype=torch.bool, device=columns.device)
-    free[own] = False
-    return torch.cat([own, free.nonzero().squeeze(1)])
+    def _close_gaps_(self, gone: Tensor) -> None:
+        """Columns from the end take the places of those that went: a copy of all that is left would take longer than
+        everything else."""
+        left = len(self.inverse) - len(gone)
+        goes = torch.zeros(len(self.inverse), dtype=torch.bool, device=gone.device)
+        goes[gone] = True
+        gaps, last = goes[:left].nonzero().squeeze(1), (~goes[left:]).nonzero().squeeze(1) + left
+        self.inverse[gaps] = self.inverse[last]
+        self.inverse[:, gaps] = self.inverse[:, last]
+        self.weight[:, gaps] = self.weight[:, last]
+        self.inverse, self.weight = self.inverse[:left, :left], self.weight[:, :left]
+        place = torch.arange(len(goes), device=gone.device)
+        place[last] = gaps
+        self._places = place[self._places]
 
 
 def ridged(covariance: Tensor, mean: Tensor, share: float = RIDGE) -> Tensor:

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from prune_realloc.core.analysis import Analysis
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.intervals import rank_correlation
+from prune_realloc.core.memory import Memory
 from prune_realloc.core.structure import AXES, Site, Structure
 from prune_realloc.data.calibration import Calibration
 from prune_realloc.families import family_of
-from prune_realloc.families.host import Host, copied, find_host, inner_of
+from prune_realloc.families.host import Host, copied, find_host, inner_of, sharing
 from prune_realloc.families.inputs import input_shape
 from prune_realloc.pruning.damage import damage_curves, score_curve
 from prune_realloc.pruning.doubts import Predicted, doubts, said_early
@@ -33,6 +34,7 @@ from prune_realloc.pruning.shown import never_shown
 from prune_realloc.pruning.sites import find_sites, widths
 from prune_realloc.runtime.device import out_of_memory_named
 from prune_realloc.runtime.networks import count_classes, model_identity
+from prune_realloc.tracing.memory import memory_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +116,7 @@ def examine(
         groups={site.name: site.groups for site in sites},
         multiples={site.name: site.multiple for site in sites if site.multiple > 1},
         terms=structure.terms,
+        memory=_memory(network, sites) if host.stands_alone else None,
         scorer=scorer,
         unit="nats" if scorer in GRADIENT_SCORERS else scorer,
         seed=seed,
@@ -144,13 +147,21 @@ class _Found:
 
 
 def _folded(net: nn.Module, structure: Structure) -> nn.Module:
-    """A copy without LayerScale, where its layers can be cut and refitted."""
-    network = copied(net)
+    """A copy without LayerScale, where its layers can be cut and refitted; what is equal shares the memory of `net`."""
+    network = sharing(net)
     if structure.branches:
         inner = inner_of(network)
         with torch.no_grad():
             family_of(inner).fold_scales_(inner)
     return network
+
+
+def _memory(network: nn.Module, sites: tuple[Site, ...]) -> Memory | None:
+    """The formula of the memory of a pass on a CPU."""
+    inner = inner_of(network)
+    if next(inner.parameters()).device.type != "cpu":
+        inner = copied(inner).cpu()
+    return memory_of(inner, (1, *input_shape(inner)), sites)
 
 
 def _place_of(host: Host) -> dict[str, str]:

@@ -111,8 +111,8 @@ def _tune_whole_(model: nn.Module, source: nn.Module, batches: Iterable[Batch], 
 
 def _tune_head_(task: Task, streams: Streams, tuning: Tuning) -> None:
     """What follows the last stream, towards the source's output."""
-    for i, x, y in streams:
-        streams.replace(i, task.family.head_output(task.source, x), y)
+    for i, x, _ in streams:
+        streams.replace(i, x=task.family.head_output(task.source, x))
     tune_(task.model, Stretch("head", partial(task.family.head_output, task.model), lambda x: x), streams, tuning)
 
 
@@ -126,8 +126,7 @@ def _lead_on_(task: Task, streams: Streams, part: _Part, weight: Tensor | None =
         last = partial(task.last, part.stream)
         stretch = Stretch(part.name, lambda y: last(part.run(y)), lambda x: task.rows(part.writer, last(x)), weight)
         tune_(task.model, stretch, streams, task.tuning)
-    for i, x, y in streams:
-        streams.replace(i, x, part.run(y))
+    streams.lead_on(part.run)
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,9 +176,9 @@ def _fit_stream_(task: Task, streams: Streams, name: str, left: Iterator[tuple[B
 
 def _lead_past_(task: Task, streams: Streams, branch: Branch, mine: Branch | None) -> None:
     """Both streams behind a branch that nothing is done to; None: the model has it no more."""
-    for i, x, y in streams:
+    for i, x, _ in streams:
         x = x if mine is not None else task.led(task.source, branch, x)
-        streams.replace(i, x + task.output(task.source, branch, x), y)
+        streams.replace(i, x=x + task.output(task.source, branch, x))
     if mine is not None:
         _lead_on_(task, streams, _added(task, branch, mine))
 
@@ -190,8 +189,8 @@ def _cross_(task: Task, streams: Streams, at: str, to: str) -> None:
     for crossing in (each for each in task.structure.crossings if each.stream == to):
         _fit_crossing_(task, streams, crossing)
     enter = task.family.stream_input
-    for i, x, y in streams:
-        streams.replace(i, enter(task.source, to, x), y)
+    for i, x, _ in streams:
+        streams.replace(i, x=enter(task.source, to, x))
     writer = task.streams[to].slices[0].parameter.rpartition(".")[0]
     _lead_on_(task, streams, _Part(to, to, writer, partial(enter, task.model, to)))
 
@@ -251,7 +250,7 @@ def _fit_writer_(task: Task, streams: Streams, branch: Branch, mine: Branch, los
         own = after = x + output(task.source, branch, x)
         for each in lost:
             after = after + output(task.source, each, after)
-        streams.replace(i, after, y)
+        streams.replace(i, x=after)
         if i in streams.held:
             continue
         given = watched(task.model, mine.writer, "input", partial(output, task.model, mine, y))

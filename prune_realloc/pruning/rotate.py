@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from prune_realloc.core.structure import Pair, Slice, Structure
-from prune_realloc.families.host import copied, inner_of
+from prune_realloc.families.host import inner_of, sharing
 from prune_realloc.pruning.elimination import ridged
 from prune_realloc.pruning.moments import LayerMoments, LinearMoments, LogitMoments
 
@@ -39,8 +39,11 @@ class Rotated:
 
 
 def rotated(model: nn.Module, structure: Structure, moments: LayerMoments) -> Rotated:
-    """A copy of `model` with the same function, each pair in the basis that sorts its units."""
-    whole = copied(model)
+    """A copy of `model` with the same function, each pair in the basis that sorts its units; what is in no pair lies in
+    the memory of `model`."""
+    inner = inner_of(model)
+    turned = [inner.get_parameter(part.parameter) for pair in structure.pairs for part in (*pair.left, *pair.right)]
+    whole = sharing(model, turned)
     network, bases = inner_of(whole), {}
     writers, logits = dict(moments.writers), dict(moments.logits)
     with torch.no_grad():

@@ -14,10 +14,12 @@ from prune_realloc.recipe.fields import Conflict, Count, Share, Size
 
 Runtime = Literal["eager", "onnxruntime", "compiled"]
 Device = Literal["cpu", "cuda"]
-_AMOUNTS = {kind: (kind, f"keep_{kind}") for kind in KINDS} | {"latency": ("latency_ms", "keep_latency")}
+_MEASURED = {"latency": ("latency_ms", "keep_latency"), "peak": ("peak_mb", "keep_peak")}
+_AMOUNTS = {kind: (kind, f"keep_{kind}") for kind in KINDS} | _MEASURED
 """What a budget counts -> the fields that limit it, of which one may be set."""
-_BUDGETS = (*(f"keep_{kind}" for kind in KINDS), *KINDS, "latency_ms", "keep_latency")
+_BUDGETS = (*(f"keep_{kind}" for kind in KINDS), *KINDS, *(name for names in _MEASURED.values() for name in names))
 _CONDITIONS = ("batch", "runtime", "threads", "device")
+_MB = 10**6
 
 
 def _share_of_source(kind: CostKind) -> tuple[Any, Any]:
@@ -44,8 +46,12 @@ class Budget(CostPart):
     """Milliseconds for one batch, at most 1e9."""
     keep_latency: Share | None = None
     """Share of the source's time for one batch, above 0 and at most 1."""
+    peak_mb: Annotated[float, Field(strict=True, gt=0, le=1e6)] | None = None
+    """Megabytes (10^6 bytes) that inference of a batch on a CPU holds at once, at most 1e6."""
+    keep_peak: Share | None = None
+    """Share of what inference of the source holds at once, above 0 and at most 1."""
     batch: Count | None = None
-    """Images at a time, where time is limited. Default: 1."""
+    """Images at a time, where time or memory is limited. Default: 1."""
     runtime: Runtime | None = None
     """What runs the network, where time is limited. Default: eager."""
     threads: Count | None = None
@@ -60,7 +66,10 @@ class Budget(CostPart):
         for absolute, share in _AMOUNTS.values():
             if absolute in given and share in given:
                 yield Conflict((absolute,), f"excludes {share} {given[share]}; keep one of the two")
-        for name in _CONDITIONS:
+        if self.batch is not None and not (self.limits_time or self.limits_memory):
+            fields = "latency_ms, keep_latency, peak_mb or keep_peak"
+            yield Conflict(("batch",), f"says nothing where neither time nor memory is limited; set {fields}")
+        for name in _CONDITIONS[1:]:
             if name in given and not self.limits_time:
                 yield Conflict((name,), "says nothing where no time is limited; set latency_ms or keep_latency")
 
@@ -70,8 +79,18 @@ class Budget(CostPart):
         return self.latency_ms is not None or self.keep_latency is not None
 
     @property
+    def limits_memory(self) -> bool:
+        """Is there a budget of the memory that inference holds?"""
+        return self.peak_mb is not None or self.keep_peak is not None
+
+    @property
+    def images(self) -> int:
+        """Images at a time."""
+        return self.batch or 1
+
+    @property
     def kinds(self) -> tuple[str, ...]:
-        """The kinds of cost that are limited; none where time alone is."""
+        """The kinds of cost that are limited; none where time or memory alone is."""
         given = self.model_dump(exclude_none=True)
         return tuple(kind for kind in KINDS if {*_AMOUNTS[kind]} & {*given})
 
@@ -82,8 +101,9 @@ class Budget(CostPart):
 
     @property
     def counted(self) -> tuple[str, ...]:
-        """All that is limited: `kinds`, and `latency`."""
-        return (*self.kinds, "latency") if self.limits_time else self.kinds
+        """All that is limited: `kinds`, `latency` and `peak`."""
+        given = self.model_dump(exclude_none=True)
+        return (*self.kinds, *(name for name, fields in _MEASURED.items() if {*fields} & {*given}))
 
     @property
     def asked(self) -> dict[str, Any]:
@@ -92,10 +112,12 @@ class Budget(CostPart):
 
     def conditions(self) -> dict[str, Any]:
         """The same; empty where another budget comes first."""
-        return self.asked if self.counted[0] == "latency" else {}
+        return self.asked if self.counted[0] in _MEASURED else {}
 
     def limit_of(self, counted: str, source: float) -> float:
         """The most of one of `counted` that the pruned network may take, where the source takes `source`."""
+        if counted == "peak":
+            return self.limit_bytes(int(source))
         return self.limit_ms(source) if counted == "latency" else self.limit(int(source), counted)
 
     def limit(self, source: int, kind: str | None = None) -> int:
@@ -118,3 +140,9 @@ class Budget(CostPart):
             return self.latency_ms
         assert self.keep_latency is not None
         return float(f"{self.keep_latency * source_ms:.6g}")
+
+    def limit_bytes(self, source: int) -> int:
+        """The most bytes that inference of a batch may hold, where that of the source holds `source`."""
+        if self.peak_mb is not None:
+            return int(Fraction(str(self.peak_mb)) * _MB)
+        return int(Fraction(str(self.keep_peak)) * source)

@@ -9,7 +9,7 @@ from typing import Any
 from prune_realloc.recipe.budget import Budget
 from prune_realloc.recipe.document import Compensation, Data, Recipe, Source
 from prune_realloc.recipe.fields import Location, Part, shown, unknown
-from prune_realloc.recipe.plan import Limit, Plan, PlannedLatency, SitePlan
+from prune_realloc.recipe.plan import Limit, Plan, PlannedLatency, PlannedPeak, SitePlan
 from prune_realloc.recipe.rules import Rule
 from prune_realloc.recipe.target import Network, Target, TargetRule
 
@@ -49,6 +49,7 @@ _INNER_PARTS: dict[Location, type[Part]] = {
     ("plan", "sites"): SitePlan,
     ("plan", "also"): Limit,
     ("plan", "latency"): PlannedLatency,
+    ("plan", "peak"): PlannedPeak,
     ("target", "rules"): TargetRule,
     ("target", "network"): Network,
 }

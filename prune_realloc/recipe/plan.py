@@ -59,6 +59,19 @@ class PlannedLatency(Part):
     """Median relative error of the table at a network that it was not fitted to."""
 
 
+class PlannedPeak(Part):
+    """What inference of a batch holds at once, on a CPU, in bytes."""
+
+    requested: Count
+    """The budget."""
+    achieved: Count
+    """By the planned network."""
+    source: Count
+    """By the source."""
+    batch: Count
+    """Images at a time."""
+
+
 def _cost_of_plan(kind: CostKind) -> tuple[Any, Any]:
     return amount_type(kind), Field(description=f"{kind.noun.capitalize()} of the planned network{kind.scope}.")
 
@@ -84,6 +97,8 @@ class Plan(_PlanCosts):
     """Kind of cost -> a further budget."""
     latency: PlannedLatency | None = None
     """Where the budget limits time."""
+    peak: PlannedPeak | None = None
+    """Where the budget limits memory."""
     damage: Number | None = None
     """Predicted loss that the cut adds, in nats per image."""
     bound: Number | None = None
@@ -101,6 +116,8 @@ class Plan(_PlanCosts):
         }
         if self.latency is not None:
             found["latency"] = ("latency", "requested_ms"), self.latency.requested_ms, self.latency.source_ms
+        if self.peak is not None:
+            found["peak"] = ("peak", "requested"), self.peak.requested, self.peak.source
         return found
 
     def _conflicts(self) -> Iterator[Conflict]:

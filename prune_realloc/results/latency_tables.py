@@ -131,7 +131,7 @@ def _conditions(budget: Budget) -> Conditions:
         device_type=device.type,
         runtime=runtime,
         threads=budget.threads or torch.get_num_threads(),
-        batch=budget.batch or 1,
+        batch=budget.images,
         versions=package_versions(*(("onnxruntime",) if runtime == "onnxruntime" else ())),
     )
 

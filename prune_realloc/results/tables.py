@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from rich.table import Table
 
 from prune_realloc.core.cost import DEFAULT_KIND, KINDS
+from prune_realloc.core.memory import MEGABYTE
 from prune_realloc.core.structure import INNER_AXES, site_place
 from prune_realloc.planning.curves import FELT
 from prune_realloc.planning.rules import RULES
@@ -120,7 +121,7 @@ def plan_facts(recipe: Recipe) -> list[str]:
     """The lines under the table: cost against the budget, embedding, predicted damage."""
     plan = recipe.plan
     assert plan is not None
-    ruled = ", by rule" if plan.latency is None else ""
+    ruled = ", by rule" if plan.latency is None and plan.peak is None else ""
     asked = ruled if plan.requested is None else f", {plan.requested:,} asked for"
     lines = [
         f"{plan.kind}: {plan.achieved:,} of {plan.source:,} ({plan.achieved / plan.source:.1%}){asked}; {_costs(plan)}"
@@ -131,6 +132,12 @@ def plan_facts(recipe: Recipe) -> list[str]:
             f"latency: {time.achieved_ms:.4g} of {time.source_ms:.4g} ms ({time.achieved_ms / time.source_ms:.1%}), "
             f"{time.requested_ms:.4g} asked for; {time.runtime}, batch {time.batch}, {time.threads} threads, "
             f"{time.device}; by a table whose median error is {time.error:.1%}"
+        )
+    if (peak := plan.peak) is not None:
+        shown = [f"{each / MEGABYTE:.4g}" for each in (peak.achieved, peak.source, peak.requested)]
+        lines.append(
+            f"peak memory: {shown[0]} of {shown[1]} MB ({peak.achieved / peak.source:.1%}), {shown[2]} asked for; "
+            f"inference on a CPU, batch {peak.batch}"
         )
     lines += [f"{name}: {site.width} of {site.of}" for name, site in plan.sites.items() if site_place(name)[1] is None]
     if plan.damage is not None:

@@ -31,8 +31,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-_FEW_KEYS = 128
-_FEW_LOGITS = 2**22
+FEW_KEYS = 128
+"""Where queries and values differ in width, products over so many keys, or fewer;"""
+FEW_LOGITS = 2**22
+"""or where so many logits, of all heads and images, are the most."""
 
 
 def scaled_dot_product_attention(
@@ -104,11 +106,11 @@ def _in_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None,
         return True
     if query.shape[-1] == value.shape[-1]:
         return False
-    few = key.shape[-2] <= _FEW_KEYS
+    few = key.shape[-2] <= FEW_KEYS
     if few or torch.compiler.is_exporting():  # a program for any number of images does not ask for that number
         return few
     # what compiles fuses the softmax with what is around it
-    return torch.compiler.is_compiling() or query.shape[:-1].numel() * key.shape[-2] <= _FEW_LOGITS
+    return torch.compiler.is_compiling() or query.shape[:-1].numel() * key.shape[-2] <= FEW_LOGITS
 
 
 def _fused_width(query: Tensor, value: Tensor, dropout_p: float) -> int | None:

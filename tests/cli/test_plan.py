@@ -90,7 +90,8 @@ def test_plan_then_apply(run_cli, run_folder, tmp_path):
         (("--latency-ms", 5, "--keep-latency", 0.5), "excludes keep_latency 0.5"),
         (("--latency-ms", 5, "--runtime", "tensorrt"), "choose from eager, onnxruntime, compiled"),
         (("--latency-ms", 5, "--batch", 3, "--threads", 7, "--no-measure"), "there is none; leave --no-measure out"),
-        (("--keep-macs", 0.5, "--batch", 4), "budget.batch: says nothing where no time is limited"),
+        (("--keep-macs", 0.5, "--batch", 4), "budget.batch: says nothing where neither time nor memory is limited"),
+        (("--peak-mb", 0.001), "blocks.1.attn.proj"),
         (("--keep-macs", 0.5, "--latency-table", "table.json"), "latency_table: no budget limits time"),
         (("--latency-ms", 5, "--latency-table", "none.json"), "none.json cannot be read"),
     ],
@@ -115,3 +116,16 @@ def test_time_is_planned_by_a_table(run_cli, run_folder, tmp_path):
     assert planned.latency.achieved_ms <= planned.latency.requested_ms
     assert planned.params <= planned.requested
     assert "asked for; eager, batch 1, 1 threads, made up; by a table whose median error is" in out
+
+
+def test_memory_is_planned_by_the_formula_of_the_analysis(run_cli, run_folder, tmp_path):
+    recipe, analysis = tmp_path / "half.yaml", Analysis.load(run_folder)
+    code, out, err = run_cli("plan", run_folder, "--peak-mb", 2, "--batch", 8, "-o", recipe)
+    assert code == 0, err
+    planned = load_recipe(recipe).plan
+    widths = {name: site.width for name, site in planned.sites.items()}
+    assert (
+        planned.peak.achieved == analysis.memory.peak(analysis.terms, widths, 8) <= 2_000_000 == planned.peak.requested
+    )
+    assert "MB (" in out
+    assert "2 asked for; inference on a CPU, batch 8" in out

@@ -20,8 +20,8 @@ from prune_realloc.runtime.attention import products
 @pytest.fixture(autouse=True)
 def many(monkeypatch):
     """The logits of tiny networks count as many."""
-    monkeypatch.setattr(attention, "_FEW_KEYS", 0)
-    monkeypatch.setattr(attention, "_FEW_LOGITS", 0)
+    monkeypatch.setattr(attention, "FEW_KEYS", 0)
+    monkeypatch.setattr(attention, "FEW_LOGITS", 0)
 
 
 def narrowed(model, **widths):

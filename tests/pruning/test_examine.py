@@ -6,6 +6,7 @@ from torch import nn
 
 from prune_realloc.core.analysis import Analysis
 from prune_realloc.core.errors import InputError
+from prune_realloc.pruning.examine import examine
 from prune_realloc.pruning.scorers import SCORERS
 from prune_realloc.pruning.sites import find_sites
 from prune_realloc.verbs.analyze import analyze
@@ -76,3 +77,16 @@ def test_a_network_of_which_nothing_can_be_cut_is_refused():
     net.input_size = (3, 8, 8)
     with pytest.raises(InputError, match="model Sequential: nothing of it can be cut: "):
         analyze(model=net.eval(), scorer="magnitude")
+
+
+@pytest.mark.parametrize("variant", ["plain", "layer_scale_no_embed_class"])
+def test_the_source_stays_and_what_is_equal_is_kept_once(variant):
+    net = build(variant)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    kept = dict(examine(net, None, scorer="magnitude", seed=0).network.named_parameters())
+    for name, tensor in net.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    apart = {name for name, p in net.named_parameters() if kept[name].data_ptr() != p.data_ptr()}
+    scaled = {name.split(".")[-2] for name in before if ".ls" in name}
+    writers = {"proj", "fc2"} if scaled else set()
+    assert apart == {name for name in before if "blocks" in name and name.split(".")[-2] in scaled | writers}

@@ -22,6 +22,15 @@ def test_rotation_leaves_the_function(layout, dtype):
         torch.testing.assert_close(turned(images), out, rtol=close, atol=close * float(out.abs().max()))
 
 
+def test_what_is_in_no_pair_is_kept_once_and_the_source_stays():
+    case = case_of("plain")
+    before = {name: p.clone() for name, p in case.model.named_parameters()}
+    turned = dict(case.rotated().model.named_parameters())
+    assert all(torch.equal(p, before[name]) for name, p in case.model.named_parameters())
+    apart = {name for name, p in case.model.named_parameters() if turned[name].data_ptr() != p.data_ptr()}
+    assert apart == {name for name in before if name.endswith(("qkv.weight", "qkv.bias", "attn.proj.weight"))}
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_rotation_skips_what_a_norm_or_gate_holds_in_place(layout):
     case, (turned, _) = case_of(layout), rotated_case(layout)

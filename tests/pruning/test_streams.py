@@ -17,6 +17,7 @@ from support.moments import (
 from prune_realloc.core.errors import InputError
 from prune_realloc.pruning.cut import cut
 from prune_realloc.pruning.refit import refit_
+from prune_realloc.pruning.streams import Streams
 
 
 @pytest.fixture
@@ -59,3 +60,32 @@ def test_a_missing_temporary_folder_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match=r"nowhere'.*No such file or directory\); set TMPDIR"):
         refitted(case_of("plain"), {})
+
+
+def test_a_refit_writes_each_stream_once_for_each_branch_and_the_file_holds_one_copy(monkeypatch):
+    case, curves = rotated_case("plain")
+    seen, leave = [], Streams.__exit__
+
+    def left(streams, *error):
+        seen.append((streams.written, streams.file.seek(0, 2)))
+        leave(streams, *error)
+
+    monkeypatch.setattr(Streams, "__exit__", left)
+    refitted(case, halves(case, curves, "ffn", "v"), images=8)
+    branches, both = (
+        2 * len(case.model.blocks),
+        2 * 8 * 17 * 48 * 8,
+    )  # source and model: images, tokens, channels, bytes
+    assert seen == [(both * (branches + 1), both)]
+
+
+def test_one_side_can_be_replaced():
+    x, y = torch.arange(6.0).reshape(2, 3), torch.arange(4.0)
+    with Streams(x) as streams:
+        streams.append(x, y)
+        streams.append(y, x)
+        streams.replace(0, x=x + 1)
+        streams.replace(1, y=torch.ones(2, 5))  # of another shape: it takes another place
+        streams.lead_on(lambda y: 2 * y)
+        found = [(a.tolist(), b.tolist()) for _, a, b in streams]
+    assert found == [((x + 1).tolist(), (2 * y).tolist()), (y.tolist(), torch.full((2, 5), 2.0).tolist())]

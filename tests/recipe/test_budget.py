@@ -46,6 +46,11 @@ def test_budget_in_numbers(budget, kind, limit):
         ("{macs: true}", "must be a whole number"),
         ("{latency_ms: 1e300}", "must be at most 1e+09"),
         ("{latency_ms: .nan}", "must be"),
+        ("{peak_mb: 1e300}", "must be at most 1e+06"),
+        ("{peak_mb: .nan}", "must be"),
+        ("{peak_mb: 5, keep_peak: 0.5}", "excludes keep_peak 0.5"),
+        ("{keep_macs: 0.5, batch: 2}", "neither time nor memory is limited"),
+        ("{peak_mb: 5, threads: 2}", "says nothing where no time is limited"),
         ("half", "must be a mapping"),
     ],
 )

@@ -32,8 +32,8 @@ def is_fused(q, k, v, **how):
 def way(request, monkeypatch):
     """The logits of these tests count as few, or as many."""
     if request.param == "padded":
-        monkeypatch.setattr(attention, "_FEW_KEYS", N - 1)
-        monkeypatch.setattr(attention, "_FEW_LOGITS", B * H * N * N - 1)
+        monkeypatch.setattr(attention, "FEW_KEYS", N - 1)
+        monkeypatch.setattr(attention, "FEW_LOGITS", B * H * N * N - 1)
     return request.param
 
 
@@ -108,7 +108,7 @@ def test_compiled_in_one_graph(way):
 
 @pytest.mark.parametrize("keys", [N, 2])
 def test_an_exported_program_runs_any_number_of_images(keys, monkeypatch):
-    monkeypatch.setattr(attention, "_FEW_KEYS", keys)
+    monkeypatch.setattr(attention, "FEW_KEYS", keys)
     images = {0: torch.export.Dim("images")}
     with torch.no_grad():
         program = torch.export.export(Attention(), tuple(parts(2, 5)), dynamic_shapes=(images,) * 3).module()
