@@ -38,7 +38,6 @@ class _ModelFacts:
     model_args: Mapping[str, Any] | None = None
     num_classes: int | None = None
     input_size: tuple[AtLeastOne, AtLeastOne, AtLeastOne] | None = None
-    num_classes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,7 +90,7 @@ def facts(numbers: dict[str, Any]) -> list[str]:
     if numbers["data"]:
         line = f"data: {numbers['samples']} images of {numbers['data']['name']}, labels {numbers['data']['labels']}"
         line += f", loss {numbers['loss']:.4f} nats" if numbers["loss"] is not None else ""
-        if numbers["loss"] is not None and (classes := numbers["model"].get("num_classes", 0)) > 1:
+        if numbers["loss"] is not None and (classes := numbers["model"].get("num_classes") or 0) > 1:
             line += f" (a guess costs {log(classes):.2f})"
         lines.append(line + (f", top-1 {numbers['top1']:.1%}" if numbers["top1"] is not None else ""))
     if numbers["stability"]:
