@@ -9,9 +9,9 @@ from prune_realloc.verbs.carry_out import Result, is_fitted
 
 _FEW = 128
 """On fewer images than this a refit can hurt."""
-WIDE = 0.01
-"""What a fit may put out less on unseen images, as a share of the variance, before more are worth their time: above
-it they won points back, below it they did not (docs/benchmarks.md)."""
+WIDE = 0.005
+"""What a fit may put out less on unseen images, as a share of the variance, before more are worth their time: where a
+cut cost a point and more, they won some of it back down to there (docs/benchmarks.md)."""
 
 
 def few_images_notes(result: Result, seen: Examined, recipe: Recipe, images: Calibration | None) -> list[str]:

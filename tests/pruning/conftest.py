@@ -8,7 +8,7 @@ from support import convs as of_convs
 from support import two_streams as family
 
 from prune_realloc.families import CUTTABLE, FAMILIES
-from prune_realloc.pruning.ridge import RIDGES, Halves
+from prune_realloc.pruning.ridge import RIDGES, Choice, Halves
 
 
 @pytest.fixture
@@ -37,4 +37,4 @@ def bottlenecks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def least_ridge(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every layer is fitted with the least ridge, whatever other images say."""
-    monkeypatch.setattr(Halves, "ridge", lambda *_: RIDGES[0])
+    monkeypatch.setattr(Halves, "choice", lambda *_: Choice(RIDGES[0], 0.0, 0.0, 0.0))
