@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +20,12 @@ from prune_realloc.training.measures import MEASURES, measure_of
 
 Facts = Mapping[str, Mapping[str, Any]]
 """What a run took, ready for JSON, as `core.taken.plain_taken` has it."""
+
+
+_NOW_AND_THEN = 60.0
+"""Seconds between two lines where they cannot be written over."""
+_LINE_BEFORE = "\x1b[1A\x1b[2K"
+"""To a terminal: the line before is taken back."""
 
 
 def _console(*, stderr: bool, width: int | None = None) -> Console:
@@ -53,6 +60,21 @@ def show_json(values: Any) -> None:
 def say(line: str) -> None:
     """A line on stderr, one whatever the names in it hold."""
     _console(stderr=True).print(one_line(line), soft_wrap=True)
+
+
+def said_anew(what: str) -> Callable[[str], None]:
+    """Says how far something is that takes minutes: on a terminal in one line, written over, else by the minute."""
+    last: list[float] = []
+
+    def tell(how_far: str) -> None:
+        now, terminal = time.monotonic(), sys.stderr.isatty()
+        if last and terminal:
+            sys.stderr.write(_LINE_BEFORE)
+        if terminal or not last or now - last[0] >= _NOW_AND_THEN:
+            last[:] = [now]
+            say(f"{what}: {how_far}")
+
+    return tell
 
 
 def say_notes(notes: Iterable[str]) -> None:

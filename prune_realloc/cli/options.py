@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from prune_realloc.cli.console import say
+from prune_realloc.cli.console import said_anew
 from prune_realloc.cli.flags import Flags
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.files import make_folder, write_file
@@ -96,7 +96,7 @@ def latency_tables(file: Path | None, measure: bool, seconds: float) -> Tables:
     """What the flags above say of the latency table."""
     from prune_realloc.results.latency_tables import Tables
 
-    return Tables(file=file, measure=measure, seconds=seconds, progress=lambda what: say(f"measuring times: {what}"))
+    return Tables(file=file, measure=measure, seconds=seconds, progress=said_anew("measuring times"))
 
 
 def require_writable(folder: Path) -> None:

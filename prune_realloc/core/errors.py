@@ -40,6 +40,6 @@ def one_line(text: str) -> str:
 
 
 def require_at_least(name: str, value: float | None, least: float) -> None:
-    """Raises InputError where `value` is given and smaller."""
-    if value is not None and value < least:
+    """Raises InputError where `value` is given and smaller, or no number."""
+    if value is not None and not value >= least:
         raise InputError(f"{name} must be at least {least}, got {value}")

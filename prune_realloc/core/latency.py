@@ -17,7 +17,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from prune_realloc.core.cost import Term, Widths
 from prune_realloc.core.errors import InputError, first_fault
 from prune_realloc.core.files import make_folder, write_file
-from prune_realloc.core.prices import PICOSECONDS, Price, fitted_prices, total
+from prune_realloc.core.prices import Price, fitted_prices, parts_of_a_millisecond, total
 from prune_realloc.core.structure import without_dropped_blocks
 
 FORMAT_VERSION = 1
@@ -85,6 +85,8 @@ class LatencyTable:
     """(C, H, W) of one image."""
     terms: tuple[Term, ...]
     """The cost of the network, as an analysis has it."""
+    modules: str
+    """Checksum of the kinds of its modules, as `module_kinds` has it: of equal shapes, GELU takes longer than ReLU."""
     measured: Annotated[tuple[Measured, ...], Field(min_length=LEAST_MEASURED)]
     """The source first."""
     seconds: _Finite
@@ -94,8 +96,13 @@ class LatencyTable:
 
     @cached_property
     def prices(self) -> tuple[Price, ...]:
-        """What units of the sites take, in picoseconds."""
+        """What units of the sites take, in `parts` of a millisecond."""
         return _fitted(self.terms, self.measured)
+
+    @property
+    def parts(self) -> int:
+        """So many of what prices count are a millisecond."""
+        return parts_of_a_millisecond(self.measured[0].ms)
 
     @cached_property
     def error(self) -> tuple[float, float]:
@@ -103,7 +110,8 @@ class LatencyTable:
         errors = []
         for place, one in enumerate(self.measured):
             others = [*self.measured[:place], *self.measured[place + 1 :]]
-            errors.append(abs(total(_fitted(self.terms, others), one.widths) / PICOSECONDS / one.ms - 1))
+            parts = parts_of_a_millisecond(others[0].ms)
+            errors.append(abs(total(_fitted(self.terms, others), one.widths) / parts / one.ms - 1))
         return float(np.median(errors)), float(np.quantile(errors, 0.95))
 
     def predict(self, widths: Widths) -> float:
@@ -116,25 +124,27 @@ class LatencyTable:
             InputError: a site is missing, or the network has no such site.
         """
         self._check(widths)
-        return total(self.prices, widths) / PICOSECONDS
+        return total(self.prices, widths) / self.parts
 
     def components(self, widths: Widths) -> dict[str, float]:
         """Milliseconds of each component; what no width changes is `rest`. Arguments as of `predict`."""
         self._check(widths)
         left, found = without_dropped_blocks(widths), dict[str, float]()
         for price in self.prices:
-            found[price.component] = found.get(price.component, 0.0) + float(price.at(left)) / PICOSECONDS
+            found[price.component] = found.get(price.component, 0.0) + float(price.at(left)) / self.parts
         return found
 
-    def require(self, terms: Sequence[Term], widths: Widths, asked: Mapping[str, str | int]) -> None:
+    def require(self, terms: Sequence[Term], widths: Widths, modules: str, asked: Mapping[str, str | int]) -> None:
         """Raises InputError where the table is of another network, or does not hold for what is asked for.
 
         Args:
             terms: those of the network.
             widths: of every site of the network.
+            modules: the kinds of its modules; empty where an older analysis does not tell.
             asked: field of a budget (`device`, `runtime`, `threads`, `batch`) -> what it says.
         """
-        if digest(terms, widths, self.input_shape) != digest(self.terms, self.measured[0].widths, self.input_shape):
+        own = digest(self.terms, self.measured[0].widths, self.input_shape, self.modules if modules else "")
+        if digest(terms, widths, self.input_shape, modules) != own:
             raise InputError(
                 "latency_table: it was measured of another network, or at another image size; leave it out to measure "
                 "this one"
@@ -186,9 +196,9 @@ class LatencyTable:
             raise InputError(f"{path}: the latency table is damaged ({what}); measure it again") from error
 
 
-def digest(terms: Sequence[Term], widths: Widths, input_shape: Sequence[int]) -> str:
-    """A checksum of the shapes of a network: equal where the same table holds."""
-    plain = [[dataclasses.astuple(term) for term in terms], sorted(widths.items()), list(input_shape)]
+def digest(terms: Sequence[Term], widths: Widths, input_shape: Sequence[int], modules: str) -> str:
+    """A checksum of the shapes of a network and the kinds of its modules: equal where the same table holds."""
+    plain = [[dataclasses.astuple(term) for term in terms], sorted(widths.items()), list(input_shape), modules]
     return hashlib.sha256(json.dumps(plain).encode()).hexdigest()
 
 

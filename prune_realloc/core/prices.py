@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import prod
+from math import floor, log10, prod
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,8 @@ from scipy.optimize import nnls
 from prune_realloc.core.cost import Term, Widths
 from prune_realloc.core.structure import site_beside, site_place, without_dropped_blocks
 
-PICOSECONDS = 10**9
-"""In a millisecond: prices are whole numbers, as costs are."""
+_DIGITS = 13
+"""Of the time of the source: prices are whole numbers, as costs are, and what adds up to it may be many small ones."""
 _RIDGE = 0.03
 """Holds prices together that the measured networks cannot tell apart; as a share of the time of a network."""
 
@@ -58,20 +58,25 @@ class _Amount:
     price: Price
 
 
+def parts_of_a_millisecond(source_ms: float) -> int:
+    """How many of what prices count are a millisecond, a power of ten, where the source takes so long."""
+    return 10 ** max(0, _DIGITS - 1 - floor(log10(source_ms)))
+
+
 def fitted_prices(terms: Iterable[Term], measured: Sequence[Widths], ms: Sequence[float]) -> tuple[Price, ...]:
-    """Prices, in picoseconds, by which measured networks take what they took; none is negative.
+    """Prices, in `parts_of_a_millisecond` of the first, by which measured networks take what they took; none negative.
 
     Args:
         terms: the cost of the network.
-        measured: widths of every site of each network.
+        measured: widths of every site of each network, the source first.
         ms: the time of each, in milliseconds.
     """
     amounts = list(_amounts(terms, measured[0]))
-    rates = _rates(amounts, measured, ms)
+    rates, parts = _rates(amounts, measured, ms), parts_of_a_millisecond(ms[0])
     found: dict[Price, float] = {}
     for amount in amounts:
         one = replace(amount.price, each=1)
-        found[one] = found.get(one, 0.0) + amount.price.each * rates[amount.of] * PICOSECONDS
+        found[one] = found.get(one, 0.0) + amount.price.each * rates[amount.of] * parts
     return tuple(replace(price, each=round(each)) for price, each in found.items() if round(each))
 
 

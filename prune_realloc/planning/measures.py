@@ -9,11 +9,9 @@ from prune_realloc.core.analysis import Analysis
 from prune_realloc.core.cost import Widths
 from prune_realloc.core.latency import LatencyTable
 from prune_realloc.core.memory import MEGABYTE, Memory
-from prune_realloc.core.prices import PICOSECONDS, Price, total
+from prune_realloc.core.prices import Price, total
 
 LATENCY, PEAK = "latency", "peak"
-_UNITS = {LATENCY: (PICOSECONDS, "ms"), PEAK: (MEGABYTE, "MB")}
-"""Beside `KINDS`: so many make one of this unit. Of these nobody wants more than what accuracy needs."""
 TOO_MUCH = 10**13
 """More than any limit: the cost of what does not fit under a ceiling."""
 WHOLE = 10**12
@@ -31,6 +29,8 @@ class Measure:
     """The largest of these sums counts besides;"""
     ceiling: int | None = None
     """or, with a ceiling, none of them may be above it."""
+    unit: tuple[int, str] | None = None
+    """So many make one of this unit, where it is no cost of `KINDS`: nobody wants more of it than accuracy needs."""
 
     def cost(self, widths: Widths) -> int:
         """What a network costs."""
@@ -48,7 +48,7 @@ class Measure:
     @property
     def must_be_spent(self) -> bool:
         """Whether a plan that leaves much of it could be better."""
-        return self.kind not in _UNITS
+        return self.unit is None
 
     @property
     def smooth(self) -> Measure:
@@ -70,15 +70,11 @@ class Measure:
 
     def exact(self, cost: int) -> str:
         """A cost in all its digits, in words."""
-        return self._in_unit(cost, 4) if self.kind in _UNITS else f"{cost:,}"
+        return f"{cost:,}" if self.unit is None else _in_unit(cost, self.unit, 4)
 
     def short(self, cost: int) -> str:
         """The same with three digits."""
-        return self._in_unit(cost, 3) if self.kind in _UNITS else short_count(cost)
-
-    def _in_unit(self, cost: int, digits: int) -> str:
-        each, unit = _UNITS[self.kind]
-        return f"{cost / each:.{digits}g} {unit}"
+        return short_count(cost) if self.unit is None else _in_unit(cost, self.unit, 3)
 
 
 def of_kind(analysis: Analysis, kind: str) -> Measure:
@@ -87,13 +83,14 @@ def of_kind(analysis: Analysis, kind: str) -> Measure:
 
 
 def of_time(table: LatencyTable) -> Measure:
-    """Picoseconds for one batch."""
-    return Measure(kind=LATENCY, prices=table.prices)
+    """What one batch takes."""
+    return Measure(kind=LATENCY, prices=table.prices, unit=(table.parts, "ms"))
 
 
 def of_memory(analysis: Analysis, memory: Memory, batch: int) -> Measure:
     """Bytes that are held at once at so many images."""
-    return Measure(kind=PEAK, prices=memory.weights(analysis.terms), moments=memory.activations(batch))
+    weights, moments = memory.weights(analysis.terms), memory.activations(batch)
+    return Measure(kind=PEAK, prices=weights, moments=moments, unit=(MEGABYTE, "MB"))
 
 
 def together(measures: Sequence[Measure], limits: Sequence[int], weights: Sequence[float]) -> Measure:
@@ -114,6 +111,11 @@ def together(measures: Sequence[Measure], limits: Sequence[int], weights: Sequen
         moments=() if under is None else under.moments,
         ceiling=None if under is None else under.ceiling,
     )
+
+
+def _in_unit(cost: int, unit: tuple[int, str], digits: int) -> str:
+    each, name = unit
+    return f"{cost / each:.{digits}g} {name}"
 
 
 def short_count(count: int) -> str:

@@ -17,7 +17,6 @@ from prune_realloc.core.analysis import Analysis
 from prune_realloc.core.cost import Widths
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.latency import LatencyTable
-from prune_realloc.core.prices import PICOSECONDS
 from prune_realloc.core.structure import site_place
 from prune_realloc.planning.allocate import least_damage
 from prune_realloc.planning.budgeted import Budgeted, one_is_spent
@@ -81,9 +80,9 @@ def _budgets(problem: PlanningProblem, table: LatencyTable | None) -> list[Budge
             raise InputError(
                 "budget: time is limited, and there is no table of times; give table=, see measure_latency"
             )
-        table.require(analysis.terms, analysis.widths, budget.asked)
+        table.require(analysis.terms, analysis.widths, analysis.model.get("modules", ""), budget.asked)
         limit_ms = budget.limit_ms(digits(table.predict(analysis.widths), 6))
-        found.append(Budgeted(problem.counting(of_time(table)), int(limit_ms * PICOSECONDS)))
+        found.append(Budgeted(problem.counting(of_time(table)), int(limit_ms * table.parts)))
     if budget.limits_memory:
         if analysis.memory is None:
             raise InputError(

@@ -33,7 +33,7 @@ from prune_realloc.pruning.scorers import ACTIVATION_SCORERS, GRADIENT_SCORERS, 
 from prune_realloc.pruning.shown import never_shown
 from prune_realloc.pruning.sites import find_sites, widths
 from prune_realloc.runtime.device import out_of_memory_named
-from prune_realloc.runtime.networks import count_classes, model_identity
+from prune_realloc.runtime.networks import count_classes, model_identity, module_kinds
 from prune_realloc.tracing.memory import memory_of
 
 
@@ -54,9 +54,12 @@ class Examined:
 
 
 def facts_of(net: nn.Module) -> dict[str, Any]:
-    """What a network that follows from this one takes and gives: (C, H, W) of an image, and the number of classes."""
+    """What a network that follows from this one takes and gives, (C, H, W) of an image and the number of classes; and
+    the kinds of its modules."""
+    inner = inner_of(net)
     return {
-        "input_size": list(input_shape(inner_of(net))),
+        "input_size": list(input_shape(inner)),
+        "modules": module_kinds(inner),
         "num_classes": int(cast("Any", net).num_classes) if is_classifier(net) else 0,
     }
 

@@ -26,7 +26,7 @@ from prune_realloc.results.export import deployed
 from prune_realloc.results.latency_draws import drawn_widths
 from prune_realloc.results.turns import interleave, stopwatch_for
 from prune_realloc.runtime.device import out_of_memory_named, pick_device
-from prune_realloc.runtime.networks import evaluation_mode
+from prune_realloc.runtime.networks import evaluation_mode, module_kinds
 
 RUNTIMES = {"eager": "eager", "onnxruntime": "onnx", "compiled": "compiled"}
 """Runtime -> its name among `BACKENDS`."""
@@ -148,6 +148,7 @@ def measure_latency(
         ),
         input_shape=tuple(shape),
         terms=tuple(terms),
+        modules=module_kinds(inner_of(model)),
         measured=measured,
         seconds=round(taken, 1),
         notes=_notes(measured),

@@ -23,6 +23,7 @@ from prune_realloc.recipe.budget import Budget
 from prune_realloc.results.bench import device_name, package_versions
 from prune_realloc.results.latency import measure_latency
 from prune_realloc.runtime.device import pick_device
+from prune_realloc.runtime.networks import module_kinds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,16 +33,18 @@ class Shapes:
     terms: Sequence[Term]
     widths: Widths
     input_shape: Sequence[int]
+    modules: str
+    """The kinds of its modules, as `module_kinds` has it; empty where an older analysis does not tell."""
 
     @property
     def digest(self) -> str:
-        return digest(self.terms, self.widths, self.input_shape)
+        return digest(self.terms, self.widths, self.input_shape, self.modules)
 
 
 def shapes_of(analysis: Analysis) -> Shapes:
     """Those of the network that was analysed."""
-    size = analysis.model.get("input_size") or ()  # older files do not say it
-    return Shapes(terms=analysis.terms, widths=analysis.widths, input_shape=tuple(size))
+    size, modules = analysis.model.get("input_size") or (), analysis.model.get("modules", "")  # not in older files
+    return Shapes(terms=analysis.terms, widths=analysis.widths, input_shape=tuple(size), modules=modules)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +78,7 @@ class Tables:
 
     def _given(self, file: Path, budget: Budget, shapes: Shapes) -> LatencyTable:
         table = LatencyTable.load(file)
-        table.require(shapes.terms, shapes.widths, budget.asked)
+        table.require(shapes.terms, shapes.widths, shapes.modules, budget.asked)
         return table
 
     def _cached(self, budget: Budget, shapes: Shapes, network: Callable[[], nn.Module]) -> LatencyTable:
@@ -102,7 +105,7 @@ class Tables:
 
     def _measured(self, budget: Budget, wanted: Conditions, shapes: Shapes, net: nn.Module, path: Path) -> LatencyTable:
         _require_same(net, shapes)
-        require_writable(path.parent)  # the measurement takes minutes
+        _require_cache(path.parent)
         table = measure_latency(
             net,
             runtime=wanted.runtime,
@@ -123,6 +126,16 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prune-realloc" / "latency"
 
 
+def _require_cache(folder: Path) -> None:
+    """Raises InputError where a table could not be kept: the measurement takes minutes."""
+    try:
+        require_writable(folder)
+    except InputError as error:
+        raise InputError(
+            f"{error}; it is where latency tables are kept, set XDG_CACHE_HOME to another folder"
+        ) from error
+
+
 def _conditions(budget: Budget) -> Conditions:
     """Under which the budget holds, on this machine."""
     runtime, device = budget.runtime or "eager", pick_device(budget.device or "cpu")
@@ -140,7 +153,8 @@ def _require_same(net: nn.Module, shapes: Shapes) -> None:
     """Raises InputError where the network that was opened is not the one that was analysed."""
     inner = inner_of(adopted(net))
     terms, widths = family_of(inner).describe(inner).terms, widths_of(find_sites(net))
-    if digest(terms, widths, shapes.input_shape) != shapes.digest:
+    modules = module_kinds(inner_of(net)) if shapes.modules else ""
+    if digest(terms, widths, shapes.input_shape, modules) != shapes.digest:
         raise InputError(
             "latency: the network of the analysis is not at hand; measure it in Python by measure_latency(model), save "
             "the table, and give it by --latency-table"

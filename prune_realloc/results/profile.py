@@ -127,7 +127,7 @@ def profile(
         threads: how many PyTorch uses; None: its present number.
         device: `auto`, `cpu` or `cuda`.
         seconds: of passes for each network and batch size, with the profiler, and again without.
-        progress: called with what is profiled next.
+        progress: called with what is profiled next, and how long it takes.
 
     Raises:
         InputError: a network is not supported, or an option cannot be used.
@@ -144,9 +144,9 @@ def profile(
         for batch_size in batch_sizes:
             images = torch.randn(batch_size, *input_shape, generator=torch.Generator().manual_seed(seed)).to(target)
             for name, net in models.items():
-                if progress is not None:
-                    progress(f"{name}, batch {batch_size}")
                 with out_of_memory_named(batch_size, "lower --batch"):
+                    if progress is not None:
+                        progress(f"{name}, batch {batch_size}: about {_foreseen(net, images, seconds):.0f} s")
                     found.append(_profiled(name, net, images, regions[name], ceilings, seconds))
     return Profile(
         passes=tuple(found),
@@ -157,6 +157,15 @@ def profile(
         threads=used,
         versions=package_versions(),
     )
+
+
+@torch.no_grad()
+def _foreseen(net: nn.Module, images: Tensor, seconds: float) -> float:
+    """Seconds that profiling will take, by one pass: one that counts, others with the profiler and without."""
+    begin = time.perf_counter()
+    net(images)
+    one = time.perf_counter() - begin
+    return (1 + _LEAST) * one + 2 * max(_LEAST * one, seconds)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from PIL import Image
 from rich.table import Table
 
 import prune_realloc
-from prune_realloc.cli.console import image_progress, print_table, say, say_notes, show_lines, show_tables
+from prune_realloc.cli import console
+from prune_realloc.cli.console import image_progress, print_table, said_anew, say, say_notes, show_lines, show_tables
 
 NAMES = ("[/v2]", "[final]cat.png", "[bold]dog", ":smile:", "[link=x]y", "a\\[b]")
 
@@ -57,3 +59,17 @@ def test_paths_and_class_names_with_brackets(run_cli, tmp_path):
     code, out, err = run_cli("eval", *args, "--source", "demo")
     assert code == 0, err
     assert f"images of {data}" in out
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_takes_minutes_is_said_in_few_lines(monkeypatch, capsys, terminal):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
+    clock = iter(range(0, 1000, 25))
+    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    tell = said_anew("measuring")
+    for number in range(7):
+        tell(f"{number} of 7")
+    _, err = capsys.readouterr()
+    written = [f"measuring: {number} of 7\n" for number in range(7)]
+    taken_back = "\x1b[1A\x1b[2K"
+    assert err == (taken_back.join(written) if terminal else "".join(written[::3]))  # else by the minute, here 3 x 25 s

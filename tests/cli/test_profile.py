@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 
@@ -8,6 +9,7 @@ def test_two_networks_side_by_side(run_cli, tmp_path):
     code, out, err = run_cli("profile", "demo", "--batch", 2, "--seconds", 0.5, "--threads", 1, "-o", tmp_path)
     assert code == 0, err
     assert "demo, batch 2: " in out
+    assert re.search(r"profiling demo, batch 2: about \d+ s", err)
     assert "between operators" in out
     numbers = json.loads((tmp_path / "profile.json").read_text())
     [each] = numbers["passes"]

@@ -40,6 +40,17 @@ def test_a_law_of_time_is_found_again(unlike):
     assert (apart > alike) == (unlike > 0)  # one unit less takes longer where the kernel is lost
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1e-3, 1.0, 1e4])
+def test_times_of_any_size_are_told_apart(scale):
+    analysis = make_analysis(**TINY)
+    law = {name: value * scale for name, value in (LAW | {"macs": 1e-5}).items()}
+    table, rng = make_table(analysis, **law), np.random.default_rng(1)
+    for _ in range(5):
+        widths = drawn(analysis.widths, rng)
+        assert table.predict(widths) == pytest.approx(time_by_law(analysis.terms, widths, **law), rel=0.01)
+    assert 1e12 <= total(table.prices, analysis.widths) < 2e13
+
+
 def test_noise_shows_in_the_error():
     noisy = make_table(make_analysis(**TINY), noise=0.2, macs=1e-5)
     assert noisy.error[1] > noisy.error[0] > 0.05
@@ -103,7 +114,7 @@ def test_widths_of_another_network_are_refused():
         table.components({**table.measured[0].widths, "blocks.9": 1})
     other = make_analysis(**(TINY | {"F": 6}))
     with pytest.raises(InputError, match="measured of another network"):
-        table.require(other.terms, other.widths, {})
+        table.require(other.terms, other.widths, "", {})
 
 
 def test_what_differs_is_named():
@@ -120,8 +131,8 @@ def test_what_differs_is_named():
 def test_a_table_holds_for_its_conditions_alone(field, value, has):
     analysis = make_analysis(**TINY)
     table = make_table(analysis)
-    table.require(analysis.terms, analysis.widths, {field: has})
+    table.require(analysis.terms, analysis.widths, "", {field: has})
     with pytest.raises(
         InputError, match=rf"budget\.{field}: {value}, the latency table of made up, .* has {has}; give"
     ):
-        table.require(analysis.terms, analysis.widths, {field: value})
+        table.require(analysis.terms, analysis.widths, "", {field: value})

@@ -31,7 +31,7 @@ def every_network(analysis, recipe, table):
     grid = np.meshgrid(*choices.values(), indexing="ij")
     every = {name: axis.ravel() for name, axis in zip(choices, grid, strict=True)}
     macs = sum(term.macs * prod((every[s] for s in term.sites), start=np.int64(1)) for term in analysis.terms)
-    ms = sum(price.at(every) for price in table.prices) / 1e9
+    ms = sum(price.at(every) for price in table.prices) / table.parts
     return ms, macs, sum(analysis.damage[name][every[name]] for name in choices)
 
 

@@ -19,6 +19,7 @@ from prune_realloc.results import latency, latency_tables
 from prune_realloc.results.latency import measure_latency
 from prune_realloc.results.latency_draws import drawn_widths, like_blocks
 from prune_realloc.results.latency_tables import Shapes, Tables
+from prune_realloc.runtime.networks import module_kinds
 
 
 @pytest.fixture
@@ -49,7 +50,12 @@ def time_of(net):
 
 
 def shapes(net):
-    return Shapes(terms=family_of(net).describe(net).terms, widths=widths(find_sites(net)), input_shape=(3, 32, 32))
+    return Shapes(
+        terms=family_of(net).describe(net).terms,
+        widths=widths(find_sites(net)),
+        input_shape=(3, 32, 32),
+        modules=module_kinds(net),
+    )
 
 
 def test_times_of_drawn_networks_make_a_table(tiny_vit, made_up):
@@ -92,7 +98,11 @@ def test_a_network_of_which_no_draw_can_be_cut(tiny_vit, made_up, monkeypatch):
 
 @pytest.mark.parametrize(
     ("options", "complaint"),
-    [({"runtime": "tensorrt"}, "runtime 'tensorrt' is unknown"), ({"batch": 0}, "batch must be at least 1, got 0")],
+    [
+        ({"runtime": "tensorrt"}, "runtime 'tensorrt' is unknown"),
+        ({"batch": 0}, "batch must be at least 1, got 0"),
+        ({"seconds": float("nan")}, "seconds must be at least 0, got nan"),
+    ],
 )
 def test_wrong_options(tiny_vit, options, complaint):
     with pytest.raises(InputError, match=complaint):
@@ -140,6 +150,27 @@ def test_another_processor_is_measured_anew_or_refused(tiny_vit, cached, monkeyp
     assert (table.conditions.device, len(cached)) == ("another processor", 4)
 
 
+def test_another_version_of_a_package_is_measured_anew_or_refused(tiny_vit, cached, monkeypatch):
+    budget, now = Budget(latency_ms=1.0, threads=1), latency_tables.package_versions()
+    Tables().of(budget, shapes(tiny_vit), lambda: tiny_vit)
+    for module in (latency, latency_tables):
+        monkeypatch.setattr(module, "package_versions", lambda *extra: now | {"torch": "99.0"})
+    with pytest.raises(InputError, match=r"the one at hand is of torch [^9].*; leave --no-measure out"):
+        Tables(measure=False).of(budget, shapes(tiny_vit), lambda: tiny_vit)
+    table = Tables().of(budget, shapes(tiny_vit), lambda: tiny_vit)
+    assert (table.conditions.versions["torch"], len(cached)) == ("99.0", 4)
+
+
+def test_networks_of_one_shape_with_other_modules_have_tables_of_their_own(tiny_vit, cached):
+    budget, other = Budget(latency_ms=1.0, threads=1), build(act_layer="relu")
+    first = Tables().of(budget, shapes(tiny_vit), lambda: tiny_vit)
+    with pytest.raises(InputError, match="there is none"):
+        Tables(measure=False).of(budget, shapes(other), lambda: other)
+    with pytest.raises(InputError, match="measured of another network"):
+        first.require(first.terms, first.measured[0].widths, module_kinds(other), {})
+    first.require(first.terms, first.measured[0].widths, "", {})  # an older analysis does not tell
+
+
 def test_a_damaged_table_is_measured_anew_or_refused(tiny_vit, cached):
     budget = Budget(keep_latency=0.5)
     Tables().of(budget, shapes(tiny_vit), lambda: tiny_vit)
@@ -175,7 +206,7 @@ def test_a_cache_that_cannot_be_written_is_noticed_before_the_measurement(
     else:
         monkeypatch.setattr(tempfile, "TemporaryFile", mock.Mock(side_effect=OSError(30, "Read-only file system")))
     complaint = {"file": "a file is in the way", "disk": "cannot be written: Read-only file system"}[in_the_way]
-    with pytest.raises(InputError, match=complaint):
+    with pytest.raises(InputError, match=f"{complaint}.*; .* set XDG_CACHE_HOME to another folder"):
         Tables().of(Budget(latency_ms=1.0), shapes(tiny_vit), lambda: tiny_vit)
     assert not cached
 

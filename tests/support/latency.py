@@ -54,6 +54,7 @@ def make_table(analysis, count=40, noise=0.0, **law):
         conditions=MADE_UP,
         input_shape=(3, 224, 224),
         terms=analysis.terms,
+        modules=analysis.model.get("modules", ""),
         measured=tuple(measured),
         seconds=1.0,
     )

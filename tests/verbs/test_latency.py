@@ -13,13 +13,15 @@ from prune_realloc.families import family_of
 from prune_realloc.pruning.sites import find_sites, widths
 from prune_realloc.results.latency import measure_latency
 from prune_realloc.results.latency_tables import Tables
+from prune_realloc.runtime.networks import module_kinds
 
 
 @pytest.fixture
 def network(tmp_path):
     """A network, batches, and its table."""
     net = build()
-    shapes = SimpleNamespace(terms=family_of(net).describe(net).terms, widths=widths(find_sites(net)))
+    terms, own = family_of(net).describe(net).terms, widths(find_sites(net))
+    shapes = SimpleNamespace(terms=terms, widths=own, model={"modules": module_kinds(net)})
     table = make_table(shapes, network=0.1, macs=1e-6)
     table.save(tmp_path / "table.json")
     images, labels = torch.randn(32, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(32) % 5
