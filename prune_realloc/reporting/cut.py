@@ -87,8 +87,6 @@ def outcome_panel(cuts: Mapping[str, Cut]) -> Panel:
 def _outcome_lines(cut: Cut) -> Iterator[str]:
     numbers = cut.numbers
     yield from outcome_facts(dict(numbers))
-    if numbers["predicted_damage"] is not None and numbers["kl"] is not None:
-        yield f"predicted damage {numbers['predicted_damage']:.2g} nats per image, measured {numbers['kl']:.2g}"
     share = numbers["macs"]["achieved"] / numbers["macs"]["source"]
     for size, ratio in _ratios(numbers).items():
         yield f"batch {size}: its multiply-adds foretell {share:.2f} of the time, measured {ratio:.2f}"
