@@ -29,7 +29,14 @@ from prune_realloc.pruning.gates import Moments, activation_variances, gate_mome
 from prune_realloc.pruning.moments import GradientWatch, layer_moments
 from prune_realloc.pruning.objectives import Draws, Loss, Objective, is_classifier, objective_for
 from prune_realloc.pruning.rotate import Basis, rotated
-from prune_realloc.pruning.scorers import ACTIVATION_SCORERS, GRADIENT_SCORERS, SCORERS, gradient_scores, weight_scores
+from prune_realloc.pruning.scorers import (
+    ACTIVATION_SCORERS,
+    GRADIENT_SCORERS,
+    SCORERS,
+    SLOPE_SCORERS,
+    gradient_scores,
+    weight_scores,
+)
 from prune_realloc.pruning.shown import never_shown
 from prune_realloc.pruning.sites import find_sites, widths
 from prune_realloc.runtime.device import out_of_memory_named
@@ -101,7 +108,9 @@ def examine(
     if images is None:
         found = _Found(scores=weight_scores(scorer, host.inner, sites, seed), network=network)
     else:
-        objective = objective_for(net, Draws(seed), labelled=images.classes is not None, loss=loss)
+        objective = objective_for(
+            net, Draws(seed), labelled=images.classes is not None, loss=loss, slopes=scorer in SLOPE_SCORERS
+        )
         with out_of_memory_named(images.loading["batch_size"], images.smaller):
             if scorer in ACTIVATION_SCORERS:
                 found = _by_activations(network, sites, images, amp)
@@ -260,7 +269,7 @@ def _training_notes(scorer: str, moments: Moments, network: nn.Module, objective
     if not labelled and scorer == "loss" and classes:
         notes.append(
             "labels were drawn from the model's own prediction: the first-order term is zero in "
-            "expectation and left out, so loss equals fisher here"
+            "expectation and left out"
         )
     if not classes:
         what = "features" if find_host(network).stands_alone else "output, since no loss was given"

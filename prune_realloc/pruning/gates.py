@@ -67,7 +67,7 @@ def gate_moments(
             ):
                 out = objective.run(model, batch.images)
             losses = objective.judge(out, batch)
-            losses.each.sum().backward(inputs=starts or None)
+            losses.backed().sum().backward(inputs=starts or None)
             sums.add(scores, batch.positions, losses)
     return sums.moments(objective)
 

@@ -1,4 +1,4 @@
-"""What the gradients are taken of: one loss for each image, from labels, from draws, or the caller's own."""
+"""What the gradients are taken of: one number for each image, from labels, the prediction, or the caller's own loss."""
 
 from __future__ import annotations
 
@@ -34,6 +34,13 @@ class Losses:
     """How many images have their label on top."""
     entropy: float = 0.0
     """Sum over the images of the entropy of the prediction, nats."""
+    signed: Tensor | None = None
+    """What gradients are taken of in place of the loss, shape (B,): their second moment is that of the loss at labels
+    as the network foretells them."""
+
+    def backed(self) -> Tensor:
+        """What gradients are taken of, shape (B,)."""
+        return self.each if self.signed is None else self.signed
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,8 @@ class Objective:
     """The network and images (B, C, H, W) -> the output that is judged."""
     judge: Callable[[Any, Batch], Losses]
     """That output and its batch -> losses."""
+    slopes: bool = False
+    """Does the mean gradient say anything? By signs, and with labels that are drawn, it is zero in expectation."""
 
     @property
     def labelled(self) -> bool:
@@ -53,11 +62,6 @@ class Objective:
     @property
     def classifier(self) -> bool:
         return self.kind in ("given", "drawn from the model")
-
-    @property
-    def slopes(self) -> bool:
-        """Does the mean gradient say anything? With labels that are drawn it is zero in expectation."""
-        return self.kind in ("given", "own loss")
 
 
 class Draws:
@@ -75,21 +79,24 @@ class Draws:
 
 
 def objective_for(
-    model: nn.Module, draws: Callable[[Tensor], Tensor], *, labelled: bool, loss: Loss | None
+    model: nn.Module, draws: Callable[[Tensor], Tensor], *, labelled: bool, loss: Loss | None, slopes: bool
 ) -> Objective:
-    """What `model` is scored by: the caller's loss, else its labels, else draws.
+    """What `model` is scored by: the caller's loss, else its classes, else projections.
 
     Args:
         draws: of images at these positions: they decide the label that is drawn from the model's own prediction, so
-            that it does not depend on the batch split. Their bits also seed projections.
+            that it does not depend on the batch split. Their bits also seed signs and projections.
         labelled: the batches' labels are the network's classes.
+        slopes: the mean of the gradients is to say something, so that they must be of the loss at labels; else they
+            are of what the network itself predicts.
     """
     if loss is not None:
-        return Objective("own loss", _output, partial(_own, loss))
-    if labelled:
+        return Objective("own loss", _output, partial(_own, loss), slopes=True)
+    if labelled and slopes:
         return LABELS
     if is_classifier(model):
-        return Objective("drawn from the model", _output, partial(_classified, draws))
+        judge = partial(_classified, draws) if slopes else partial(_signed, draws, labelled)
+        return Objective("given" if labelled else "drawn from the model", _output, judge)
     host = find_host(model)
     run = family_of(model).features if host.stands_alone else _output
     return Objective("random projections", run, partial(_projected, draws))
@@ -118,6 +125,25 @@ def _classified(draws: Callable[[Tensor], Tensor] | None, out: Any, batch: Batch
     return Losses(F.nll_loss(log_p, target, reduction="none"), right, entropy)
 
 
+def _signed(draws: Callable[[Tensor], Tensor], labelled: bool, out: Any, batch: Batch) -> Losses:
+    """Gradients whose second moment is the Fisher information of the prediction, from random signs.
+
+    At the logits, the gradient of sum_c e_c sqrt(p_c) log p_c is e sqrt(p) - p (e . sqrt(p)); over the signs e its
+    second moment is diag(p) - p p', as that of a label that is drawn. But a label hardly ever says what a sure
+    prediction leaves open, and the labels of training images say it least: each draw of signs does.
+    """
+    log_p = F.log_softmax(single(class_logits(out)), dim=1)
+    p = log_p.detach().exp()
+    signs = torch.stack([_signs(draw, p.shape[1]) for draw in draws(batch.positions).tolist()]).to(log_p)
+    uncertain = -(p * log_p.detach()).sum(1)
+    signed, entropy = (signs * p.sqrt() * log_p).sum(1), float(uncertain.sum())
+    if not labelled:
+        return Losses(uncertain, entropy=entropy, signed=signed)
+    target = batch.labels.to(log_p.device)
+    right = int((log_p.detach().argmax(1) == target).sum())
+    return Losses(F.nll_loss(log_p.detach(), target, reduction="none"), right, entropy, signed)
+
+
 def _projected(draws: Callable[[Tensor], Tensor], out: Any, batch: Batch) -> Losses:
     """The output of each image, on a direction that belongs to it."""
     out = single(_flat(out, len(batch.images)))
@@ -125,13 +151,18 @@ def _projected(draws: Callable[[Tensor], Tensor], out: Any, batch: Batch) -> Los
     return Losses((out * directions.to(out.device)).sum(1))
 
 
-LABELS = Objective("given", _output, partial(_classified, None))
+LABELS = Objective("given", _output, partial(_classified, None), slopes=True)
 """Cross-entropy at the batches' labels."""
 
 
 def random_direction(draw: float, width: int) -> Tensor:
     """A standard normal vector that belongs to one image: its loss is the projection of the features on it."""
     return torch.randn(width, generator=torch.Generator().manual_seed(int(draw * 2**53)))
+
+
+def _signs(draw: float, count: int) -> Tensor:
+    """1 or -1, so many; they belong to one image."""
+    return torch.randint(2, (count,), generator=torch.Generator().manual_seed(int(draw * 2**53))) * 2 - 1
 
 
 def _flat(out: Any, images: int) -> Tensor:

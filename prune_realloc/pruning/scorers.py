@@ -12,6 +12,9 @@ and each image's gate is read before anything mixes images. Then
     fisher  mean_b s_b^2 / 2                         Theis et al., arXiv 1801.05787, eq. 7
     loss    -mean_b s_b + mean_b s_b^2 / 2           the second-order expansion of the loss change when z goes to
                                                      0, its curvature by the empirical Fisher
+
+L_b is the loss at the image's label, but for fisher, which asks what changes the prediction: there gradients are of
+random signs (`objectives.py`), so that mean s_b^2 is the Fisher information of the prediction, with labels or without.
 """
 
 # B images, N tokens, C channels, U units
@@ -29,6 +32,8 @@ from prune_realloc.pruning.gates import Moments, unit_values
 
 WEIGHT_SCORERS = ("magnitude", "magnitude-l1", "random")
 GRADIENT_SCORERS = ("taylor", "fisher", "loss")
+SLOPE_SCORERS = ("taylor", "loss")
+"""They read the mean gradient, so that it must be that of the loss at labels."""
 ACTIVATION_SCORERS = ("activation",)
 SCORERS = (*GRADIENT_SCORERS, *ACTIVATION_SCORERS, *WEIGHT_SCORERS)
 DEFAULT_SCORER = "fisher"
@@ -38,7 +43,7 @@ def gradient_scores(scorer: str, moments: Moments, *, labelled: bool, half: int 
     """Scores of every unit, in nats per image, from the moments of all images or of one half.
 
     Without labels the first-order term is zero in expectation (labels drawn from the model's own prediction), so
-    `loss` leaves its sampling noise out and equals `fisher`.
+    `loss` leaves its sampling noise out.
     """
     pick = slice(None) if half is None else slice(half, half + 1)
     count = max(moments.count[pick].sum(), 1.0)

@@ -111,8 +111,6 @@ def _measured_ms(cut: Cut, time: PlannedLatency, model: str) -> float | None:
 def _outcome_lines(cut: Cut) -> Iterator[str]:
     numbers = cut.numbers
     yield from outcome_facts(dict(numbers))
-    if numbers["predicted_damage"] is not None and numbers["kl"] is not None:
-        yield f"predicted damage {numbers['predicted_damage']:.2g} nats per image, measured {numbers['kl']:.2g}"
     if (time := _planned_time(cut)) is not None:
         for model, foretold in (("source", time.source_ms), ("pruned", time.achieved_ms)):
             if (measured := _measured_ms(cut, time, model)) is not None:

@@ -12,6 +12,7 @@ from prune_realloc.core.cost import DEFAULT_KIND, KINDS
 from prune_realloc.core.memory import MEGABYTE
 from prune_realloc.core.structure import INNER_AXES, site_place
 from prune_realloc.planning.curves import FELT
+from prune_realloc.planning.forecast import compared, unchecked
 from prune_realloc.planning.rules import RULES
 from prune_realloc.planning.site_reasons import allocation_note
 from prune_realloc.recipe.cost_fields import CostPart
@@ -142,7 +143,7 @@ def plan_facts(recipe: Recipe) -> list[str]:
     lines += [f"{name}: {site.width} of {site.of}" for name, site in plan.sites.items() if site_place(name)[1] is None]
     if plan.damage is not None:
         bound = "" if plan.bound is None else f"; no plan has less than {plan.bound:.3g}"
-        lines.append(f"predicted damage: {plan.damage:.3g} nats per image{bound}")
+        lines.append(f"predicted damage: {plan.damage:.3g} nats per image{bound}; {unchecked(recipe.compensate)}")
     if note := allocation_note(recipe):
         lines.append(note)
     return lines
@@ -173,6 +174,8 @@ def outcome_facts(numbers: dict[str, Any]) -> list[str]:
             f"{numbers['samples']} images: the two agree on {numbers['agreement']:.2%}, "
             f"KL(source || pruned) {numbers['kl']:.2g} nats"
         )
+    if numbers["predicted_damage"] and numbers["kl"] is not None:
+        lines.append(compared(numbers["predicted_damage"], numbers["kl"]))
     return lines + list(numbers["faster"] or ())
 
 

@@ -118,7 +118,7 @@ def _remarks(net: nn.Module, images: OwnBatches, own: Own) -> list[str]:
     """What follows from network and batches together."""
     notes, host = [], find_host(net)
     if is_classifier(net) and own.loss is None and images.classes is None:
-        notes.append("the batches' labels were not used: labels were drawn from the model's own prediction")
+        notes.append("the batches' labels were not used: the model's own prediction stands in for them")
     if host.stands_alone and images.shape != input_shape(net):
         notes.append(
             f"the images are {images.shape}; multiply-adds are counted at the network's own size, {input_shape(net)}"

@@ -20,6 +20,7 @@ from prune_realloc.data.unseen import Unseen, open_unseen
 from prune_realloc.families import family_of
 from prune_realloc.families.host import adopted, find_host
 from prune_realloc.families.inputs import input_shape
+from prune_realloc.planning.forecast import outside
 from prune_realloc.planning.plan import axes_named
 from prune_realloc.pruning.examine import Examined, examine
 from prune_realloc.pruning.objectives import is_classifier
@@ -83,6 +84,8 @@ class Staged:
         net, images = self.net, self.images
         planned, result, uniform, more = _pruned(recipe, self.seen, self.table, images, self.judges.decisive())
         found, outcome = self._measured(result.network)
+        if found is not None and self.judges.loss is None:  # else damage is of the caller's loss
+            outcome = [*outcome, *outside(result.plan.damage, found.kl, recipe.compensate)]
         control = None
         if controlled and uniform is not None:
             known = found if uniform is result else self._measured(uniform.network)[0]

@@ -7,6 +7,7 @@ from support.analyses import CLASSES, DEIT_S, INNER, PATCH, VIT_L, damage_of, ma
 from prune_realloc.core.cost import total_cost
 from prune_realloc.planning.plan import plan
 from prune_realloc.recipe.document import Recipe
+from prune_realloc.recipe.reader import load_recipe
 
 
 def test_the_toy_is_as_large_as_deit_small(deit_s):
@@ -105,3 +106,10 @@ def test_a_stream_too_narrow_for_the_budget_is_no_plan():
     assert macs_of(analysis.widths | {"embed": 8}, 100) < 0.9 * limit
     planned = plan(analysis, Recipe(budget={"macs": limit}, axes=(*INNER, "embed")))
     assert planned.achieved >= 0.99 * limit
+
+
+@pytest.mark.parametrize(("name", "axis"), [("ffn_half", "ffn"), ("qk_half", "qk")])
+def test_the_recipes_of_one_axis_halve_it_in_every_block_and_leave_the_rest(deit_s, name, axis):
+    planned = widths_of(plan(deit_s, load_recipe(name)))
+    changed = {site: width for site, width in planned.items() if width != deit_s.widths[site]}
+    assert changed == {site: width // 2 for site, width in deit_s.widths.items() if site.endswith(f".{axis}")}

@@ -24,7 +24,7 @@ def batches_of(images, labels, size):
 def moments_of(model, images, size=6, labelled=True, amp=False):
     labels = torch.arange(len(images)) % TINY["num_classes"]
     draws = torch.linspace(0.05, 0.95, len(images), dtype=torch.float64)
-    objective = objective_for(model, draws.__getitem__, labelled=labelled, loss=None)
+    objective = objective_for(model, draws.__getitem__, labelled=labelled, loss=None, slopes=True)
     return gate_moments(model, find_sites(model), batches_of(images, labels, size), objective=objective, amp=amp)
 
 
@@ -130,7 +130,7 @@ def test_a_layer_that_reads_the_stream_itself_counts_only_what_goes_through_it()
     torch.manual_seed(0)
     net, image = Direct(), torch.randn(1, 3, 1, 1)
     gates = tuple(Gate(name, "input", np.arange(2)[:, None], 1) for name in "ab")
-    objective = objective_for(net, lambda _: None, labelled=False, loss=lambda out, batch: out.sum(1))
+    objective = objective_for(net, lambda _: None, labelled=False, loss=lambda out, batch: out.sum(1), slopes=True)
     batch = Batch(torch.arange(1), image, None, ())
     first = gate_moments(net, [Site("embed", None, 2, (), gates)], [batch], objective=objective).first["embed"].sum(0)
     columns = sum(layer.weight[:, :, 0, 0].sum(0) for layer in (net.a, net.b))
@@ -195,7 +195,7 @@ def test_drawn_labels_follow_the_models_prediction(tiny_vit, images_BCHW):
     images = images_BCHW[:1].expand(4096, -1, -1, -1)
     draws = (torch.arange(4096, dtype=torch.float64) + 0.5) / 4096
     batches = batches_of(images, torch.full((4096,), -1), 1024)
-    objective = objective_for(tiny_vit, draws.__getitem__, labelled=False, loss=None)
+    objective = objective_for(tiny_vit, draws.__getitem__, labelled=False, loss=None, slopes=True)
     moments = gate_moments(tiny_vit, find_sites(tiny_vit)[-1:], batches, objective=objective)
     assert moments.loss == pytest.approx(moments.entropy, abs=5e-3)
 

@@ -1,6 +1,8 @@
 """What gradients are taken of: labels, draws, or a loss of the caller's."""
 
 import dataclasses
+import itertools
+import math
 
 import numpy as np
 import pytest
@@ -14,13 +16,14 @@ from torch import nn
 from prune_realloc.core.errors import InputError
 from prune_realloc.data.batches import Batch
 from prune_realloc.data.own_batches import OwnBatches
+from prune_realloc.pruning import objectives
 from prune_realloc.pruning.gates import gate_moments
 from prune_realloc.pruning.objectives import LABELS, Draws, objective_for, own_losses
 from prune_realloc.pruning.sites import find_sites
 
 
 def own(loss):
-    return objective_for(build(), Draws(0), labelled=False, loss=loss)
+    return objective_for(build(), Draws(0), labelled=False, loss=loss, slopes=True)
 
 
 def given(images, size=8):
@@ -53,7 +56,8 @@ def test_one_logit_is_scored_as_the_second_of_two_whose_first_is_zero():
         two.head.weight[1], two.head.bias[1] = one.head.weight[0], one.head.bias[0]
     batches = [dataclasses.replace(batch, labels=batch.labels % 2) for batch in batches_of(images_of(12), 8)]
     inside = [site for site in find_sites(one) if site.axis in ("qk", "v", "ffn")]
-    for objective in (LABELS, objective_for(one, Draws(0), labelled=False, loss=None)):
+    drawn = [objective_for(one, Draws(0), labelled=False, loss=None, slopes=slopes) for slopes in (False, True)]
+    for objective in (LABELS, *drawn):
         first, second = (gate_moments(net, inside, batches, objective=objective) for net in (one, two))
         assert (first.loss, first.entropy) == pytest.approx((second.loss, second.entropy), rel=1e-12)
         assert first.right == second.right
@@ -84,6 +88,35 @@ def test_draws_do_not_depend_on_how_they_are_asked_for():
         draws = Draws(5)
         assert torch.equal(torch.cat([draws(part) for part in torch.arange(100).split(size)]), whole)
     assert torch.equal(Draws(5)(torch.tensor([99, 3])), whole[[99, 3]])
+
+
+def test_over_all_signs_gradients_have_the_second_moment_of_the_predictions_labels(monkeypatch):
+    logits = torch.tensor([[0.3, -1.2, 2.0]], dtype=torch.float64, requires_grad=True)
+    batch = Batch(torch.arange(1), torch.zeros(1, 3, 8, 8), torch.tensor([1]), ())
+    objective = objective_for(build(num_classes=3), Draws(0), labelled=True, loss=None, slopes=False)
+    found = torch.zeros(3, 3, dtype=torch.float64)
+    for signs in itertools.product((-1, 1), repeat=3):
+        monkeypatch.setattr(objectives, "_signs", lambda draw, count, signs=signs: torch.tensor(signs))
+        losses = objective.judge(logits, batch)
+        [gradient] = torch.autograd.grad(losses.backed().sum(), logits)
+        found += gradient.T @ gradient / 8
+    p = logits.detach().softmax(1)[0]
+    torch.testing.assert_close(found, p.diag() - torch.outer(p, p))
+    assert (objective.kind, objective.slopes, losses.right) == ("given", False, 0)
+    assert float(losses.each) == pytest.approx(-math.log(p[1]))
+
+
+def test_signs_belong_to_the_image():
+    draws, net = Draws(0), build(num_classes=3)
+    objective = objective_for(net, draws, labelled=False, loss=None, slopes=False)
+    batch = Batch(torch.arange(6), torch.zeros(6, 3, 8, 8), torch.zeros(6), ())
+    logits = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    whole = objective.judge(logits, batch)
+    last = objective.judge(
+        logits[4:], dataclasses.replace(batch, positions=torch.arange(4, 6), images=batch.images[4:])
+    )
+    assert torch.equal(whole.backed()[4:], last.backed())
+    torch.testing.assert_close(whole.each, torch.distributions.Categorical(logits=logits).entropy())
 
 
 def test_parameters_of_a_loss_keep_their_gradients():
@@ -166,7 +199,7 @@ def test_a_frozen_backbone_is_explained():
 
 def test_outputs_without_a_loss_are_projected_or_refused():
     net = segmenter()
-    objective = objective_for(net, Draws(0), labelled=False, loss=None)
+    objective = objective_for(net, Draws(0), labelled=False, loss=None, slopes=False)
     assert objective.kind == "random projections"
     batch = Batch(torch.arange(2), torch.zeros(2, 3, 32, 32), torch.zeros(2), ())
     outputs = torch.randn(2, 2, 4, 4)

@@ -18,7 +18,9 @@ from prune_realloc.results.summary import summary
 from prune_realloc.results.tables import (
     component_table,
     facts,
+    outcome_facts,
     outcome_table,
+    plan_facts,
     plan_table,
     site_table,
     variant_facts,
@@ -80,6 +82,18 @@ def test_before_and_after_by_hand():
         ("ms, batch 1", "4.00", "2.00", "0.500"),
         ("ms, batch 32", "8.00", "6.00", "0.750"),
     ]
+
+
+def test_a_forecast_is_said_to_be_one_until_it_is_measured():
+    recipe = planned(make_toy_analysis(), build_recipe({"rules": {"ffn": {"keep": 0.5}}}))
+    [line] = [line for line in plan_facts(recipe) if line.startswith("predicted damage: ")]
+    assert "not checked" in line
+    numbers = {"agreement": 0.9, "samples": 10, "kl": 0.01, "predicted_damage": 0.002, "faster": None}
+    assert outcome_facts(numbers) == [
+        "10 images: the two agree on 90.00%, KL(source || pruned) 0.01 nats",
+        "predicted damage 0.002 nats per image, measured 0.01: 5 times as much",
+    ]
+    assert len(outcome_facts(numbers | {"predicted_damage": None})) == 1
 
 
 def test_sites_by_hand():

@@ -79,7 +79,7 @@ def measured(model: nn.Module, batches: Sequence[Batch], amp: bool = False, labe
     draws = draws_of(sum(len(batch.images) for batch in batches))
     labelled = model.num_classes > 0 if labelled is None else labelled
     with watch.attached(batches) as watched:
-        objective = objective_for(model, draws.__getitem__, labelled=labelled, loss=None)
+        objective = objective_for(model, draws.__getitem__, labelled=labelled, loss=None, slopes=True)
         gate_moments(model, sites, watched, objective=objective, amp=amp)
     return Case(model, structure, sites, layer_moments(model, structure, watch, batches))
 

@@ -10,6 +10,7 @@ from prune_realloc import apply, build_recipe, find_sites, load_model, load_prun
 from prune_realloc.core.cost import Cost, total_cost
 from prune_realloc.core.errors import InputError
 from prune_realloc.families import family_of
+from prune_realloc.planning import forecast
 from prune_realloc.pruning.sites import widths
 from prune_realloc.runtime.networks import measured_macs
 
@@ -29,6 +30,14 @@ def test_half_of_the_shipped_vit_agrees_with_the_whole(applied):
     done, _ = applied
     assert done.evaluation.agreement >= 0.98
     assert done.evaluation.kl < 0.001
+
+
+def test_a_forecast_that_does_not_hold_is_noted(applied, monkeypatch):
+    done, _ = applied
+    assert not any("the forecast does not hold" in note for note in done.notes)
+    monkeypatch.setattr(forecast, "SEEN", {True: (1e3, 2e3, 1e4)})
+    again = apply(done.recipe, **QUICK)
+    assert any(f"predicted damage {done.recipe.plan.damage:.2g} nats per image, measured" in n for n in again.notes)
 
 
 def test_the_recipe_is_written_with_its_plan_and_gives_the_same_bytes(applied, tmp_path):

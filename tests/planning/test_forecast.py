@@ -1,0 +1,40 @@
+"""What is said of a forecast."""
+
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+
+from prune_realloc.planning.forecast import SEEN, compared, outside, unchecked
+from prune_realloc.recipe.document import Compensation
+
+ROWS = json.loads((Path(__file__).parents[2] / "docs" / "forecast.json").read_text())["rows"]
+WITHOUT = Compensation(rotate=False, refit=False, mean_shift=False)
+
+
+@pytest.mark.parametrize(("how", "refit"), [("default", True), ("none", False)])
+def test_the_stated_range_is_that_of_the_measurements(how, refit):
+    times = [row["test"] / row["predicted"] for row in ROWS if row["how"] == how]
+    assert len({row["network"] for row in ROWS}) == 5
+    least, median, most = SEEN[refit]
+    assert median == pytest.approx(statistics.median(times), rel=0.05)
+    assert least <= min(times) <= 1.5 * least
+    assert most / 1.5 <= max(times) <= most
+
+
+def test_only_what_was_seen_nowhere_is_noted():
+    least, _, most = SEEN[True]
+    for times in (least, 1, most):
+        assert outside(1e-3, times * 1e-3, Compensation()) == []
+    for times in (least / 2, most * 2):
+        [note] = outside(1e-3, times * 1e-3, Compensation())
+        assert note.startswith("the forecast does not hold for this cut: predicted damage 0.001 nats per image")
+    assert outside(1e-3, 2 * most * 1e-3, WITHOUT) == []
+    assert outside(0.0, 0.1, Compensation()) == outside(None, 0.1, WITHOUT) == outside(0.1, None, WITHOUT) == []
+
+
+def test_what_is_said_by_hand():
+    assert compared(0.002, 0.01) == "predicted damage 0.002 nats per image, measured 0.01: 5 times as much"
+    assert unchecked(Compensation()).startswith(f"not checked: on five networks {SEEN[True][1]:g} times as much")
+    assert "without refit" in unchecked(WITHOUT)
