@@ -3,13 +3,13 @@
     python benchmarks/profiles.py --out docs/profile.json           # 4 minutes of an idle machine
     python benchmarks/profiles.py --out /tmp/profile.json --quick   # batch 1, 3 passes each: does it run?
 
-Fresh weights, random images of 224 px, batch 1 and 32, one thread. Each network at each batch size is kept as soon as it
-is measured, and the same command goes on from there. Beside `--out` lies the table, `.md`. It ends with code 1 where the
-components or the classes of operators of a pass do not add up to its wall time within 5 %.
+Fresh weights, random images of 224 px, batch 1 and 32, one thread. Each network at each batch size is kept as soon as
+it is measured, and the same command goes on from there. Beside `--out` lies the table, `.md`. It ends with code 1 where
+the components or the classes of operators of a pass do not add up to its wall time within 5 %.
 
-The paper (Liu et al., CVPR 2023, section 2 and abstract) says of DeiT-T and Swin-T, on a GPU, that their speed "is commonly
-bounded by memory inefficient operations, especially the tensor reshaping and element-wise functions in MHSA": so the table
-has the share of memory-bound operators, and of those two classes within attention. A script called profile.py would hide
+The paper (Liu et al., CVPR 2023, abstract) says of such networks, on a GPU, that their speed "is commonly bounded by
+memory inefficient operations, especially the tensor reshaping and element-wise functions in MHSA": so the table has
+the share of memory-bound operators, and of those two classes within attention. A script called profile.py would hide
 Python's own.
 """
 
