@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def _require_fit(net: nn.Module, state: dict[str, Tensor], where: str) -> None:
     if wrong := [name for name in want if name in have and want[name] != have[name]]:
         raise InputError(
             f"{where}: {wrong[0]} is {have[wrong[0]]}, the model has {want[wrong[0]]} ({len(wrong)} differ); "
-            "choose another with --model or --model-arg"
+            f"{_flags(net, have, want)}choose another with --model (in a recipe source.model) or --model-arg"
         )
     missing, surplus = sorted(want.keys() - have.keys()), sorted(have.keys() - want.keys())
     parts = [
@@ -83,6 +84,22 @@ def _require_fit(net: nn.Module, state: dict[str, Tensor], where: str) -> None:
     ]
     if parts:
         raise InputError(
-            f"{where}: it comes {' and '.join(parts)}; choose another with --model, or name what differs with "
-            "--model-arg, such as depth=2"
+            f"{where}: it comes {' and '.join(parts)}; choose another with --model (in a recipe source.model), "
+            "or name what differs with --model-arg, such as depth=2"
         )
+
+
+def _flags(net: Any, have: Mapping[str, tuple[int, ...]], want: Mapping[str, tuple[int, ...]]) -> str:
+    """What the tensors tell of a network of another width or depth, as flags; empty where they tell nothing."""
+    own = getattr(net, "embed_dim", None)
+    wide = {have[name][0] for name, shape in want.items() if shape == (own,) and len(have.get(name, ())) == 1}
+    flags = [f"--model-arg embed_dim={wide.pop()}"] if len(wide) == 1 and wide != {own} else []
+    if _depth(have) not in (0, _depth(want)):
+        flags.append(f"--model-arg depth={_depth(have)}")
+    heads = ", and --model-arg num_heads=..., which no shape tells" if flags and wide != {own} else ""
+    return f"give {' '.join(flags)}{heads}; or " if flags else ""
+
+
+def _depth(names: Iterable[str]) -> int:
+    """How many blocks the names of tensors count."""
+    return len({name.split(".")[1] for name in names if name.startswith("blocks.")})

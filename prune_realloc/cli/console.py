@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from prune_realloc.core.errors import one_line
-from prune_realloc.core.taken import taken_from, taken_line
+from prune_realloc.core.taken import taken_from, taken_lines
 from prune_realloc.training.measures import MEASURES, measure_of
 
 Facts = Mapping[str, Mapping[str, Any]]
@@ -84,14 +84,14 @@ def say_notes(notes: Iterable[str]) -> None:
 
 
 def say_taken(taken: Facts | None, second: Mapping[str, Facts | None] | None = None) -> None:
-    """What a run went by, in one line on stderr.
+    """What a run went by on stderr, in a line for each thing that tells it.
 
     Args:
-        second: the same of a second network, which has a line of its own, by what it is to the first: `source`.
+        second: the same of a second network, which has lines of its own, by what it is to the first: `source`.
     """
     for name, facts in {"": taken, **(second or {})}.items():
-        if facts:
-            say(taken_line(taken_from(facts), f"the {name}" if name else ""))
+        for line in taken_lines(taken_from(facts or {}), f"the {name}" if name else ""):
+            say(line)
 
 
 def print_table(

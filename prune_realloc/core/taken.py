@@ -38,8 +38,8 @@ Taken = Mapping[str, Fact]
 """What is taken -> the fact, in the order in which it is said: weights, architecture, heads, input size, ..."""
 
 
-def taken_line(taken: Taken, of: str = "") -> str:
-    """All facts in one line, for people; what one source tells stands together.
+def taken_lines(taken: Taken, of: str = "") -> list[str]:
+    """All facts for people, in a line for each source, of what it alone tells.
 
     Args:
         of: whose they are, where it is not the network that the run is about.
@@ -47,9 +47,7 @@ def taken_line(taken: Taken, of: str = "") -> str:
     groups: dict[str, list[str]] = {}
     for name, fact in taken.items():
         groups.setdefault(fact.why(), []).append(f"{name} {fact.text()}")
-    return (f"took of {of}: " if of else "took ") + "; ".join(
-        f"{', '.join(facts)} ({why})" for why, facts in groups.items()
-    )
+    return [f"took {f'of {of}: ' if of else ''}{', '.join(facts)} ({why})" for why, facts in groups.items()]
 
 
 def plain_taken(taken: Taken) -> dict[str, dict[str, Any]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from timm.data import resolve_data_config
+from timm.models import get_pretrained_cfg, is_model
 from torch import nn
 
 from prune_realloc.core.errors import InputError
@@ -15,7 +16,8 @@ from prune_realloc.core.taken import Fact, Taken, fact_name
 from prune_realloc.data.measures import BOUNDS, CHOICES, measure
 
 CHANNEL_MODE = {1: "L", 3: "RGB"}
-_DEFAULT = "timm's default"
+_TIMMS = "timm's "
+_DEFAULT = f"{_TIMMS}default"
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,25 @@ def guessed_note(prepared: Taken) -> list[str]:
         f"the network does not tell how images are prepared for it: {', '.join(values)} are a guess from {_DEFAULT}; "
         "state them, with preprocess= or --mean, --std, --interpolation and --crop-pct"
     ]
+
+
+def foreign_crop_note(prepared: Taken, input_size: tuple[int, int, int]) -> list[str]:
+    """What to say where the crop is that of a network in timm which takes images of another size.
+
+    Args:
+        prepared: what `preprocessing_taken` found.
+        input_size: (C, H, W) of the images.
+    """
+    crop = prepared["crop"]
+    name = crop.origin.removeprefix(_TIMMS)
+    native = get_pretrained_cfg(name) if name != crop.origin and is_model(name) else None
+    if native is None:
+        return []
+    own, here = (tuple(size[-2:]) for size in (native.input_size, input_size))
+    if own == here or crop.value == 1:
+        return []
+    sizes = " and ".join(f"{height} x {width}" for height, width in (own, here))
+    return [f"crop {crop.text()} is of timm's {name}; its images and yours are {sizes}: state yours with --crop-pct"]
 
 
 def preprocessing(model: nn.Module, input_size: tuple[int, int, int], overrides: Mapping[str, Any]) -> Preprocessing:

@@ -15,7 +15,7 @@ from prune_realloc.core.taken import Fact, Taken
 from prune_realloc.data.batches import Batch, ImageSource, digest, iterate
 from prune_realloc.data.folders import said
 from prune_realloc.data.labels import shortened
-from prune_realloc.data.preprocessing import Preprocessing, guessed_note
+from prune_realloc.data.preprocessing import Preprocessing, foreign_crop_note, guessed_note
 from prune_realloc.runtime.distributed import gathered, place
 from prune_realloc.runtime.networks import count_classes
 
@@ -167,6 +167,8 @@ class ImageStream:
 
     def notes(self) -> list[str]:
         notes = guessed_note(self.prepared)
+        if self.prepared:
+            notes += foreign_crop_note(self.prepared, self.prepare.input_size)
         notes += [f"{count} of {self.wanted} images: {text}" for text, count in sorted(Counter(self.remarks).items())]
         if self.unreadable:
             notes.append(

@@ -16,7 +16,7 @@ from prune_realloc.reporting.runs import Cut
 from prune_realloc.reporting.tables import on_page, owners
 from prune_realloc.results.columns import COST_COLUMNS
 from prune_realloc.results.curve import Sweep, curve_columns, curve_rows
-from prune_realloc.results.tables import outcome_facts, outcome_table, plan_facts
+from prune_realloc.results.tables import outcome_facts, outcome_table, plan_facts, time_ratios
 
 _UNLABELLED = Missing(what="accuracy", why="the images have no labels; agreement with the source stands in", command="")
 
@@ -120,24 +120,14 @@ def _outcome_lines(cut: Cut) -> Iterator[str]:
                     f"{measured:.3g} ms, {measured / foretold:.2f} of it"
                 )
     share = numbers["macs"]["achieved"] / numbers["macs"]["source"]
-    for size, ratio in _ratios(numbers).items():
+    for size, ratio in time_ratios(numbers).items():
         yield f"batch {size}: its multiply-adds foretell {share:.2f} of the time, measured {ratio:.2f}"
-
-
-def _ratios(numbers: Mapping[str, Any]) -> dict[int, float]:
-    """Batch size -> time of the pruned network over that of its source."""
-    found = {(timing["batch_size"], timing["model"]): timing["median_ms"] for timing in numbers["latency"] or ()}
-    return {
-        size: found[size, "pruned"] / found[size, "source"]
-        for size, model in found
-        if model == "pruned" and found.get((size, "source"))
-    }
 
 
 def _remaining(numbers: Mapping[str, Any], owner: str) -> Figure:
     kinds = {kind.label: numbers[kind.name] for kind in COST_COLUMNS} | {"bytes": numbers["bytes"]}
     shares = {label: 100 * pair["achieved"] / pair["source"] for label, pair in kinds.items()}
-    shares |= {f"ms, batch {size}": 100 * ratio for size, ratio in _ratios(numbers).items()}
+    shares |= {f"ms, batch {size}": 100 * ratio for size, ratio in time_ratios(numbers).items()}
     rows = tuple((label, (("left of the source", share),)) for label, share in shares.items())
     return Figure(
         title=f"{owner}What is left",

@@ -26,6 +26,7 @@ class Timing:
     backend: str
     batch_size: AtLeastOne
     median_ms: Positive
+    speedup: Positive
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -159,11 +159,20 @@ def outcome_table(numbers: dict[str, Any]) -> Table:
         table.add_row(label, f"{before:,}", f"{after:,}", f"{after / before:.3f}")
     if pair := numbers["top1"]:
         table.add_row("top-1", f"{pair['source']:.2%}", f"{pair['achieved']:.2%}", "")
-    median = {(timing["batch_size"], timing["model"]): timing["median_ms"] for timing in numbers["latency"] or ()}
-    for batch_size in dict.fromkeys(size for size, _ in median):
-        before, after = median[batch_size, "source"], median[batch_size, "pruned"]
-        table.add_row(f"ms, batch {batch_size}", f"{before:.2f}", f"{after:.2f}", f"{after / before:.3f}")
+    timed = {(timing["batch_size"], timing["model"]): timing for timing in numbers["latency"] or ()}
+    for batch_size, ratio in time_ratios(numbers).items():
+        cells = (f"{timed[batch_size, model]['median_ms']:.2f}" for model in ("source", "pruned"))
+        table.add_row(f"ms, batch {batch_size}", *cells, f"{ratio:.3f}")
     return table
+
+
+def time_ratios(numbers: Mapping[str, Any]) -> dict[int, float]:
+    """Batch size -> time of the pruned network over that of its source, median over rounds in which both took turns.
+
+    Not the ratio of two medians, between which the machine may have changed its speed.
+    """
+    pruned = (timing for timing in numbers["latency"] or () if timing["model"] == "pruned")
+    return {timing["batch_size"]: 1 / timing["speedup"] for timing in pruned}
 
 
 def outcome_facts(numbers: dict[str, Any]) -> list[str]:
@@ -215,7 +224,17 @@ def variant_facts(variant: Variant) -> list[str]:
             f"not measured: {', '.join(still)}, which the source has not, or not so that it can be cut; relative to "
             "the channels it is as wide as the uniform network's"
         )
-    return [*lines, *_against_unmeasured(variant), _moved(variant)]
+    return [*lines, *_larger(variant), *_against_unmeasured(variant), _moved(variant)]
+
+
+def _larger(variant: Variant) -> Iterator[str]:
+    """Whether the network costs more than its source does, as one that is like a network for larger images may."""
+    plan, kind = variant.recipe.plan, variant.network.kind
+    if plan is None or plan.kind != kind:
+        return
+    times = getattr(variant.network, kind) / plan.source
+    if times > 1:
+        yield f"it is larger than its source: {times:.3g} times its {KINDS[kind].noun}; give --{kind} for a smaller one"
 
 
 def _ruled(variant: Variant) -> Iterator[str]:

@@ -7,7 +7,7 @@ from support.checkpoints import DEIT, make_deit, saved
 
 from prune_realloc.checkpoints.load import load_model
 from prune_realloc.core.errors import InputError
-from prune_realloc.core.taken import taken_line
+from prune_realloc.core.taken import taken_lines
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def test_a_guess_is_called_one_and_the_others_are_named_with_what_differs(tmp_pa
     assert (fact.value, fact.guessed) == (DEIT, True)
     assert "vit_tiny_patch16_224 has mean 0.5, std 0.5" in fact.origin
     assert taken["mean"].guessed
-    assert "a guess from the file's name" in taken_line(taken)
+    assert "a guess from the file's name" in "".join(taken_lines(taken))
 
 
 def test_what_is_named_is_no_guess(tmp_path, state):

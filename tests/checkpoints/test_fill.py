@@ -63,3 +63,15 @@ def test_floats_of_any_size_are_weights(tmp_path, deit, kind):
     state = {name: tensor.to(kind) for name, tensor in deit.state_dict().items()}
     net = load_model(DEIT, ckpt=saved(tmp_path / "deit.pth", state))
     torch.testing.assert_close(net.norm.weight, deit.norm.weight, rtol=1e-2, atol=1e-2)
+
+
+def test_widths_that_the_tensors_tell_are_named_as_flags(tmp_path):
+    small = dict(img_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=3)
+    net = timm.create_model("vit_tiny_patch16_224", num_classes=5, **small)
+    path = saved(tmp_path / "a.pth", net.state_dict())
+    with pytest.raises(
+        InputError, match=r"give --model-arg embed_dim=48 --model-arg depth=2, .*num_heads=\.\.\., which"
+    ):
+        load_model("vit_tiny_patch16_224", ckpt=path)
+    given = {"embed_dim": 48, "depth": 2, "num_heads": 3}
+    assert same_weights(load_model("vit_tiny_patch16_224", ckpt=path, model_args=given), net)

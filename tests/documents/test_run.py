@@ -8,6 +8,7 @@ import os
 import shlex
 import shutil
 import webbrowser
+from functools import partial
 from itertools import dropwhile
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from support.documents import PAGES, ROOT, blocks_of, commands_of
 from prune_realloc.checkpoints.load import DEMO, load_model
 from prune_realloc.data.idx import read_idx
 from prune_realloc.data.images import DEMO as SHIPPED_IMAGES
+from prune_realloc.results import bench
 
 FEW = {
     "analyze": "--samples 32",
@@ -44,6 +46,7 @@ PARSED = {
     "analyze --check": "README's check has been run; it masks many units",
     "export --onnx model.onnx --with": "ten seconds; tests/cli/test_export.py runs it",
     "export runs/recovered": "the same without preprocessing is run",
+    "profile demo runs/first/pruned": "README's profile of two networks has been run",
     "profile demo --sweep-mhsa 0.1": "five networks are timed; tests/verbs/test_sandwiches.py does it",
     "train runs/first/variants": "README's training has been run; this one predicts 1,000 images",
     "plan runs/deit --keep-latency": "a table of times takes minutes; tests/verbs/test_latency.py plans by one",
@@ -107,10 +110,16 @@ def folder(tmp_path_factory):
     return place
 
 
+def once(interleave, calls, **options):
+    """A measurement of times in one round."""
+    return interleave(calls, **options | {"warmup": 0, "rounds": 1, "seconds": 0.0})
+
+
 @pytest.fixture
 def after_readme(folder, run_cli, tmp_path, monkeypatch):
     """The folder that README's commands have left, which are run once; a copy, in which a page may do what it shows."""
     monkeypatch.setattr(webbrowser, "open", lambda address: True)
+    monkeypatch.setattr(bench, "interleave", partial(once, bench.interleave))
     if not (folder / "runs").exists():
         monkeypatch.chdir(folder)
         run_commands(README, run_cli)

@@ -91,11 +91,15 @@ def test_the_measured_time_stands_beside_the_predicted_one(broken):
     (broken / "pruned" / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     numbers = json.loads((broken / "pruned" / "result.json").read_text())
     timings = [{"model": name, "backend": "eager", "batch_size": 1} for name in ("source", "pruned")]
-    numbers["latency"] = [timings[0] | {"median_ms": 4.0}, timings[1] | {"median_ms": 3.0}]
+    numbers["latency"] = [
+        timings[0] | {"median_ms": 4.0, "speedup": 1},
+        timings[1] | {"median_ms": 3.0, "speedup": 1.6},
+    ]
     numbers["faster"] = []
     (broken / "pruned" / "result.json").write_text(json.dumps(numbers))
     panel = next(panel for panel in report([broken]).panels if panel.title == "Before and after")
     assert any("pruned: predicted 2 ms for 1 threads, measured 3 ms, 1.50 of it" in line for line in panel.lines)
+    assert any(line.endswith("of the time, measured 0.62") for line in panel.lines)  # over rounds, not of medians
     for timing in numbers["latency"]:
         timing["backend"] = "onnx"
     (broken / "pruned" / "result.json").write_text(json.dumps(numbers))

@@ -70,8 +70,13 @@ def test_a_further_kind_of_cost_joins_by_its_declaration(monkeypatch):
 def test_before_and_after_by_hand():
     cost = {kind: {"source": 2000, "achieved": 500} for kind in ("params", "macs", "bytes")}
     timings = [
-        {"batch_size": size, "model": name, "median_ms": median}
-        for size, name, median in ((1, "source", 4.0), (1, "pruned", 2.0), (32, "source", 8.0), (32, "pruned", 6.0))
+        {"batch_size": size, "model": name, "median_ms": median, "speedup": speedup}
+        for size, name, median, speedup in (
+            (1, "source", 4.0, 1.0),
+            (1, "pruned", 2.0, 2.0),
+            (32, "source", 8.0, 1.0),
+            (32, "pruned", 6.0, 1.25),
+        )
     ]
     numbers = cost | {"top1": {"source": 0.75, "achieved": 0.5}, "latency": timings}
     assert rows_of(outcome_table(numbers)) == [
@@ -80,7 +85,7 @@ def test_before_and_after_by_hand():
         ("bytes", "2,000", "500", "0.250"),
         ("top-1", "75.00%", "50.00%", ""),
         ("ms, batch 1", "4.00", "2.00", "0.500"),
-        ("ms, batch 32", "8.00", "6.00", "0.750"),
+        ("ms, batch 32", "8.00", "6.00", "0.800"),  # over rounds, not of the medians
     ]
 
 
@@ -157,6 +162,15 @@ def test_the_unmeasured_network_has_its_columns_and_its_cost():
     sums = [sum(float(row[column].removesuffix(" %")) for row in rows_of(shares)) for column in (1, 2, 4)]
     assert sums == pytest.approx([100, 100, 100], abs=0.5)
     assert f"unmeasured {variant.network.unmeasured_macs:,} MACs, " in variant_facts(variant)[0]
+
+
+def test_a_network_that_is_larger_than_its_source_says_so():
+    said = "it is larger than its source: 2 times its multiply-adds; give --macs for a smaller one"
+    variant = emitted()
+    for source_macs, shown in ((variant.network.macs / 2, True), (variant.network.macs, False)):
+        plan = variant.recipe.plan.model_copy(update={"kind": "macs", "source": source_macs})
+        recipe = variant.recipe.model_copy(update={"plan": plan})
+        assert (said in variant_facts(dataclasses.replace(variant, recipe=recipe))) == shown
 
 
 def test_widths_that_bounds_decide_and_those_at_the_least_multiple_are_named():
