@@ -50,8 +50,9 @@ def memory_of(model: nn.Module, shape: tuple[int, ...], sites: Sequence[Site]) -
         call, _ = two.made[max(numbers)]
         before = [storages[number] for number in numbers if two.made[number][0] < call]
         inside = [storages[number] for number in numbers if two.made[number][0] == call]
-        logits, padding = reading.unlike(call)
-        moments += [(call, _sum([*before, *inside, padding])), (call, _sum([*before, logits]))]
+        padding, *products = reading.unlike(call)
+        moments.append((call, _sum([*before, *inside, padding])))
+        moments += [(call, _sum([*before, product])) for product in products]
     return Memory(
         number=reading.number,
         buffers=sum(x.numel() * x.element_size() for x in model.buffers()),
@@ -121,25 +122,35 @@ class _Reading:
         for place in np.ndindex(run.shape):
             yield _times(self._lying[run.name, dim][position] for dim, position in enumerate(place))
 
-    def unlike(self, call: int) -> tuple[_Bytes, _Bytes]:
-        """What attention of queries and values that differ in width holds besides: for products the logits and their
-        softmax, which then are alive before anything else in the call, and for the fused kernel padding."""
+    def unlike(self, call: int) -> list[_Bytes]:
+        """What attention of queries and values that differ in width holds besides: padding for the fused kernel, or at
+        three times that of products, which come in its place.
+
+        These are the products of queries and keys, of which copies are made; the softmax; and the product with values.
+        """
         if self._seen.names[call] != "scaled_dot_product_attention":
-            return {}, {}
+            return [{}]
         query, key, value, *mask = self._seen.took[call]
         shares = self._shares(query)
         names = [n for n in max(shares, key=lambda n: shares[n]) if site_place(n)[0] in ("heads", "qk")]
         qk = next((name for name in names if site_place(name)[0] == "qk"), None)
         if qk is None or (v := site_beside(qk, "v")) not in self._widths:
-            return {}, {}
+            return [{}]
         heads = tuple(name for name in names if name != qk)
-        rows, keys = prod(query.shape[:-1]) * self.number, key.shape[-2]
-        logits = Fraction((3 if mask else 2) * rows * keys)
-        padding = Fraction(2 * rows * max(query.shape[-1], value.shape[-1]))
-        if keys <= FEW_KEYS:
-            return {(heads, (qk, v), None): (logits, Fraction(0))}, {}
-        most = 2 * FEW_LOGITS * self.number // prod(self._widths[name] for name in heads)
-        return {(heads, (qk, v), most): (logits, Fraction(0))}, {(heads, (qk, v), None): (padding, Fraction(0))}
+        rows, keys, few = prod(query.shape[:-1]) * self.number, key.shape[-2], key.shape[-2] <= FEW_KEYS
+        most = None if few else FEW_LOGITS * self.number // prod(self._widths[name] for name in heads)
+
+        def alive(sites: _Product, each: int, times: int, most: int | None = None) -> _Bytes:
+            return {(sites, (qk, v), most and times * most): (Fraction(times * each), Fraction(0))}
+
+        padding = {} if few else alive(heads, rows * max(query.shape[-1], value.shape[-1]), 2)
+        logits = alive(heads, rows * keys, 1, most)
+        return [
+            padding,
+            logits | alive((*heads, qk), rows * query.shape[-1], 3),
+            alive(heads, rows * keys, 3 if mask else 2, most),
+            logits | alive((*heads, v), rows * value.shape[-1], 2),
+        ]
 
 
 def _times(products: Iterable[_Product]) -> _Product:
