@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -22,7 +23,15 @@ FORMAT_VERSION = 2
 SCORES_FILE, META_FILE = "analysis.safetensors", "analysis.json"
 _ARRAYS = ("scores", "damage")
 """The fields that are arrays for each site: they lie in the first file, all others in the second."""
-_DAMAGE = (json.JSONDecodeError, UnicodeDecodeError, SafetensorError, KeyError, TypeError, AttributeError)
+_DAMAGE = (
+    json.JSONDecodeError,
+    UnicodeDecodeError,
+    SafetensorError,
+    ValidationError,
+    KeyError,
+    TypeError,
+    AttributeError,
+)
 """What reading raises where the content is not what `save` writes."""
 
 

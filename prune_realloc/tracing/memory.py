@@ -23,7 +23,7 @@ from prune_realloc.tracing.ids import Run
 
 _Product = tuple[str, ...]
 """Sites whose widths are multiplied."""
-_Kind = tuple[_Product, tuple[str, str] | None, int | None]
+_Kind = tuple[_Product, tuple[str, str] | None, tuple[int, int] | None]
 """What `Alive` has beside its bytes."""
 _Bytes = dict[_Kind, tuple[Fraction, Fraction]]
 """For each image, and whatever the number of images."""
@@ -137,19 +137,20 @@ class _Reading:
         if qk is None or (v := site_beside(qk, "v")) not in self._widths:
             return [{}]
         heads = tuple(name for name in names if name != qk)
-        rows, keys, few = prod(query.shape[:-1]) * self.number, key.shape[-2], key.shape[-2] <= FEW_KEYS
-        most = None if few else FEW_LOGITS * self.number // prod(self._widths[name] for name in heads)
+        rows, keys, few = prod(query.shape[:-1]), key.shape[-2], key.shape[-2] <= FEW_KEYS
 
-        def alive(sites: _Product, each: int, times: int, most: int | None = None) -> _Bytes:
-            return {(sites, (qk, v), most and times * most): (Fraction(times * each), Fraction(0))}
+        def alive(sites: _Product, length: int, in_products: bool = True) -> _Bytes:
+            """Vectors of such a length for each query."""
+            units, of_heads = (prod(self._widths[name] for name in names) for names in (sites, heads))
+            limit = Fraction(FEW_LOGITS * length * self.number, keys * units)  # products are for no more logits
+            most = None if few or not in_products else (int(limit), int(limit * of_heads))
+            return {(sites, (qk, v), most): (Fraction(rows * length * self.number), Fraction(0))}
 
-        padding = {} if few else alive(heads, rows * max(query.shape[-1], value.shape[-1]), 2)
-        logits = alive(heads, rows * keys, 1, most)
         return [
-            padding,
-            logits | alive((*heads, qk), rows * query.shape[-1], 3),
-            alive(heads, rows * keys, 3 if mask else 2, most),
-            logits | alive((*heads, v), rows * value.shape[-1], 2),
+            {} if few else alive(heads, 2 * max(query.shape[-1], value.shape[-1]), in_products=False),
+            alive(heads, keys) | alive((*heads, qk), 3 * query.shape[-1]),
+            alive(heads, (3 if mask else 2) * keys),
+            alive(heads, keys) | alive((*heads, v), 2 * value.shape[-1]),
         ]
 
 
