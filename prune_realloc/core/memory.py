@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
 
 from prune_realloc.core.cost import Term, Widths
 from prune_realloc.core.prices import Price, total
 
 MEGABYTE = 10**6
+_Bytes = Annotated[int, Field(ge=0, le=10**15)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,18 +24,21 @@ class Alive:
     """Bytes that are alive for every combination of units of some sites."""
 
     sites: tuple[str, ...] = ()
-    each: int = 0
+    each: _Bytes = 0
     """For each image."""
-    shared: int = 0
+    shared: _Bytes = 0
     """Whatever the number of images."""
-    most: int | None = None
-    """For each image, but never more than this."""
+    most: tuple[_Bytes, _Bytes] | None = None
+    """However many images, never more than the first of these; and nothing where it were more than the second."""
     unlike: tuple[str, str] | None = None
     """Only where these two sites differ in width."""
 
     def at(self, batch: int, place: str) -> Price:
         """The same at so many images."""
-        each = self.each * batch if self.most is None else min(self.each * batch, self.most)
+        each = self.each * batch
+        if self.most is not None:
+            most, too_much = self.most
+            each = min(each, most) if each <= too_much else 0
         return Price(sites=self.sites, each=each + self.shared, unlike=self.unlike, component=place)
 
 
@@ -48,11 +55,11 @@ class Moment:
 class Memory:
     """What a pass without gradients holds, in eager PyTorch on a CPU."""
 
-    number: int
+    number: _Bytes
     """Bytes of a weight."""
-    buffers: int
+    buffers: _Bytes
     """Bytes of all buffers, which are counted as those of the source."""
-    moments: tuple[Moment, ...]
+    moments: Annotated[tuple[Moment, ...], Field(min_length=1)]
     """Whatever the widths, one of them is when most is alive."""
 
     @property

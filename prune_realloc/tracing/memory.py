@@ -23,7 +23,7 @@ from prune_realloc.tracing.ids import Run
 
 _Product = tuple[str, ...]
 """Sites whose widths are multiplied."""
-_Kind = tuple[_Product, tuple[str, str] | None, int | None]
+_Kind = tuple[_Product, tuple[str, str] | None, tuple[int, int] | None]
 """What `Alive` has beside its bytes."""
 _Bytes = dict[_Kind, tuple[Fraction, Fraction]]
 """For each image, and whatever the number of images."""
@@ -50,8 +50,9 @@ def memory_of(model: nn.Module, shape: tuple[int, ...], sites: Sequence[Site]) -
         call, _ = two.made[max(numbers)]
         before = [storages[number] for number in numbers if two.made[number][0] < call]
         inside = [storages[number] for number in numbers if two.made[number][0] == call]
-        logits, padding = reading.unlike(call)
-        moments += [(call, _sum([*before, *inside, padding])), (call, _sum([*before, logits]))]
+        padding, *products = reading.unlike(call)
+        moments.append((call, _sum([*before, *inside, padding])))
+        moments += [(call, _sum([*before, product])) for product in products]
     return Memory(
         number=reading.number,
         buffers=sum(x.numel() * x.element_size() for x in model.buffers()),
@@ -121,25 +122,36 @@ class _Reading:
         for place in np.ndindex(run.shape):
             yield _times(self._lying[run.name, dim][position] for dim, position in enumerate(place))
 
-    def unlike(self, call: int) -> tuple[_Bytes, _Bytes]:
-        """What attention of queries and values that differ in width holds besides: for products the logits and their
-        softmax, which then are alive before anything else in the call, and for the fused kernel padding."""
+    def unlike(self, call: int) -> list[_Bytes]:
+        """What attention of queries and values that differ in width holds besides: padding for the fused kernel, or at
+        three times that of products, which come in its place.
+
+        These are the products of queries and keys, of which copies are made; the softmax; and the product with values.
+        """
         if self._seen.names[call] != "scaled_dot_product_attention":
-            return {}, {}
+            return [{}]
         query, key, value, *mask = self._seen.took[call]
         shares = self._shares(query)
         names = [n for n in max(shares, key=lambda n: shares[n]) if site_place(n)[0] in ("heads", "qk")]
         qk = next((name for name in names if site_place(name)[0] == "qk"), None)
         if qk is None or (v := site_beside(qk, "v")) not in self._widths:
-            return {}, {}
+            return [{}]
         heads = tuple(name for name in names if name != qk)
-        rows, keys = prod(query.shape[:-1]) * self.number, key.shape[-2]
-        logits = Fraction((3 if mask else 2) * rows * keys)
-        padding = Fraction(2 * rows * max(query.shape[-1], value.shape[-1]))
-        if keys <= FEW_KEYS:
-            return {(heads, (qk, v), None): (logits, Fraction(0))}, {}
-        most = 2 * FEW_LOGITS * self.number // prod(self._widths[name] for name in heads)
-        return {(heads, (qk, v), most): (logits, Fraction(0))}, {(heads, (qk, v), None): (padding, Fraction(0))}
+        rows, keys, few = prod(query.shape[:-1]), key.shape[-2], key.shape[-2] <= FEW_KEYS
+
+        def alive(sites: _Product, length: int, in_products: bool = True) -> _Bytes:
+            """Vectors of such a length for each query."""
+            units, of_heads = (prod(self._widths[name] for name in names) for names in (sites, heads))
+            limit = Fraction(FEW_LOGITS * length * self.number, keys * units)  # products are for no more logits
+            most = None if few or not in_products else (int(limit), int(limit * of_heads))
+            return {(sites, (qk, v), most): (Fraction(rows * length * self.number), Fraction(0))}
+
+        return [
+            {} if few else alive(heads, 2 * max(query.shape[-1], value.shape[-1]), in_products=False),
+            alive(heads, keys) | alive((*heads, qk), 3 * query.shape[-1]),
+            alive(heads, (3 if mask else 2) * keys),
+            alive(heads, keys) | alive((*heads, v), 2 * value.shape[-1]),
+        ]
 
 
 def _times(products: Iterable[_Product]) -> _Product:

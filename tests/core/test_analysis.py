@@ -4,6 +4,7 @@ import shutil
 import numpy as np
 import pytest
 from support.interruption import killed_after
+from support.memory import make_memory
 from support.toy_analysis import make_toy_analysis
 
 from prune_realloc.core.analysis import Analysis
@@ -17,6 +18,23 @@ def test_round_trip(tmp_path):
     assert Analysis.load(tmp_path / "run") != make_toy_analysis(seed=1)
     assert Analysis.load(tmp_path / "run") != make_toy_analysis(scores=analysis.scores | {"embed": np.zeros(4)})
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["analysis.json", "analysis.safetensors"]
+
+
+def test_the_formula_of_the_memory_is_kept_and_checked(tmp_path):
+    analysis = make_toy_analysis()
+    remembered = make_toy_analysis(memory=make_memory(analysis, 5))
+    remembered.save(tmp_path)
+    assert Analysis.load(tmp_path) == remembered != analysis
+    meta = json.loads((tmp_path / "analysis.json").read_text())
+    for damaged in (
+        {},
+        meta["memory"] | {"moments": []},
+        meta["memory"] | {"number": "4"},
+        meta["memory"] | {"buffers": -1},
+    ):
+        (tmp_path / "analysis.json").write_text(json.dumps(meta | {"memory": damaged}))
+        with pytest.raises(InputError, match="the analysis is damaged"):
+            Analysis.load(tmp_path)
 
 
 def test_same_analysis_same_bytes(tmp_path):
