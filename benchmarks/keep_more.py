@@ -10,6 +10,7 @@ is measured with `--variants default --label NAME` while that version is the one
 """
 
 import argparse
+import dataclasses
 import json
 import time
 from itertools import product
@@ -22,12 +23,14 @@ from torch import Tensor, nn
 from torch_pruning_baseline import evaluate, load_tensors
 
 from prune_realloc import InputError, apply, build_recipe, load_model
+from prune_realloc.pruning.sites import find_sites
 from prune_realloc.results.evaluate import divergence
+from prune_realloc.verbs.applied import Applied
 
-VARIANTS: dict[str, dict[str, Any]] = {
-    "default": {},
-    "tuned": {"compensate": {"tune": 200}},
-}
+TUNED, JOINT, ROUNDS = "tuned", "heads and blocks too", "in two rounds"
+VARIANTS = ("default", TUNED, JOINT, ROUNDS)
+"""Tuned: 200 steps. The last two are no recipe of their own: all axes that the network has, named; and `apply` of what
+`apply` made at the root of the share, so that damage is read anew on the cut network."""
 SHIPPED = "demo"
 
 
@@ -41,12 +44,10 @@ def measured(
     """
     row: dict[str, Any] = {"network": name, "variant": variant, "requested": share} | images
     source = {"source": {"ckpt": str(folder)}} if folder is not None else {}
-    recipe = build_recipe(
-        {"budget": {"keep_macs": share}, "data": {"name": data} | images} | source | VARIANTS[variant]
-    )
+    wanted = source | {"data": {"name": data} | images}
     started = time.perf_counter()
     try:
-        done = apply(recipe, timed=False, eval_samples=100, batch_size=64)
+        done = _cut(wanted, variant, share)
     except InputError as error:  # a budget that the floors forbid is a result
         return row | {"error": str(error)}
     seconds = time.perf_counter() - started
@@ -59,6 +60,23 @@ def measured(
         "predicted": done.summary()["predicted_damage"],
         "seconds": round(seconds, 1),
     }
+
+
+def _cut(wanted: dict[str, Any], variant: str, share: float) -> Applied:
+    if variant == ROUNDS:
+        half_way = _cut(wanted, "default", share**0.5)
+        budget = {"macs": int(share * half_way.source_cost.macs)}
+        done = _applied({"data": wanted["data"], "budget": budget}, half_way.network)
+        return dataclasses.replace(done, source_cost=half_way.source_cost)
+    more: dict[str, Any] = {"compensate": {"tune": 200}} if variant == TUNED else {}
+    if variant == JOINT:
+        net = load_model(ckpt=wanted.get("source", {}).get("ckpt"))
+        more = {"axes": sorted({site.axis for site in find_sites(net)})}
+    return _applied(wanted | more | {"budget": {"keep_macs": share}})
+
+
+def _applied(recipe: dict[str, Any], model: nn.Module | None = None) -> Applied:
+    return apply(build_recipe(recipe), model=model, timed=False, eval_samples=100, batch_size=64)
 
 
 @torch.no_grad()
@@ -75,7 +93,7 @@ def main() -> None:
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.5, 0.3])
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--samples", type=int, nargs="+", default=[512], help="calibration images")
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--variants", nargs="+", default=VARIANTS[:2], choices=VARIANTS)
     parser.add_argument("--label", help="call the rows so instead of by their variant")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("networks", nargs="*", default=[SHIPPED, "swin", "efficientvit_msra", "efficientvit_mit"])

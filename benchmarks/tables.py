@@ -155,6 +155,35 @@ def images_added(record: Record) -> str:
     return table(head, rows)
 
 
+def forecasts(record: Record) -> str:
+    """The foretold damage, the KL on test images and their ratio; a row for each network and compensation."""
+    shares = sorted({row["requested"] for row in record["rows"]}, reverse=True)
+    found: dict[tuple[str, str], dict[float, str]] = {}
+    for row in record["rows"]:
+        cell = f"{row['predicted']:.0e}, {row['test']:.0e} ({row['test'] / row['predicted']:.2g})"
+        found.setdefault((row["network"], row["how"]), {})[row["requested"]] = cell
+    rows = [(*key, *(cells[share] for share in shares)) for key, cells in found.items()]
+    return table(("network", "compensation", *(f"{share:g}" for share in shares)), rows, texts=2)
+
+
+def unseen_over_fitted(record: Record) -> str:
+    """By how much the KL on images that layers were not fitted on is above that on those that were: median and most."""
+    ratios = [row["unseen"] / row["fitted"] for row in record["rows"] if row["how"] == "default"]
+    return f"{statistics.median(ratios):.1f} times (at most {max(ratios):.0f})"
+
+
+def without_half(record: Record) -> str:
+    """Points lost by each network without half of one axis; the mean over the draws."""
+    rows = []
+    for network, found in record["networks"].items():
+        for how in dict.fromkeys(row["how"] for row in found["rows"]):
+            own = [row for row in found["rows"] if row["how"] == how]
+            lost = found["dense"] - statistics.mean(row["top1"] for row in own)
+            kept = (f"{own[0][kind]:.3f}" for kind in ("keep_macs", "keep_params"))
+            rows.append((network, how, *kept, f"{found['dense']:.2f}", f"{lost:.2f}"))
+    return table(("network", "what goes", "multiply-adds", "parameters", "dense", "points lost"), rows, texts=2)
+
+
 def fused_speed(record: Record) -> str:
     """Speed over that of the source, by network, widths and variant; one column for each batch size."""
     found: dict[tuple[str, ...], dict[int, str]] = {}
@@ -366,6 +395,9 @@ def render(page: str) -> str:
         losses_of_networks,
         kept_more,
         images_added,
+        forecasts,
+        unseen_over_fitted,
+        without_half,
         fused_speed,
         cutting_times,
         network_speed,
