@@ -29,7 +29,7 @@ def test_the_formula_of_the_memory_is_kept_and_checked(tmp_path):
     for damaged in (
         {},
         meta["memory"] | {"moments": []},
-        meta["memory"] | {"number": "4"},
+        meta["memory"] | {"number": "four"},
         meta["memory"] | {"buffers": -1},
     ):
         (tmp_path / "analysis.json").write_text(json.dumps(meta | {"memory": damaged}))

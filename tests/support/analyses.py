@@ -79,11 +79,12 @@ def make_analysis(*, B, D, H, K, F, N, seed=0, convex=True, curves=None, **chang
         Term(component="head", params=CLASSES),
     ]
     damage = {name: random_curve(rng, width, convex) for name, width in widths.items()} | (curves or {})
+    groups = {name: H if name.endswith((".qk", ".v")) else 1 for name in widths}
     values = dict(
-        scores={name: np.ones(width) for name, width in widths.items()},
+        scores={name: np.ones(width * groups[name]) for name, width in widths.items()},
         damage=damage,
         widths=widths,
-        groups={name: H if name.endswith((".qk", ".v")) else 1 for name in widths},
+        groups=groups,
         terms=tuple(terms),
         **UNSAID,
     )

@@ -244,7 +244,7 @@ def without(found, *axes):
         for field in ("scores", "damage", "widths", "groups")
     }
     terms = tuple(term for term in found.terms if not any(site.endswith(axes) for site in term.sites))
-    return Analysis(**(vars(found) | by_site | {"terms": terms}))
+    return Analysis(**(vars(found) | by_site | {"terms": terms, "memory": None}))
 
 
 def test_by_rule_kept_no_attention_is_refused_and_no_values_are_read_aloud(analysis, tmp_path, run_cli):

@@ -25,7 +25,7 @@ def test_a_network_in_memory_is_cut_to_half_and_loads_into_a_fresh_one(make, tmp
     recipe = recipe.model_copy(update={"plan": plan(found, recipe)})
     done = apply(recipe, model=net, batches=batches, timed=False)
     assert done.cost.macs / done.source_cost.macs == pytest.approx(0.5, rel=0.01)
-    assert type(done.network) is type(net)
+    assert isinstance(done.network, type(net))
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 
     torch.save(done.network.state_dict(), tmp_path / "smaller.pth")
