@@ -80,7 +80,7 @@ class Analysis:
     stability: Mapping[str, float]
     """Axis -> rank correlation of the scores between two halves of the images."""
     loss: float | None = None
-    """Mean calibration loss in nats per image."""
+    """Mean calibration loss in nats per image; where the prediction stands in for labels, its entropy."""
     top1: float | None = None
     """Share of calibration images that the model gets right; None without labels."""
     notes: tuple[str, ...] = ()

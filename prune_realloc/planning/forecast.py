@@ -6,17 +6,19 @@ those of the next, that tokens err together, and that a refit is fitted to the i
 
 from __future__ import annotations
 
-from prune_realloc.recipe.document import Compensation
+from prune_realloc.recipe.document import Recipe
 
 SEEN = {True: (0.7, 3.2, 31.0), False: (3.0, 18.0, 400.0)}
 """Whether layers are refitted -> the least, the median and the most of the measured KL over the forecast, on five
 trained networks at 0.8 to 0.3 of their multiply-adds (`benchmarks/forecast.py`)."""
 
 
-def unchecked(compensate: Compensation) -> str:
+def unchecked(recipe: Recipe) -> str:
     """What to say beside a forecast that nothing was measured for."""
-    least, median, most = SEEN[compensate.refit]
-    how = "" if compensate.refit else ", without refit,"
+    if not _seen(recipe):
+        return "not checked; apply measures it"
+    least, median, most = SEEN[recipe.compensate.refit]
+    how = "" if recipe.compensate.refit else ", without refit,"
     return (
         f"not checked: on five networks{how} {median:g} times as much was measured ({least:g} to {most:g}); apply "
         "measures it"
@@ -29,14 +31,19 @@ def compared(predicted: float, measured: float) -> str:
     return f"predicted damage {predicted:.2g} nats per image, measured {measured:.2g}: {times:.2g} times as much"
 
 
-def outside(predicted: float | None, measured: float | None, compensate: Compensation) -> list[str]:
+def outside(predicted: float | None, measured: float | None, recipe: Recipe) -> list[str]:
     """A note where the two differ by more than was seen anywhere; none where there is nothing to compare."""
-    if not predicted or measured is None:
+    if not predicted or measured is None or not _seen(recipe):
         return []
-    least, _, most = SEEN[compensate.refit]
+    least, _, most = SEEN[recipe.compensate.refit]
     if least <= measured / predicted <= most:
         return []
     return [
         f"the forecast does not hold for this cut: {compared(predicted, measured)}, where {least:g} to {most:g} times "
         "were seen; do not compare plans of this network by predicted damage at this budget, sweep measures them"
     ]
+
+
+def _seen(recipe: Recipe) -> bool:
+    """`SEEN` speaks of the Fisher information of the prediction, and of networks that were not tuned."""
+    return recipe.scorer == "fisher" and not recipe.compensate.tune

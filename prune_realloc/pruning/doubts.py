@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from math import log
 from typing import Any
 
+from prune_realloc.core.intervals import guessing
 from prune_realloc.data.batches import Batch
 from prune_realloc.pruning.objectives import Losses, Objective
 from prune_realloc.runtime.distributed import place
@@ -20,6 +21,8 @@ _FIRST = 256
 class Predicted:
     """Means over images."""
 
+    images: int
+    """How many."""
     loss: float
     """Nats per image."""
     right: float | None
@@ -32,8 +35,8 @@ def doubts(seen: Predicted, classes: int) -> list[str]:
     """What speaks against a classifier of so many classes, or against the images; nothing for less than two."""
     if classes < 2:
         return []
-    guess = log(classes)
-    if seen.right is not None and seen.right < 1.5 / classes:
+    guess, (chance, error) = log(classes), guessing(classes, seen.images)
+    if seen.right is not None and seen.right <= chance + error:
         return [
             f"the model is right on {seen.right:.1%} of the images, near chance: it looks untrained, "
             "or the labels are not its own"
@@ -73,6 +76,7 @@ class _FirstLook:
     def _say(self) -> None:
         kind, count = self.objective, self.images
         seen = Predicted(
+            images=count,
             loss=self.loss / count,
             right=self.right / count if kind.labelled else None,
             entropy=self.entropy / count if kind.classifier else None,

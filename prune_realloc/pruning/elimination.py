@@ -9,12 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prune_realloc.pruning.moments import LinearMoments
+from prune_realloc.pruning.moments import ROUNDING, LinearMoments
 
 RIDGE = 1e-4
 """Added to covariances before they are inverted, as a share of their mean variance."""
-_ROUNDING = 1e-12
-"""What sums of squares are known to, as a share of them; a smaller variance is none."""
 _STEPS = 64
 """Units of a site without groups go in this many rounds; their order in a round is by the costs at its start."""
 
@@ -118,6 +116,6 @@ def ridged(covariance: Tensor, mean: Tensor, share: float = RIDGE) -> Tensor:
     squares decides then, and at last (a dead layer) the smallest numbers.
     """
     variances = covariance.diagonal()
-    rounding = _ROUNDING * (variances.sum() + mean.square().sum())
+    rounding = ROUNDING * (variances.sum() + mean.square().sum())
     amount = torch.maximum(share * variances.mean(), rounding).clamp(min=torch.finfo(covariance.dtype).tiny ** 0.5)
     return covariance + amount * torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)

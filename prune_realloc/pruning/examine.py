@@ -247,6 +247,11 @@ def _classes(network: nn.Module) -> int:
     return count_classes(network) if is_classifier(network) else 0
 
 
+def _predicted(moments: Moments) -> Predicted:
+    images = int(moments.count.sum())
+    return Predicted(images=images, loss=moments.loss, right=moments.right, entropy=moments.entropy)
+
+
 def _training_notes(scorer: str, moments: Moments, network: nn.Module, objective: Objective) -> list[str]:
     """What the predictions say of the network's training, and the labels of the scores."""
     if objective.kind == "own loss":
@@ -255,7 +260,7 @@ def _training_notes(scorer: str, moments: Moments, network: nn.Module, objective
             "comparison among themselves"
         ]
     labelled, classes = objective.labelled, _classes(network)
-    notes = doubts(Predicted(loss=moments.loss, right=moments.right, entropy=moments.entropy), classes)
+    notes = doubts(_predicted(moments), classes)
     if not labelled and classes:
         notes.append(
             f"without labels nothing tells whether the images are of the model's domain; of at most {log(classes):.2f} "

@@ -23,6 +23,8 @@ from prune_realloc.pruning.hooks import Place, hooked
 from prune_realloc.pruning.linear import inputs, layer_at, positions
 from prune_realloc.runtime.distributed import summed
 
+ROUNDING = 1e-12
+"""What sums of squares are known to, as a share of them; a smaller variance is none."""
 MIX = 0.1
 """Part of the weight that is spread evenly: where one token has it all, the others keep its covariance from being
 that of too few samples."""

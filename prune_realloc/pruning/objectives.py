@@ -20,7 +20,7 @@ from prune_realloc.runtime.networks import class_logits, count_classes
 
 Loss = Callable[[Any, Any], Tensor]
 """(output of the network, batch as the loader gave it) -> one loss for each image, shape (B,), differentiable."""
-Kind = Literal["given", "drawn from the model", "random projections", "own loss"]
+Kind = Literal["given", "drawn from the model", "the prediction", "random projections", "own loss"]
 """Where the labels come from that the loss is taken at, as an analysis names it."""
 
 
@@ -61,7 +61,7 @@ class Objective:
 
     @property
     def classifier(self) -> bool:
-        return self.kind in ("given", "drawn from the model")
+        return self.kind in ("given", "drawn from the model", "the prediction")
 
 
 class Draws:
@@ -95,8 +95,9 @@ def objective_for(
     if labelled and slopes:
         return LABELS
     if is_classifier(model):
-        judge = partial(_classified, draws) if slopes else partial(_signed, draws, labelled)
-        return Objective("given" if labelled else "drawn from the model", _output, judge)
+        if slopes:
+            return Objective("drawn from the model", _output, partial(_classified, draws))
+        return Objective("given" if labelled else "the prediction", _output, partial(_signed, draws, labelled))
     host = find_host(model)
     run = family_of(model).features if host.stands_alone else _output
     return Objective("random projections", run, partial(_projected, draws))

@@ -19,12 +19,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from prune_realloc.pruning.fit import solved
 from prune_realloc.pruning.linear import Layer, matrix, scale_of
-from prune_realloc.pruning.moments import Regression
+from prune_realloc.pruning.moments import ROUNDING, Regression
 
 RIDGES = (1e-4, 1e-3, 1e-2, 0.1, 1.0)
 """Candidates, as `fit_` takes them."""
-_ROUNDING = 1e-12
-"""What sums of squares are known to, as a share of them; a smaller variance is none."""
 
 
 class Halves:
@@ -121,5 +119,5 @@ def _error_of_mean(moments: Regression, scale: Tensor, centred: bool) -> float:
     """The same of the best constant, which is 0 where the layer has no intercept."""
     constant = moments.t / moments.count if centred else torch.zeros_like(moments.t)
     squares = moments.tt - moments.count * constant.square()
-    squares = squares.where(squares > _ROUNDING * moments.tt, 0.0)
+    squares = squares.where(squares > ROUNDING * moments.tt, 0.0)
     return float((scale.square() * squares).sum() / moments.count)

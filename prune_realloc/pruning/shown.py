@@ -10,10 +10,8 @@ import torch
 from torch import Tensor
 
 from prune_realloc.core.structure import Structure
-from prune_realloc.pruning.moments import LinearMoments
+from prune_realloc.pruning.moments import ROUNDING, LinearMoments
 
-_ROUNDING = 1e-12
-"""What sums of squares are known to, as a share of the largest; less variance is none."""
 _FEW = 0.01
 """A share of directions that is not worth a word."""
 
@@ -22,8 +20,12 @@ def share_not_shown(covariance: Tensor) -> float:
     """Share of the U directions without variance, whatever the units' scales; of a covariance (U, U)."""
     deviations = covariance.diagonal().clamp_min(0).sqrt()
     scale = torch.where(deviations > 0, 1 / deviations, 0.0)
-    values = torch.linalg.eigvalsh(scale[:, None] * covariance * scale)
-    return 1 - float((values > _ROUNDING * values.amax().clamp_min(1.0)).double().mean())
+    scaled = scale[:, None] * covariance * scale
+    every = torch.eye(len(scaled), dtype=scaled.dtype, device=scaled.device)
+    if not torch.linalg.cholesky_ex(scaled - ROUNDING * len(scaled) * every).info:  # a fifth of the time of values
+        return 0.0
+    values = torch.linalg.eigvalsh(scaled)
+    return 1 - float((values > ROUNDING * values.amax().clamp_min(1.0)).double().mean())
 
 
 def never_shown(writers: Mapping[str, LinearMoments], structure: Structure, images: int) -> list[str]:

@@ -148,7 +148,7 @@ def measure_latency(
         ),
         input_shape=tuple(shape),
         terms=tuple(terms),
-        modules=module_kinds(inner_of(model)),
+        modules=module_kinds(inner_of(net)),
         measured=measured,
         seconds=round(taken, 1),
         notes=_notes(measured),

@@ -153,7 +153,7 @@ def _require_same(net: nn.Module, shapes: Shapes) -> None:
     """Raises InputError where the network that was opened is not the one that was analysed."""
     inner = inner_of(adopted(net))
     terms, widths = family_of(inner).describe(inner).terms, widths_of(find_sites(net))
-    modules = module_kinds(inner_of(net)) if shapes.modules else ""
+    modules = module_kinds(inner) if shapes.modules else ""
     if digest(terms, widths, shapes.input_shape, modules) != shapes.digest:
         raise InputError(
             "latency: the network of the analysis is not at hand; measure it in Python by measure_latency(model), save "

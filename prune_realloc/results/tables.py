@@ -89,9 +89,11 @@ def facts(numbers: dict[str, Any]) -> list[str]:
         if site_place(name)[0] == "embed"
     ]
     if numbers["data"]:
-        line = f"data: {numbers['samples']} images of {numbers['data']['name']}, labels {numbers['data']['labels']}"
-        line += f", loss {numbers['loss']:.4f} nats" if numbers["loss"] is not None else ""
-        if numbers["loss"] is not None and (classes := numbers["model"].get("num_classes") or 0) > 1:
+        labels, loss = numbers["data"]["labels"], numbers["loss"]
+        line = f"data: {numbers['samples']} images of {numbers['data']['name']}, labels {labels}"
+        if loss is not None:
+            line += f", {'entropy' if labels == 'the prediction' else 'loss'} {loss:.4f} nats"
+        if loss is not None and labels == "given" and (classes := numbers["model"].get("num_classes") or 0) > 1:
             line += f" (a guess costs {log(classes):.2f})"
         lines.append(line + (f", top-1 {numbers['top1']:.1%}" if numbers["top1"] is not None else ""))
     if numbers["stability"]:
@@ -143,7 +145,7 @@ def plan_facts(recipe: Recipe) -> list[str]:
     lines += [f"{name}: {site.width} of {site.of}" for name, site in plan.sites.items() if site_place(name)[1] is None]
     if plan.damage is not None:
         bound = "" if plan.bound is None else f"; no plan has less than {plan.bound:.3g}"
-        lines.append(f"predicted damage: {plan.damage:.3g} nats per image{bound}; {unchecked(recipe.compensate)}")
+        lines.append(f"predicted damage: {plan.damage:.3g} nats per image{bound}; {unchecked(recipe)}")
     if note := allocation_note(recipe):
         lines.append(note)
     return lines
@@ -183,7 +185,7 @@ def outcome_facts(numbers: dict[str, Any]) -> list[str]:
             f"{numbers['samples']} images: the two agree on {numbers['agreement']:.2%}, "
             f"KL(source || pruned) {numbers['kl']:.2g} nats"
         )
-    if numbers["predicted_damage"] and numbers["kl"] is not None:
+    if numbers["predicted_damage"] and numbers["kl"] is not None and "loss" not in numbers:  # else damage is of that
         lines.append(compared(numbers["predicted_damage"], numbers["kl"]))
     return lines + list(numbers["faster"] or ())
 

@@ -85,7 +85,7 @@ class Staged:
         planned, result, uniform, more = _pruned(recipe, self.seen, self.table, images, self.judges.decisive())
         found, outcome = self._measured(result.network)
         if found is not None and self.judges.loss is None:  # else damage is of the caller's loss
-            outcome = [*outcome, *outside(result.plan.damage, found.kl, recipe.compensate)]
+            outcome = [*outcome, *outside(result.plan.damage, found.kl, recipe)]
         control = None
         if controlled and uniform is not None:
             known = found if uniform is result else self._measured(uniform.network)[0]

@@ -99,6 +99,7 @@ def test_a_forecast_is_said_to_be_one_until_it_is_measured():
         "predicted damage 0.002 nats per image, measured 0.01: 5 times as much",
     ]
     assert len(outcome_facts(numbers | {"predicted_damage": None})) == 1
+    assert len(outcome_facts(numbers | {"loss": {"source": 1.0, "achieved": 1.1}})) == 1  # of the caller's own
 
 
 def test_sites_by_hand():

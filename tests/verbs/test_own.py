@@ -105,7 +105,7 @@ def test_drawn_labels_and_activations_are_the_built_in_path_too():
         found = analyze(net, batches=batches, scorer=scorer)
         for name, scores in built_in.scores.items():
             np.testing.assert_allclose(found.scores[name], scores, rtol=1e-5, atol=1e-12, err_msg=name)
-        assert found.data["labels"] == "drawn from the model"
+        assert found.data["labels"] == "the prediction"
         assert any("own prediction" in note for note in found.notes)
 
 
