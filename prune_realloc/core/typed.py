@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -23,7 +24,7 @@ def read_typed(kind: type[Kind], path: Path, remedy: str = "make it again") -> K
         InputError: it cannot be read, or a field is missing or of another type; the message names the first.
     """
     try:
-        return TypeAdapter(kind).validate_json(path.read_bytes())
+        return TypeAdapter(kind).validate_json(path.read_bytes(), strict=True)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     except ValidationError as error:
@@ -37,7 +38,7 @@ def holding(kind: type) -> AfterValidator:
 
 def _checked(kind: TypeAdapter[Any], found: Any) -> Any:
     try:
-        kind.validate_python(found)
+        kind.validate_json(json.dumps(found), strict=True)
     except ValidationError as error:
         raise PydanticCustomError("fields", "{fault}", {"fault": first_fault(error)}) from error
     return found
