@@ -109,7 +109,7 @@ def show_outcome(done: Applied, out: Path | None, as_json: bool) -> None:
     if as_json:
         show_json(numbers)
     else:
-        show_plan(done.recipe)
+        show_plan(done.recipe, measured=numbers["kl"] is not None)
         show_lines("")
         show_tables(outcome_table(numbers))
         show_lines(*outcome_facts(numbers))

@@ -97,7 +97,7 @@ def plan(
         write_file(out, dump_recipe(done, f"prune-realloc apply {out.name} -o pruned").encode())
     show_plan(done, as_json)
     say_taken(found.taken)
-    say_notes(notes)
+    say_notes([*found.notes, *notes])
     if out is not None and not as_json:
         say(f"wrote {out}")
 
@@ -114,12 +114,12 @@ def _rules(base: dict[str, Any], bounds: dict[str, list[str] | None], freeze: li
     return rules
 
 
-def show_plan(recipe: Recipe, as_json: bool = False) -> None:
-    """Print what a planned recipe keeps."""
+def show_plan(recipe: Recipe, as_json: bool = False, *, measured: bool = False) -> None:
+    """Print what a planned recipe keeps; `measured`: what the cut costs is printed too."""
     from prune_realloc.results.tables import plan_facts, plan_table
 
     if as_json:
         show_json(recipe.model_dump(exclude_none=True))
         return
     show_tables(plan_table(recipe))
-    show_lines(*plan_facts(recipe))
+    show_lines(*plan_facts(recipe, measured=measured))

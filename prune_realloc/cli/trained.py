@@ -20,6 +20,8 @@ def show_trained(done: Trained, out: Path, as_json: bool) -> None:
 
     if done.unreadable:
         say_notes([f"{done.unreadable} images of the last epoch cannot be read; others stood in for them"])
+    if done.likeness is not None and (note := done.likeness.note()):
+        say_notes([note])
     rows = [("epochs", str(done.epochs)), *_scores(done), ("minutes", f"{done.seconds / 60:.1f}")]
     if done.teacher_top1 is not None:
         rows.insert(1, ("teacher's top-1", f"{done.teacher_top1:.2%}"))

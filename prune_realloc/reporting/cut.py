@@ -31,7 +31,7 @@ def cut_panel(cuts: Mapping[str, Cut]) -> Panel:
         title="What was cut, and why",
         text="Allocation damage prices every width of every site by how much worse the network gets, and takes those "
         "that lose least within the budget; uniform and per-axis are controls. Every width says why it is what it is.",
-        lines=tuple(owner[folder] + line for folder, cut in cuts.items() for line in plan_facts(cut.recipe)),
+        lines=tuple(owner[folder] + line for folder, cut in cuts.items() for line in _planned_lines(cut)),
         parts=tuple(parts),
     )
 
@@ -106,6 +106,10 @@ def _measured_ms(cut: Cut, time: PlannedLatency, model: str) -> float | None:
         t["median_ms"] for t in cut.numbers["latency"] or () if (t["model"], t["backend"], t["batch_size"]) == place
     )
     return next(found, None)
+
+
+def _planned_lines(cut: Cut) -> list[str]:
+    return plan_facts(cut.recipe, measured=cut.numbers["kl"] is not None)
 
 
 def _outcome_lines(cut: Cut) -> Iterator[str]:

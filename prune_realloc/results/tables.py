@@ -120,8 +120,12 @@ def plan_table(recipe: Recipe) -> Table:
     return table
 
 
-def plan_facts(recipe: Recipe) -> list[str]:
-    """The lines under the table: cost against the budget, embedding, predicted damage."""
+def plan_facts(recipe: Recipe, *, measured: bool = False) -> list[str]:
+    """The lines under the table: cost against the budget, embedding, predicted damage.
+
+    Args:
+        measured: what the cut costs stands elsewhere.
+    """
     plan = recipe.plan
     assert plan is not None
     ruled = ", by rule" if plan.latency is None and plan.peak is None else ""
@@ -145,7 +149,8 @@ def plan_facts(recipe: Recipe) -> list[str]:
     lines += [f"{name}: {site.width} of {site.of}" for name, site in plan.sites.items() if site_place(name)[1] is None]
     if plan.damage is not None:
         bound = "" if plan.bound is None else f"; no plan has less than {plan.bound:.3g}"
-        lines.append(f"predicted damage: {plan.damage:.3g} nats per image{bound}; {unchecked(recipe)}")
+        checked = "" if measured else f"; {unchecked(recipe)}"
+        lines.append(f"predicted damage: {plan.damage:.3g} nats per image{bound}{checked}")
     if note := allocation_note(recipe):
         lines.append(note)
     return lines

@@ -49,6 +49,15 @@ class Likeness:
     loss_before: float
     """What `Trained.loss` was before the first step."""
 
+    def note(self) -> str | None:
+        """What to say where no epoch was as near as the network was before."""
+        if self.best >= self.before:
+            return None
+        return (
+            "the network was nearer to its teacher before training than after any epoch: keep the one that you began "
+            "with, or train longer, on more images, or with a lower lr"
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:

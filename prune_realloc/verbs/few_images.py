@@ -10,13 +10,13 @@ from prune_realloc.verbs.carry_out import Result, is_fitted
 _FEW = 128
 """On fewer images than this a refit can hurt."""
 WIDE = 0.005
-"""What a fit may put out less on unseen images, as a share of the variance, before more are worth their time: where a
-cut cost a point and more, they won some of it back down to there (docs/benchmarks.md)."""
+"""What a fit may put out less on unseen images, as a share of the variance, before it is said that more would
+narrow that. Between few points: that accuracy gains by it is not shown (docs/benchmarks.md)."""
 
 
 def few_images_notes(result: Result, seen: Examined, recipe: Recipe, images: Calibration | None) -> list[str]:
     """What must be known of a refit to these images."""
-    return [*_count_note(result, seen, recipe, images), *_halves_note(result)]
+    return _count_note(result, seen, recipe, images) or _halves_note(result)  # few images are alike by chance
 
 
 def _count_note(result: Result, seen: Examined, recipe: Recipe, images: Calibration | None) -> list[str]:

@@ -18,6 +18,7 @@ from prune_realloc.training.compare import compare
 from prune_realloc.training.config import train_config
 from prune_realloc.training.features import Features, features, relative_errors
 from prune_realloc.training.images import TrainingImages
+from prune_realloc.training.outputs import Likeness
 from prune_realloc.training.teacher import channels_taught
 from prune_realloc.training.train import train
 
@@ -163,3 +164,9 @@ def test_what_needs_classes_is_refused_without_them(bodies, flat, tmp_path):
         recovered(moved, source, flat, tmp_path / "hard", distill="hard")
     with pytest.raises(InputError, match="with --num-classes, or with --teacher the network whose features"):
         run_on(flat, moved, tmp_path / "alone")
+
+
+def test_a_network_that_only_got_worse_is_said():
+    numbers = {"measure": "cosine", "last": 0.97, "loss_before": 0.0}
+    assert "nearer to its teacher before" in (Likeness(before=0.99, best=0.98, **numbers).note() or "")
+    assert Likeness(before=0.98, best=0.98, **numbers).note() is None
