@@ -130,7 +130,7 @@ def set_up(
 
 
 def _units_beside(source: str | Path) -> bytes | None:
-    path = Path(source) / UNITS_FILE
+    path = Path(str(source).removeprefix("local-dir:")) / UNITS_FILE  # as `open_student` takes it
     return path.read_bytes() if path.is_file() else None
 
 

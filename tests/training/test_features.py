@@ -133,8 +133,12 @@ def test_a_narrower_stream_is_taught_the_channels_that_it_kept(tmp_path, flat):
     assert channels_taught(nets[0], nets[0], wide, None) is None
     with pytest.raises(InputError, match=r"teacher has 48 features, .* 36, and no units\.json beside that says which"):
         recovered(str(narrow), str(wide), flat, tmp_path / "out")
+    for damaged in (units.replace(b"0, 1,", b'"a", 1,'), units.replace(b" 39]", b" 99]")):
+        assert damaged != units
+        with pytest.raises(InputError, match=r"not the content of a units\.json \(embed"):
+            channels_taught(*nets, narrow, damaged)
     (narrow / "units.json").write_bytes(units)
-    done = recovered(str(narrow), str(wide), flat, tmp_path / "out", epochs=1)
+    done = recovered(f"local-dir:{narrow}", str(wide), flat, tmp_path / "out", epochs=1)  # as timm names a folder
     assert done.likeness.last > done.likeness.before
     assert (tmp_path / "out" / "last" / "units.json").read_bytes() == units  # so that it can be trained further
 
