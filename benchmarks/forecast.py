@@ -9,13 +9,12 @@ training set, and on test images. What is there already is not measured again.
 """
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from record import origin
+from record import origin, put, resumed
 
 from prune_realloc import InputError, build_recipe
 from prune_realloc.data.batches import Batch
@@ -88,8 +87,7 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", default=names)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    record = json.loads(args.out.read_text()) if args.out.exists() else {"rows": []}
-    record |= origin(args.threads) | {"samples": SAMPLES, "test_images": TEST_IMAGES}
+    record = resumed(args.out, {"rows": []}, origin(args.threads)) | {"samples": SAMPLES, "test_images": TEST_IMAGES}
     record["command"] = (
         "python benchmarks/forecast.py --runs runs/hierarchical --cifar10 CIFAR10_AS_IDX_FILES --out docs/forecast.json"
     )
@@ -103,7 +101,7 @@ def main() -> None:
             for row in foretold(source | {"data": images, "compensate": compensate}, left) if left else ():
                 print(name, how, row, flush=True)
                 record["rows"].append({"network": name, "how": how} | row)
-                args.out.write_text(json.dumps(record, indent=1) + "\n")
+                put(record, args.out)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ processor, one thread. What is there already is not measured again: `--samples 1
 """
 
 import argparse
-import json
 import multiprocessing
 import resource
 import time
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from record import origin
+from record import origin, put, resumed
 from torch_pruning_baseline import evaluate, load_tensors
 
 from prune_realloc import build_recipe, load_model
@@ -94,14 +93,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    record = json.loads(args.out.read_text()) if args.out.exists() else {"dense": {}, "rows": []}
-    record |= origin(args.threads, ("torch", "timm")) | {
-        "command": "python benchmarks/more_images.py hard_vit --data cifar10/ --out docs/more_images.json"
-    }
+    record = resumed(args.out, {"dense": {}, "rows": []}, origin(args.threads, ("torch", "timm")))
+    record["command"] = "python benchmarks/more_images.py hard_vit --data cifar10/ --out docs/more_images.json"
     if args.network not in record["dense"]:
         net = load_model(ckpt=NETWORKS[args.network])
         record["dense"][args.network] = round(evaluate(net, *load_tensors(net, args.data, "test"))[1], 2)
-        args.out.write_text(json.dumps(record, indent=1) + "\n")
+        put(record, args.out)
     for seed, samples in product(range(args.draws), args.samples):
         have = {each["requested"] for each in record["rows"] if is_of(each, args.network, samples, seed)}
         shares = [share for share in args.budgets if share not in have]
@@ -113,7 +110,7 @@ def main() -> None:
         for each in found:
             print(*(f"{key}={value}" for key, value in each.items()), flush=True)
         record["rows"] += found
-        args.out.write_text(json.dumps(record, indent=1) + "\n")
+        put(record, args.out)
 
 
 if __name__ == "__main__":

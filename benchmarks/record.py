@@ -7,6 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from prune_realloc.core.files import write_file
+
 
 def origin(
     threads: int, packages: tuple[str, ...] = ("torch", "timm", "torch-pruning"), device: str = "cpu"
@@ -24,7 +26,22 @@ def origin(
 
 def keep(record: dict[str, Any], out: Path | None) -> None:
     """Print the record, and write it where `out` says."""
-    text = json.dumps(record, indent=1)
-    print(text)
+    print(json.dumps(record, indent=1))
     if out:
-        out.write_text(text + "\n")
+        put(record, out)
+
+
+def put(record: dict[str, Any], out: Path) -> None:
+    """Write the record whole: a run that is killed meanwhile leaves the old one, from which the next goes on."""
+    write_file(out, (json.dumps(record, indent=1) + "\n").encode())
+
+
+def resumed(out: Path, empty: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """The record in `out`, or `empty`, to go on with under the origin `now`.
+
+    What is measured next is of that origin; a row that was measured under another one keeps it.
+    """
+    record = json.loads(out.read_text()) if out.exists() else empty
+    then = {name: record[name] for name in now if name in record}
+    kept = {} if then == now else then
+    return record | now | {"rows": [kept | row for row in record["rows"]]}

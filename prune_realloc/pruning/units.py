@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import AfterValidator, Field, StrictInt, TypeAdapter, ValidationError
 
-from prune_realloc.core.errors import InputError
-from prune_realloc.core.structure import Site, site_name
+from prune_realloc.core.errors import InputError, first_fault
+from prune_realloc.core.structure import Site, site_name, site_place
 from prune_realloc.pruning.cut import Keep, blocks_that_go, units_left
 from prune_realloc.pruning.rotate import Basis
 
 UNITS_FORMAT = 1
+BasisName = Literal["source", "rotated"]
+_DAMAGED = "units: this is not the content of a units.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +30,7 @@ class Units:
     """Units of that site."""
     index: np.ndarray
     """Of each unit of the result: its number among those of the source, ascending."""
-    basis: Literal["source", "rotated"] = "source"
+    basis: BasisName = "source"
     """`rotated`: each is a mixture of the units of one head of the source, `index` counts those mixtures."""
     rotation: tuple[np.ndarray, np.ndarray] | None = None
     """Mixtures by source units of each head, twice (heads, width, width): for the rows of q and of k, or for those of v
@@ -68,19 +71,51 @@ def units_file(units: Mapping[str, Units]) -> bytes:
     return f'{{\n "format_version": {UNITS_FORMAT},\n "sites": {{\n{rows}\n }}\n}}\n'.encode()
 
 
+def _known(name: str) -> str:
+    try:
+        site_place(name)
+    except (ValueError, IndexError) as error:
+        raise ValueError(f"{name!r} is no name of a site") from error
+    return name
+
+
+_SiteName = Annotated[str, AfterValidator(_known)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    """One site in the file."""
+
+    source: _SiteName
+    of: Annotated[StrictInt, Field(lt=2**63)]  # as an index holds it
+    basis: BasisName
+    units: tuple[StrictInt, ...]
+
+    def __post_init__(self) -> None:
+        for number, next_one in zip(self.units, (*self.units, self.of)[1:], strict=True):
+            if not 0 <= number < next_one:
+                raise ValueError(f"units must ascend from 0 to below {self.of}; {number} is out of place")
+
+
+_ROWS = TypeAdapter(dict[_SiteName, _Row])
+
+
 def read_units(content: bytes | str) -> dict[str, Units]:
     """What `units_file` wrote; the matrices of the rotations are not in it.
 
     Raises:
-        InputError: it is no such file.
+        InputError: it is no such file, or units of a site are no numbers of its source's, or do not ascend.
     """
     try:
         whole = json.loads(content)
         if whole["format_version"] != UNITS_FORMAT:
             raise InputError(f"units: format_version {whole['format_version']!r}, this program reads {UNITS_FORMAT}")
-        return {
-            name: Units(each["source"], each["of"], np.asarray(each["units"], dtype=np.int64), each["basis"])
-            for name, each in whole["sites"].items()
-        }
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise InputError("units: this is not the content of a units.json; run `apply -o` again") from error
+        rows = _ROWS.validate_python(whole["sites"])
+    except ValidationError as error:
+        raise InputError(f"{_DAMAGED} ({first_fault(error)}); run `apply -o` again") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise InputError(f"{_DAMAGED}; run `apply -o` again") from error
+    return {
+        name: Units(each.source, each.of, np.asarray(each.units, dtype=np.int64), each.basis)
+        for name, each in rows.items()
+    }

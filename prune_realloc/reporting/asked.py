@@ -133,8 +133,9 @@ def _commands(runs: Runs) -> Iterator[str]:
         checked = ["--check"] if folder in runs.checks else []
         yield _line("analyze", *analysed(analysis), "--scorer", analysis.scorer, *checked, "-o", folder)
     for folder, cut in runs.cuts.items():
+        weights = cut.recipe.source.weights_sha256
         for source, analysis in runs.analyses.items():
-            if analysis.model.get("weights_sha256") == cut.recipe.source.weights_sha256:
+            if weights is not None and analysis.model.get("weights_sha256") == weights:
                 yield _line("plan", source, "--recipe", f"{folder}/recipe.yaml", "-o", f"{folder}.yaml")
         yield _line("apply", f"{folder}/recipe.yaml", "-o", folder)
     for folder, sweep in runs.sweeps.items():

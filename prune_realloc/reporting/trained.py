@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from statistics import fmean
 
@@ -17,19 +17,15 @@ from prune_realloc.training.group import ACCURACY_COLUMNS, Group, accuracy_cells
 
 def trained_panel(trainings: Mapping[str, Training]) -> Panel:
     """Curves by network, and the comparison of what is finished."""
-    finished = [folder for folder, training in trainings.items() if training.result is not None]
-    missing = [
-        Missing(what=f"the result of {folder}", why=f"{len(training.rows)} epochs are done", command="start it again")
-        for folder, training in trainings.items()
-        if training.result is None
-    ]
+    comparable = [folder for folder, training in trainings.items() if _has_top1(training)]
+    missing = list(_left_out(trainings))
     groups: tuple[Group, ...] = ()
     try:
-        groups = compare(finished) if finished else ()
+        groups = compare(comparable) if comparable else ()
     except InputError as error:
         command = "prune-realloc compare RUN..."
         missing.append(Missing(what="the comparison", why=str(error), command=command))
-    parts: list[Figure | Table] = [curves_figure(_by_network(trainings, bool(groups)))]
+    parts: list[Figure | Table] = [curves_figure(_by_network(trainings, comparable if groups else ()))]
     parts += [_comparison(groups)] if groups else []
     notes = pairing_notes(groups)
     if len(groups) > 1 and all(len(group.seeds) == 1 for group in groups):
@@ -44,12 +40,27 @@ def trained_panel(trainings: Mapping[str, Training]) -> Panel:
     )
 
 
-def _by_network(trainings: Mapping[str, Training], compared: bool) -> dict[str, Rows]:
-    """Name of a network -> its log, the mean over its seeds; where runs cannot be compared, each by its folder."""
+def _has_top1(training: Training) -> bool:
+    return training.result is not None and training.result.top1 is not None
+
+
+def _left_out(trainings: Mapping[str, Training]) -> Iterator[Missing]:
+    """Runs that the comparison is without."""
+    for folder, training in trainings.items():
+        if training.result is None:
+            why = f"{len(training.rows)} epochs are done"
+            yield Missing(what=f"the result of {folder}", why=why, command="start it again")
+        elif training.result.top1 is None:
+            why = "it read no labels, so it has no top-1; its result.json says how near it is to its teacher"
+            yield Missing(what=f"{folder} in the comparison", why=why, command="")
+
+
+def _by_network(trainings: Mapping[str, Training], compared: Collection[str]) -> dict[str, Rows]:
+    """Name of a network -> its log, the mean over its seeds; runs that are not compared, each by its folder."""
     logs: dict[str, list[Rows]] = defaultdict(list)
     for folder, training in trainings.items():
         done = training.result
-        name = group_name(Path(folder), done.seed) if compared and done is not None else folder
+        name = group_name(Path(folder), done.seed) if done is not None and folder in compared else folder
         logs[name].append(training.rows)
     return {
         name: [{column: fmean(row[column] for row in rows) for column in rows[0]} for rows in zip(*every, strict=False)]

@@ -18,6 +18,7 @@ from prune_realloc.results.ceilings import Ceilings, measured_ceilings
 from prune_realloc.results.operators import KINDS, Key, Work, kind_of, work_of
 from prune_realloc.results.recorded import BETWEEN, PASS, Recorded, ranges, sums_by
 from prune_realloc.results.regions import COMPONENTS, Regions, find_regions
+from prune_realloc.results.turns import stopwatch_for
 from prune_realloc.runtime.device import out_of_memory_named, pick_device
 from prune_realloc.runtime.networks import evaluation_mode
 
@@ -162,9 +163,8 @@ def profile(
 @torch.no_grad()
 def _foreseen(net: nn.Module, images: Tensor, seconds: float) -> float:
     """Seconds that profiling will take, by one pass: one that counts, others with the profiler and without."""
-    begin = time.perf_counter()
-    net(images)
-    one = time.perf_counter() - begin
+    net(images)  # the first pass also chooses kernels
+    one = stopwatch_for(images.device)(lambda: net(images))
     return (1 + _LEAST) * one + 2 * max(_LEAST * one, seconds)
 
 

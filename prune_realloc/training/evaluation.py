@@ -13,7 +13,7 @@ from prune_realloc.core.errors import NotFinite
 from prune_realloc.data.batches import Batch, iterate
 from prune_realloc.data.preprocessing import Preprocessing
 from prune_realloc.data.stream import check_labels
-from prune_realloc.results.evaluate import Predictions, measure
+from prune_realloc.results.evaluate import measure
 from prune_realloc.runtime.distributed import broadcast_, place, summed
 from prune_realloc.runtime.networks import count_classes, evaluation_mode
 from prune_realloc.training.features import features, relative_errors
@@ -56,8 +56,8 @@ def _by_labels(setup: Setup, net: nn.Module, batches: Iterable[Batch]) -> Means:
 
 
 def _by_predictions(setup: Setup, net: nn.Module, batches: Iterable[Batch]) -> Means:
-    assert setup.teacher is not None
-    found = measure(net, batches, labelled=False, source=Predictions(setup.teacher))
+    assert setup.predictions is not None
+    found = measure(net, batches, labelled=False, source=setup.predictions)
     return found.agreement or 0.0, found.kl or 0.0, found.samples
 
 

@@ -19,6 +19,7 @@ from torch import nn
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.names import UNITS_FILE
 from prune_realloc.data.preprocessing import Preprocessing
+from prune_realloc.results.evaluate import Predictions
 from prune_realloc.runtime.networks import count_classes
 from prune_realloc.training.augment import Augmented
 from prune_realloc.training.config import TrainConfig
@@ -53,6 +54,8 @@ class Setup:
     """None: images are not mixed."""
     teacher: Teacher | None
     """None: nothing is distilled."""
+    predictions: Predictions | None
+    """What the teacher says of the validation images, which stay the same; None: nothing is distilled."""
     units: bytes | None
     """The `units.json` of the network that is trained, which it goes on to have; None: it has none."""
     steps: int
@@ -108,6 +111,7 @@ def set_up(
     own_optimizer = _optimizer(config, net)
     wrapped, optimizer = accelerator.prepare(net if count_classes(net) else WithFeatures(net), own_optimizer)
     units = _units_beside(source)
+    teaching = None if teacher is None else _teacher(teacher, net, prepare, accelerator.device, source, units)
     return Setup(
         config=config,
         accelerator=accelerator,
@@ -121,7 +125,8 @@ def set_up(
         schedule=_schedule(config, own_optimizer, steps),
         ema=ModelEmaV3(net, decay=config.ema, use_warmup=True) if config.ema else None,
         mixup=_mixup(config, count_classes(net)),
-        teacher=None if teacher is None else _teacher(teacher, net, prepare, accelerator.device, source, units),
+        teacher=teaching,
+        predictions=None if teaching is None else Predictions(teaching),
         units=units,
         dataset=Augmented(images, prepare, config),
         steps=steps,
@@ -130,7 +135,7 @@ def set_up(
 
 
 def _units_beside(source: str | Path) -> bytes | None:
-    path = Path(source) / UNITS_FILE
+    path = Path(str(source).removeprefix("local-dir:")) / UNITS_FILE  # as `open_student` takes it
     return path.read_bytes() if path.is_file() else None
 
 

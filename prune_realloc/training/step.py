@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from prune_realloc.runtime.distributed import summed
 from prune_realloc.runtime.global_state import drawn_from
 from prune_realloc.runtime.networks import class_logits
+from prune_realloc.training.config import TrainConfig
 from prune_realloc.training.features import Features, relative_errors
 from prune_realloc.training.setup import Setup
 
@@ -79,21 +81,27 @@ def _loss(setup: Setup, out: Tensor | tuple[Tensor, Tensor], targets: Tensor | N
     if isinstance(out, Features):
         assert setup.teacher is not None
         return relative_errors(out, setup.teacher.features(images)).mean()
-    own, learns = map(class_logits, out if isinstance(out, tuple) else (out, out))
-    if targets is None:
-        return _taught(setup, learns, images)
-    loss = torch.sum(-targets * F.log_softmax(own.float(), dim=-1), dim=-1).mean()
+    outputs = [class_logits(each) for each in (out if isinstance(out, tuple) else (out,))]
+    if targets is None:  # both classifiers: in evaluation the student is the mean of the two
+        return _taught(setup, outputs, images)
+    loss = torch.sum(-targets * F.log_softmax(outputs[0].float(), dim=-1), dim=-1).mean()
     if setup.teacher is None:
         return loss
     weight = setup.config.distill_weight
-    return (1 - weight) * loss + weight * _taught(setup, learns, images)
+    return (1 - weight) * loss + weight * _taught(setup, outputs[-1:], images)
 
 
-def _taught(setup: Setup, learns: Tensor, images: Tensor) -> Tensor:
-    """How far the student's logits (B, C) are from what the teacher says of the images, nats per image."""
+def _taught(setup: Setup, outputs: Sequence[Tensor], images: Tensor) -> Tensor:
+    """How far the student's logits, each (B, C), are from what the teacher says of the images: mean, nats per image."""
     assert setup.teacher is not None
-    logits, t = class_logits(setup.teacher(images)), setup.config.temperature
-    if setup.config.distill == "hard":
-        return F.cross_entropy(learns.float(), logits.argmax(dim=1))
-    log_p, log_q = F.log_softmax(learns.float() / t, dim=1), F.log_softmax(logits / t, dim=1)
+    logits = class_logits(setup.teacher(images))
+    return torch.stack([_distance(setup.config, each.float(), logits) for each in outputs]).mean()
+
+
+def _distance(config: TrainConfig, output: Tensor, logits: Tensor) -> Tensor:
+    """Of logits (B, C) from the teacher's, nats per image."""
+    if config.distill == "hard":
+        return F.cross_entropy(output, logits.argmax(dim=1))
+    t = config.temperature
+    log_p, log_q = F.log_softmax(output / t, dim=1), F.log_softmax(logits / t, dim=1)
     return F.kl_div(log_p, log_q, reduction="batchmean", log_target=True) * t * t

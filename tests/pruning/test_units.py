@@ -1,5 +1,6 @@
 """Which units of the source the units of a result are, and what follows them."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -116,11 +117,39 @@ def test_the_file_reads_back():
         assert (again[name].source, again[name].of, again[name].basis) == (each.source, each.of, each.basis)
         assert again[name].index.tolist() == each.index.tolist()
         assert again[name].rotation is None
-    for broken in ("{", '{"format_version": 1}', "[]", '{"format_version": 1, "sites": {"a": {"source": "a"}}}'):
+    for broken in ("{", '{"format_version": 1}', "[]", '{"format_version": 1, "sites": {"blocks": {}}}', b"\xff"):
         with pytest.raises(InputError, match="not the content of a units"):
             read_units(broken)
     with pytest.raises(InputError, match="format_version 2"):
         read_units('{"format_version": 2}')
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        ({"units": ["a", 2]}, r"embed\.units\.0: .*integer"),
+        ({"units": [[0], [1, 2]]}, r"embed\.units\.0: .*integer"),
+        ({"units": [0, 1.5]}, r"embed\.units\.1: .*integer"),
+        ({"units": [0, 48]}, "from 0 to below 48; 48 is out of place"),
+        ({"units": [-1, 3]}, "-1 is out of place"),
+        ({"units": [3, 1]}, "3 is out of place"),
+        ({"units": [1, 1]}, "1 is out of place"),
+        ({"units": 3}, r"embed\.units"),
+        ({"of": 2**64, "units": [2**63]}, r"embed\.of"),
+        ({"of": "many"}, r"embed\.of"),
+        ({"basis": "another"}, r"embed\.basis"),
+        ({"source": "blocks.x.ffn"}, "'blocks.x.ffn' is no name of a site"),
+    ],
+    ids=str,
+)
+def test_a_damaged_file_is_one_line_with_the_field(damage, complaint):
+    content = json.loads(units_file({"embed": Units("embed", 48, np.array([0, 47]))}))
+    assert read_units(json.dumps(content))["embed"].index.tolist() == [0, 47]
+    content["sites"]["embed"] |= damage
+    told = rf"not the content of a units\.json \(.*{complaint}.*\); run `apply -o` again"
+    with pytest.raises(InputError, match=told) as raised:
+        read_units(json.dumps(content))
+    assert "\n" not in str(raised.value)
 
 
 def test_a_tensor_follows_the_units():

@@ -74,6 +74,31 @@ def test_commands_of_every_verb_make_it_again(run_folder):
     assert "heads --ckpt net.pth --data images --samples 8" in code[6]
 
 
+def test_a_cut_is_planned_with_no_analysis_where_neither_says_of_which_weights(broken):
+    recipe, meta = broken / "pruned" / "recipe.yaml", broken / "analysis" / "analysis.json"
+    recipe.write_text(re.sub(r"\n  weights_sha256: \w+", "", recipe.read_text()))
+    content = json.loads(meta.read_text())
+    del content["model"]["weights_sha256"]
+    meta.write_text(json.dumps(content))
+    verbs = [line.split()[1] for line in report([broken]).panels[-1].code]
+    assert "plan" not in verbs
+    assert "apply" in verbs
+
+
+def test_a_run_without_labels_leaves_the_others_compared(broken):
+    """Its folder tells another seed than it had, which is of no weight where it is not compared."""
+    alone = shutil.copytree(broken / "finished", broken / "alone-seed3")
+    result = json.loads((alone / "result.json").read_text())
+    (alone / "result.json").write_text(json.dumps(result | {"top1": None}))
+    (alone / "log.csv").write_text((alone / "log.csv").read_text().replace("top1", "agreement"))
+    panel = next(panel for panel in report([broken]).panels if panel.title == "Training")
+    comparison = panel.parts[1].table
+    assert [row[0] for row in comparison.rows] == ["finished"]
+    [missing] = [each for each in panel.missing if each.what == f"{alone} in the comparison"]
+    assert "read no labels, so it has no top-1" in missing.why
+    assert any(str(alone) in str(drawing) for drawing in panel.parts[0].drawings)
+
+
 def test_times_and_accuracies_over_the_share_of_attention(run_folder):
     panel = next(panel for panel in report([run_folder]).panels if panel.title == "How much attention?")
     times, accuracy = panel.parts[0].drawings

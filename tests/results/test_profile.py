@@ -9,6 +9,7 @@ from support.networks import TINY, build
 from torch import nn
 
 from prune_realloc.core.errors import InputError
+from prune_realloc.results import profile as profiles
 from prune_realloc.results.ceilings import Ceilings
 from prune_realloc.results.operators import ELEMENTWISE, FUSED, MATRIX, MOVES, NORM, OTHER, SOFTMAX, kind_of, work_of
 from prune_realloc.results.profile import profile
@@ -19,6 +20,19 @@ from prune_realloc.runtime.networks import measured_macs
 @pytest.fixture(scope="module")
 def measured():
     return profile({"tiny": build()}, (3, 32, 32), batch_sizes=(1, 4), seconds=0.3, threads=1)
+
+
+def test_what_is_foreseen_is_of_a_warm_pass_by_the_devices_own_stopwatch(monkeypatch):
+    done = []
+
+    def stopwatch(call):
+        assert done == ["pass"]
+        call()
+        return 2.0
+
+    monkeypatch.setattr(profiles, "stopwatch_for", {torch.device("cpu"): stopwatch}.get)
+    seconds = profiles._foreseen(lambda images: done.append("pass"), torch.zeros(1), 1.0)
+    assert (seconds, done) == (4 * 2.0 + 2 * 3 * 2.0, ["pass", "pass"])
 
 
 @pytest.mark.parametrize("parts", ["kinds", "components"])

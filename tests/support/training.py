@@ -93,7 +93,7 @@ def killed_in_training(variant, out, after):
 
 def run_on(data, variant, out, **more):
     """One epoch on a folder of images."""
-    settings = {name: more.pop(name) for name in ("distill", "workers") if name in more}
+    settings = {name: more.pop(name) for name in ("distill", "weight_decay", "workers") if name in more}
     config = train_config(**SMALL | {"batch_size": 8, "epochs": 1} | settings)
     return train(variant, config, data=str(data), out=out, device="cpu", **more)
 

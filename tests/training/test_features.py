@@ -19,7 +19,7 @@ from prune_realloc.training.config import train_config
 from prune_realloc.training.features import Features, features, relative_errors
 from prune_realloc.training.images import TrainingImages
 from prune_realloc.training.outputs import Likeness
-from prune_realloc.training.teacher import channels_taught
+from prune_realloc.training.teacher import Teacher, channels_taught
 from prune_realloc.training.train import train
 
 
@@ -39,11 +39,13 @@ def test_tokens_have_their_channels_last_and_pool_to_the_features(name):
     torch.manual_seed(0)
     net = timm.create_model(name, num_classes=0, global_pool="avg", **args).eval()
     with torch.no_grad():
-        found, out = features(net, torch.randn(2, 3, 64, 64)), net.norm if name.startswith("vit") else None
+        found = features(net, torch.randn(2, 3, 64, 64))
+        pooled = found.tokens.mean(1)
+        if name.startswith("vit"):  # its class token is left out, and normalised is what was pooled
+            pooled = net.fc_norm(found.tokens[:, 1:].mean(1))
     assert found.pooled.shape == (2, net.num_features)
     assert found.tokens.shape[::2] == (2, net.num_features)
-    if out is None:
-        torch.testing.assert_close(found.tokens.mean(1), found.pooled)
+    torch.testing.assert_close(pooled, found.pooled)
 
 
 def headless(folder, seed_of_noise=None, **args):
@@ -134,14 +136,24 @@ def test_a_narrower_stream_is_taught_the_channels_that_it_kept(tmp_path, flat):
     assert channels_taught(nets[0], nets[0], wide, None) is None
     with pytest.raises(InputError, match=r"teacher has 48 features, .* 36, and no units\.json beside that says which"):
         recovered(str(narrow), str(wide), flat, tmp_path / "out")
+    for damaged in (units.replace(b"0, 1,", b'"a", 1,'), units.replace(b" 39]", b" 99]")):
+        assert damaged != units
+        with pytest.raises(InputError, match=r"not the content of a units\.json \(embed"):
+            channels_taught(*nets, narrow, damaged)
     (narrow / "units.json").write_bytes(units)
-    done = recovered(str(narrow), str(wide), flat, tmp_path / "out", epochs=1)
+    done = recovered(f"local-dir:{narrow}", str(wide), flat, tmp_path / "out", epochs=1)  # as timm names a folder
     assert done.likeness.last > done.likeness.before
     assert (tmp_path / "out" / "last" / "units.json").read_bytes() == units  # so that it can be trained further
 
 
-def test_a_classifier_learns_from_its_teacher_alone_where_images_have_no_labels(flat, tmp_path):
-    folders = []
+def test_a_classifier_learns_from_its_teacher_alone_where_images_have_no_labels(flat, tmp_path, monkeypatch):
+    folders, shown, forward = [], [], Teacher.forward
+
+    def counted(self, images):
+        shown.extend([torch.is_inference_mode_enabled()] * len(images))
+        return forward(self, images)
+
+    monkeypatch.setattr(Teacher, "forward", counted)
     for name, noise in (("teacher", 0.0), ("student", 0.05)):
         net = build(in_chans=1, img_size=28, patch_size=7)
         with torch.no_grad():
@@ -152,6 +164,7 @@ def test_a_classifier_learns_from_its_teacher_alone_where_images_have_no_labels(
     done = recovered(folders[1], folders[0], flat, tmp_path / "run", lr=2e-3)
     assert (done.top1, done.likeness.measure) == (None, "agreement")
     assert done.loss < done.likeness.loss_before
+    assert (shown.count(True), shown.count(False)) == (10, 270)  # those held out once, not in each of four evaluations
     with pytest.raises(InputError, match="has no labels; give some that has, or a network to learn from"):
         run_on(flat, folders[1], tmp_path / "alone", eval_split="held-out", samples=90)
     with pytest.raises(InputError, match="mixup: it and cutmix mix labels, and there are none"):

@@ -7,7 +7,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-from support.training import described, run, small_vit
+from support.training import described, folder_of_images, run, run_on, small_vit
 
 from prune_realloc import load_model
 from prune_realloc.checkpoints.load import DEMO
@@ -70,12 +70,26 @@ def test_a_second_classifier_learns_from_the_teacher_only(kind, weight, tmp_path
     if kind == "efficientvit":
         described(source, distillation=True)
     run(source, tmp_path / "run", distill="hard", teacher=str(DEMO), epochs=1, distill_weight=weight, weight_decay=0.0)
+    assert moved_classifiers(source, tmp_path / "run") == (weight == 0, weight == 1)
+
+
+@pytest.mark.parametrize("kind", ["soft", "hard"])
+def test_without_labels_both_classifiers_learn_from_the_teacher(kind, tmp_path):
+    """What is evaluated is the mean of the two."""
+    source = small_vit(tmp_path / "source", architecture="deit_tiny_distilled_patch16_224")
+    images = folder_of_images(tmp_path / "images", parts=("",), classes=1, each=32) / "class0"
+    run_on(images, source, tmp_path / "run", distill=kind, teacher=str(DEMO), weight_decay=0.0)
+    assert moved_classifiers(source, tmp_path / "run") == (True, True)
+
+
+def moved_classifiers(source, run):
+    """Whether each of a student's two has other weights than it began with."""
     torch.manual_seed(0)
     start = timm.create_model(f"local-dir:{source}", pretrained=False)
-    end = load_model(ckpt=tmp_path / "run" / "last")
+    end = load_model(ckpt=run / "last")
 
     def moved(name):
         linears = (getattr(getattr(net, name), "linear", getattr(net, name)) for net in (start, end))
         return not torch.equal(*(linear.weight for linear in linears))
 
-    assert (moved("head"), moved("head_dist")) == (weight == 0, weight == 1)
+    return moved("head"), moved("head_dist")
