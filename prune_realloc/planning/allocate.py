@@ -13,7 +13,7 @@ from math import prod
 
 import numpy as np
 
-from prune_realloc.core.errors import InputError
+from prune_realloc.planning.budgeted import NotFound
 from prune_realloc.planning.choices import PlanningProblem
 from prune_realloc.planning.knapsack import knapsack
 from prune_realloc.planning.measures import TOO_MUCH
@@ -41,7 +41,11 @@ class _Streams:
 
 
 def least_damage(problem: PlanningProblem, limit: int) -> tuple[dict[str, int], float]:
-    """Widths of least damage within the budget, and the bound that no plan beats."""
+    """Widths of least damage within the budget, and the bound that no plan beats.
+
+    Raises:
+        NotFound: no widths were found.
+    """
     search = _Search(problem, limit)
     options, bound = search.all() if search.is_small else search.promising()
     best: tuple[bool, float, dict[str, int]] | None = None
@@ -53,9 +57,10 @@ def least_damage(problem: PlanningProblem, limit: int) -> tuple[dict[str, int], 
         if best is None or found[:2] < best[:2]:
             best = found
     if best is None:
-        raise InputError(
+        raise NotFound(
             f"{problem.kind}: {problem.measure.exact(limit)} lies so close to the least that the rules allow that no "
-            "plan was found; raise the budget"
+            "plan was found; raise the budget",
+            bound,
         )
     return best[2], min(best[1], bound)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prune_realloc.core.cost import Widths
+from prune_realloc.core.errors import InputError
 from prune_realloc.planning.choices import TOLERANCE, PlanningProblem
 from prune_realloc.planning.extremes import a_step_wider
 
@@ -31,6 +32,15 @@ class Budgeted:
     def is_near(self, widths: Widths) -> bool:
         """Is little of it left?"""
         return self.problem.cost(widths) >= (1 - TOLERANCE) * self.limit
+
+
+class NotFound(InputError):
+    """No widths were found within budgets."""
+
+    def __init__(self, message: str, bound: float) -> None:
+        super().__init__(message)
+        self.bound = bound
+        """Damage that no widths within them are better than; infinite where there are none."""
 
 
 def all_hold(budgets: Sequence[Budgeted], widths: Widths) -> bool:

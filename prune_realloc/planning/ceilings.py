@@ -10,15 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from prune_realloc.core.errors import InputError
-from prune_realloc.planning.budgeted import Budgeted, all_hold
+from prune_realloc.planning.budgeted import Budgeted, NotFound, all_hold
 from prune_realloc.planning.extremes import cheapest, dearest
 
 _HALVINGS = 5
 _CLOSE = 0.01
 """How near to the bound the damage of a plan is close enough."""
 Solve = Callable[[Sequence[Budgeted]], tuple[dict[str, int], float]]
-"""Budgets that are all of sums -> widths of least damage, and the bound; raises InputError where there are none."""
+"""Budgets that are all of sums -> widths of least damage, and the bound; raises NotFound where none are found."""
 
 
 @dataclass(frozen=True, order=True)
@@ -46,11 +48,11 @@ class _Halving:
         self._budgets, self._peak, self._solve = budgets, peak, solve
         self._found: list[dict[str, int]] = []
         """Widths within every budget."""
-        self._solved: dict[tuple[int, int], tuple[dict[str, int], float] | None] = {}
+        self._solved: dict[tuple[int, int], tuple[dict[str, int] | None, float]] = {}
 
     def done(self) -> tuple[dict[str, int], float]:
         problem = self._peak.problem
-        low, high = problem.measure.largest(cheapest(problem)), problem.measure.dear.largest(dearest(problem))
+        low, high = problem.measure.cheap.largest(cheapest(problem)), problem.measure.dear.largest(dearest(problem))
         ranges = self._within(low, min(high, self._peak.limit))
         for _ in range(_HALVINGS):
             if not ranges or self._is_hopeless(ranges[0].bound):
@@ -63,8 +65,7 @@ class _Halving:
                 f"{problem.kind}: no plan was found within {problem.measure.exact(self._peak.limit)}; raise the "
                 "budget, or lower round_to"
             )
-        bound = min((each.bound for each in ranges), default=self._least)
-        return min(self._found, key=problem.damage), min(bound, self._least)
+        return min(self._found, key=problem.damage), min(self._least, *(each.bound for each in ranges))
 
     @property
     def _least(self) -> float:
@@ -76,25 +77,32 @@ class _Halving:
 
     def _within(self, low: int, high: int) -> list[_Range]:
         """The range, if a plan may lie in it; what is found in it is kept."""
-        most = self._at(high, self._peak.limit - low)
-        if most is None:
+        widths, bound = self._at(high, self._peak.limit - low)
+        if bound == np.inf:
             return []
-        widths, bound = most
-        if not all_hold(self._budgets, widths) and not self._is_hopeless(bound):
-            certain = self._at(high, self._peak.limit - high)
-            widths = widths if certain is None else certain[0]
-        if all_hold(self._budgets, widths):
-            self._found.append(widths)
+        if not self._keep(widths) and not self._is_hopeless(bound):
+            reached = high if widths is None else self._peak.problem.measure.largest(widths)
+            certain, _ = self._at(reached, self._peak.limit - reached)
+            self._keep(certain)
         return [_Range(bound, low, high)]
 
-    def _at(self, ceiling: int, limit: int) -> tuple[dict[str, int], float] | None:
-        """Widths of least damage under a ceiling, with so much for the sum, and the bound; None if there are none."""
-        if limit > 0 and (ceiling, limit) not in self._solved:
+    def _keep(self, widths: dict[str, int] | None) -> bool:
+        """Keeps widths that are within every budget; are these?"""
+        if widths is None or not all_hold(self._budgets, widths):
+            return False
+        self._found.append(widths)
+        return True
+
+    def _at(self, ceiling: int, limit: int) -> tuple[dict[str, int] | None, float]:
+        """Widths of least damage under a ceiling, with so much for the sum, if any are found, and the bound."""
+        if limit <= 0:
+            return None, np.inf  # no network is without weights
+        if (ceiling, limit) not in self._solved:
             problem = self._peak.problem
             under = Budgeted(problem.counting(problem.measure.under(ceiling)), limit)
             try:
-                found = self._solve([under if each is self._peak else each for each in self._budgets])
-            except InputError:
-                found = None
-            self._solved[ceiling, limit] = found
-        return self._solved.get((ceiling, limit))
+                under_all = [under if each is self._peak else each for each in self._budgets]
+                self._solved[ceiling, limit] = self._solve(under_all)
+            except NotFound as error:
+                self._solved[ceiling, limit] = None, error.bound
+        return self._solved[ceiling, limit]

@@ -13,12 +13,12 @@ from prune_realloc.planning.parts import blocks_of
 
 
 def cheapest(problem: PlanningProblem) -> dict[str, int]:
-    """Widths of the network that costs least."""
+    """Widths of the network that costs least; where moments count, as if widths were alike at each."""
     return _extreme(problem, -1, np.argmin)
 
 
 def dearest(problem: PlanningProblem) -> dict[str, int]:
-    """Widths of the network that costs most."""
+    """Widths of the network that costs most; where moments count, as if widths were unlike at each."""
     return _extreme(problem, 0, np.argmax)
 
 

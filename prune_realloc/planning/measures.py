@@ -64,6 +64,12 @@ class Measure:
         moments = (tuple(replace(price, unlike=None) for price in moment) for moment in self.moments)
         return replace(self, moments=tuple(moments))
 
+    @property
+    def cheap(self) -> Measure:
+        """As if widths were alike at every moment: no network that is nowhere narrower costs less."""
+        moments = (tuple(price for price in moment if price.unlike is None) for moment in self.moments)
+        return replace(self, moments=tuple(moments))
+
     def under(self, ceiling: int) -> Measure:
         """With a ceiling on what counts by its maximum, instead of that."""
         return replace(self, ceiling=ceiling) if self.moments else self

@@ -21,7 +21,7 @@ def check_budget(problem: PlanningProblem, limit: int) -> None:
     """Raises InputError where nothing would be removed, or the rules do not let the budget be met."""
     source, shown = problem.source, problem.measure.exact
     narrowest = cheapest(problem)
-    least, most = problem.cost(narrowest), most_of(problem)
+    least, most = problem.measure.cheap.cost(narrowest), most_of(problem)
     if limit >= most >= source:
         raise InputError(
             f"{problem.kind}: a budget of {shown(limit)} leaves the source's {shown(source)} as they are, nothing "
@@ -37,9 +37,10 @@ def check_budget(problem: PlanningProblem, limit: int) -> None:
     stuck = [axis for axis in AXES if axis != "block" and _is_stuck(problem, axis)]
     what = f"{', '.join(stuck)} may not change; " if stuck else ""
     raised = ["raise the budget"] if least < source else []
+    at_least = "at least " if least < problem.cost(narrowest) else ""  # whether widths that are alike are as good
     raise InputError(
         f"{problem.kind}: {shown(limit)} ({limit / source:.1%} of the source) is below the least that the rules allow, "
-        f"{shown(least)} ({least / source:.1%}{_held(problem, narrowest)}); {what}"
+        f"{at_least}{shown(least)} ({least / source:.1%}{_held(problem, narrowest)}); {what}"
         f"{', or '.join([*raised, *_lower(problem)])}"
     )
 
@@ -55,7 +56,7 @@ def _held(problem: PlanningProblem, narrowest: Widths) -> str:
         return ""
     taken: dict[str, int] = {}
     left = without_dropped_blocks(narrowest)
-    moment = max(problem.measure.moments, key=lambda prices: total(prices, narrowest), default=())
+    moment = max(problem.measure.cheap.moments, key=lambda prices: total(prices, narrowest), default=())
     for price in (*problem.prices, *moment):
         taken[price.component] = taken.get(price.component, 0) + price.at(left)
     largest = sorted(taken, key=lambda component: -taken[component])[:_NAMED]

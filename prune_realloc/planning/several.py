@@ -11,9 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from prune_realloc.core.cost import Widths
-from prune_realloc.core.errors import InputError
 from prune_realloc.planning.allocate import least_damage
-from prune_realloc.planning.budgeted import Budgeted, all_hold, one_is_spent
+from prune_realloc.planning.budgeted import Budgeted, NotFound, all_hold, one_is_spent
 from prune_realloc.planning.measures import WHOLE, together
 
 _TRIES = 12
@@ -27,7 +26,7 @@ def least_damage_within(budgets: Sequence[Budgeted]) -> tuple[dict[str, int], fl
     """Widths of least damage within every budget, and the bound that no plan beats.
 
     Raises:
-        InputError: a budget cannot be met, or no widths were found that meet all.
+        NotFound: no widths were found that meet one of the budgets, or all.
     """
     found = [least_damage(each.problem, each.limit) for each in budgets]
     bound = max(bound for _, bound in found)
@@ -36,9 +35,10 @@ def least_damage_within(budgets: Sequence[Budgeted]) -> tuple[dict[str, int], fl
         kept, bound = _at_means(budgets, bound)
     problem = budgets[0].problem
     if not kept:
-        raise InputError(
+        raise NotFound(
             f"{' and '.join(each.problem.kind for each in budgets)}: no plan was found that keeps both budgets and "
-            "spends one of them; raise one, or lower round_to"
+            "spends one of them; raise one, or lower round_to",
+            bound,
         )
     return min(kept, key=problem.damage), bound
 
@@ -69,7 +69,7 @@ def _at_mean(budgets: Sequence[Budgeted], weights: np.ndarray, limit: int) -> tu
     mean = together(measures, [each.limit for each in budgets], weights.tolist())
     try:
         return least_damage(budgets[0].problem.counting(mean), limit)
-    except InputError:
+    except NotFound:
         return None
 
 

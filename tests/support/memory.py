@@ -1,5 +1,7 @@
 """A formula of memory made by hand, for analyses made by hand."""
 
+from itertools import chain
+
 from prune_realloc.core.memory import Alive, Memory, Moment
 
 
@@ -9,7 +11,8 @@ def make_memory(analysis, tokens, number=4):
     moments = []
     for name in (name for name in analysis.widths if name.startswith("blocks.") and name.count(".") == 1):
         heads, qk, v, ffn = (f"{name}.{axis}" for axis in ("heads", "qk", "v", "ffn"))
-        stream = Alive(sites=("embed",), each=2 * tokens * number)
+        beside = chain.from_iterable(term.sites for term in analysis.terms if ffn in term.sites)
+        stream = Alive(sites=(next(site for site in beside if site.endswith("embed")),), each=2 * tokens * number)
         inside = (
             Alive(sites=(heads, qk), each=2 * tokens * number),
             Alive(sites=(heads, v), each=tokens * number),
