@@ -52,11 +52,6 @@ class Part:
             cost = np.where(alive > self._ceiling, TOO_MUCH, cost)
         return cost
 
-    @property
-    def met(self) -> set[str]:
-        """What its cost depends on beside its own widths."""
-        return {name for terms in (self.terms, *self._moments) for others, _ in terms for name in others}
-
     def _alive(self, problem: PlanningProblem, price: Price) -> tuple[list[str], np.ndarray]:
         """The streams that a part of a moment grows with, and how much that is for each of their units in each of the
         ways; what is chosen elsewhere may be as wide as it can."""
@@ -93,8 +88,9 @@ class Block:
         return costs
 
     def streams(self, names: Sequence[str]) -> tuple[str, ...]:
-        """Those of the streams `names` that its cost, or whether it fits under a ceiling, depends on."""
-        met = {name for others, _ in self._terms for name in others}.union(*(part.met for part in self.parts))
+        """Those of the streams `names` that its cost depends on."""
+        terms = [*self._terms, *(term for part in self.parts for term in part.terms)]
+        met = {name for others, _ in terms for name in others}
         return tuple(name for name in names if name in met)
 
 

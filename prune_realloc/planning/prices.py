@@ -81,10 +81,15 @@ class PricedNetwork:
         return names, np.array(costs).reshape(shape)
 
     def _block_table(self, block: Block) -> tuple[tuple[str, ...], list[np.ndarray]]:
-        """Streams of the block, and the costs of each choice of each part for every combination of their widths."""
+        """Streams of the block, and the costs of each choice of each part for every combination of their widths.
+
+        Others that are only alive beside it, where there is a ceiling, are as narrow as they can be: a table over all
+        would be too large, and what fits with wider ones fits with these, so the bound holds.
+        """
         names = block.streams(self.names)
         shape = [len(self._choices[name]) for name in names]
-        by_part = zip(*(block.costs(stream) for stream in self._combinations(names)), strict=True)
+        narrow = {name: self._choices[name][-1] for name in self.names}
+        by_part = zip(*(block.costs(narrow | stream) for stream in self._combinations(names)), strict=True)
         return names, [np.stack(np.broadcast_arrays(*costs)).reshape(*shape, -1) for costs in by_part]
 
     def _combinations(self, names: Sequence[str]) -> list[dict[str, int]]:

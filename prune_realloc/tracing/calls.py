@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -69,14 +68,12 @@ class OnImages(_Calls):
 
 
 @dataclass(frozen=True)
-class Counted:
+class Labelled:
     """The labels of a tensor."""
 
     shape: tuple[int, ...]
-    labels: np.ndarray
-    """Each combination of the labels of its planes, shape (combinations, planes)."""
-    times: np.ndarray
-    """How many elements have it."""
+    planes: tuple[Tensor, ...]
+    """With a size of 1 where labels are the same along a dimension."""
 
 
 class OnLabels(_Calls):
@@ -87,8 +84,8 @@ class OnLabels(_Calls):
         self.record, self._wanted = record, wanted
         self.modules: dict[int, str] = {}
         """Call -> the module that made it."""
-        self.gave: dict[int, list[Counted]] = {}
-        self.took: dict[int, list[Counted]] = {}
+        self.gave: dict[int, list[Labelled]] = {}
+        self.took: dict[int, list[Labelled]] = {}
 
     @classmethod
     def of(cls, model: nn.Module, shape: tuple[int, ...], wanted: Collection[int]) -> OnLabels:
@@ -101,9 +98,9 @@ class OnLabels(_Calls):
     def called(self, call: int, inputs: Sequence[Any], out: Any) -> None:
         if call in self._wanted:
             self.modules[call] = self.record.module
-            self.gave[call], self.took[call] = ([*map(_counted, _labelled(x))] for x in (out, inputs))
+            self.gave[call], self.took[call] = (_labelled(x) for x in (out, inputs))
 
-    def like(self, call: int, place: int | None, size: int) -> Counted | None:
+    def like(self, call: int, place: int | None, size: int) -> Labelled | None:
         """Of the tensors at a call the one that has the channels of what it made: `place` of those that it gave where
         that has the size, else any that has it, else the first that it gave."""
         gave = self.gave.get(call, [])
@@ -112,17 +109,6 @@ class OnLabels(_Calls):
         return next(sized, next(iter(gave), None))
 
 
-def _labelled(value: Any) -> list[Labels]:
-    return [x for x in tree_leaves(value) if isinstance(x, Labels)]
-
-
-def _counted(x: Labels) -> Counted:
-    if not x.planes:
-        return Counted(tuple(x.shape), np.zeros((1, 0), dtype=np.int64), np.array([x.numel()]))
-    planes = [compact(plane) for plane in x.planes]
-    shape = np.broadcast_shapes(*(tuple(plane.shape) for plane in planes))
-    columns = [plane.expand(shape).numpy().astype(np.int64).ravel() for plane in planes]
-    base = max(int(column.max()) for column in columns) + 1
-    codes, times = np.unique(sum(column * base**i for i, column in enumerate(columns)), return_counts=True)
-    found = np.stack([codes // base**i % base for i in range(len(columns))], axis=1)
-    return Counted(tuple(x.shape), found, times * (x.numel() // len(columns[0])))
+def _labelled(value: Any) -> list[Labelled]:
+    found = (x for x in tree_leaves(value) if isinstance(x, Labels))
+    return [Labelled(tuple(x.shape), tuple(map(compact, x.planes))) for x in found]

@@ -6,7 +6,7 @@ call by call the same, tells which channels lie in each; so what is alive is a s
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from math import ceil, prod
@@ -18,12 +18,11 @@ from torch import nn
 from prune_realloc.core.memory import Alive, Memory, Moment
 from prune_realloc.core.structure import Site, site_beside, site_place
 from prune_realloc.runtime.attention import FEW_KEYS, FEW_LOGITS
-from prune_realloc.tracing.calls import Counted, OnImages, OnLabels
+from prune_realloc.tracing.calls import Labelled, OnImages, OnLabels
 from prune_realloc.tracing.ids import Run
+from prune_realloc.tracing.shares import Product, Shares, times
 
-_Product = tuple[str, ...]
-"""Sites whose widths are multiplied."""
-_Kind = tuple[_Product, tuple[str, str] | None, tuple[int, int] | None]
+_Kind = tuple[Product, tuple[str, str] | None, tuple[int, int] | None]
 """What `Alive` has beside its bytes."""
 _Bytes = dict[_Kind, tuple[Fraction, Fraction]]
 """For each image, and whatever the number of images."""
@@ -68,12 +67,12 @@ class _Reading:
         """Bytes of one."""
         self._seen = seen
         self._widths = {site.name: site.width for site in sites}
-        self._lying: dict[tuple[str, int], dict[int, _Product]] = defaultdict(lambda: defaultdict(tuple))
+        self._lying: dict[tuple[str, int], dict[int, Product]] = defaultdict(lambda: defaultdict(tuple))
         for site in sites:
             for part in site.slices if site.axis != "block" else ():
                 for position in part.index.ravel().tolist():
                     self._lying[part.parameter, part.dim][position] += (site.name,)
-        self._products = {0: ()} | self._of_labels()
+        self._counts = Shares(self._of_labels(), seen.record.ids.count)
 
     def storage(self, call: int, place: int | None, each: int, shared: int) -> _Bytes:
         """What a storage takes.
@@ -94,16 +93,11 @@ class _Reading:
             found.append(one)
         return Moment(place=self._seen.modules.get(call, ""), alive=tuple(found))
 
-    def _shares(self, counted: Counted | None) -> dict[_Product, Fraction]:
-        """Of the elements of a tensor: how many are of each product of widths."""
-        if counted is None:
-            return {(): Fraction(1)}
-        found: Counter[_Product] = Counter()
-        for together, times in zip(counted.labels.tolist(), counted.times.tolist(), strict=True):
-            found[_times(self._products.get(label, ()) for label in together)] += times
-        return {product: Fraction(times, prod(counted.shape)) for product, times in found.items()}
+    def _shares(self, tensor: Labelled | None) -> dict[Product, Fraction]:
+        """Of the elements of a tensor: which share is of each product of widths."""
+        return {(): Fraction(1)} if tensor is None else self._counts.of(tensor)
 
-    def _of_labels(self) -> dict[int, _Product]:
+    def _of_labels(self) -> dict[int, Product]:
         """Label -> the sites whose units it belongs to; of one that stands for a head, those of heads."""
         ids = self._seen.record.ids
         found = {run.start + place: product for run in ids.all_runs() for place, product in enumerate(self._along(run))}
@@ -113,14 +107,14 @@ class _Reading:
             found[label] = tuple(name for name in self._widths if name in common and site_place(name)[0] == "heads")
         return found
 
-    def _along(self, run: Run) -> Iterator[_Product]:
+    def _along(self, run: Run) -> Iterator[Product]:
         """Of each position of a run of ids."""
         if run.dim is not None:
             lying = self._lying[run.name, run.dim]
             yield from (lying[place] for place in range(run.size))
             return
         for place in np.ndindex(run.shape):
-            yield _times(self._lying[run.name, dim][position] for dim, position in enumerate(place))
+            yield times(self._lying[run.name, dim][position] for dim, position in enumerate(place))
 
     def unlike(self, call: int) -> list[_Bytes]:
         """What attention of queries and values that differ in width holds besides: padding for the fused kernel, or at
@@ -139,7 +133,7 @@ class _Reading:
         heads = tuple(name for name in names if name != qk)
         rows, keys, few = prod(query.shape[:-1]), key.shape[-2], key.shape[-2] <= FEW_KEYS
 
-        def alive(sites: _Product, length: int, in_products: bool = True) -> _Bytes:
+        def alive(sites: Product, length: int, in_products: bool = True) -> _Bytes:
             """Vectors of such a length for each query."""
             units, of_heads = (prod(self._widths[name] for name in names) for names in (sites, heads))
             limit = Fraction(FEW_LOGITS * length * self.number, keys * units)  # products are for no more logits
@@ -152,14 +146,6 @@ class _Reading:
             alive(heads, (3 if mask else 2) * keys),
             alive(heads, keys) | alive((*heads, v), 2 * value.shape[-1]),
         ]
-
-
-def _times(products: Iterable[_Product]) -> _Product:
-    """The product of several; the heads that two have in common are the same."""
-    found: list[str] = []
-    for product in products:
-        found += [name for name in product if name not in found or site_place(name)[0] != "heads"]
-    return tuple(found)
 
 
 def _sum(storages: Iterable[_Bytes]) -> _Bytes:
