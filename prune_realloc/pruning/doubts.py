@@ -36,7 +36,7 @@ def doubts(seen: Predicted, classes: int) -> list[str]:
     if classes < 2:
         return []
     guess, (chance, error) = log(classes), guessing(classes, seen.images)
-    if seen.right is not None and seen.right <= chance + error:
+    if seen.right is not None and seen.right <= chance + 2 * error:
         return [
             f"the model is right on {seen.right:.1%} of the images, near chance: it looks untrained, "
             "or the labels are not its own"

@@ -18,7 +18,7 @@ from prune_realloc.pruning.objectives import LABELS
         (0.4, 0.9, 0.3, 10, None),
         (2.3, 0.13, 1.0, 10, "right on 13.0% of the images, near chance"),
         (0.4, 0.74, 0.3, 2, None),
-        (2.3, 0.16, 2.3, 10, "close to uniform"),
+        (2.3, 0.17, 2.3, 10, "close to uniform"),
         (
             log(10),
             0.5,
