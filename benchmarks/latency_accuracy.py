@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from record import origin
+from torch import Tensor, nn
 from torch_pruning_baseline import evaluate, load_tensors
 
 from prune_realloc import Analysis, InputError, analyze, apply, build_recipe, load_model
@@ -52,6 +53,7 @@ def main() -> None:
     for name in args.networks:
         source = {} if name == SHIPPED else {"ckpt": str(args.runs / name)}
         net = load_model(**source)
+        test = load_tensors(net, args.data, "test")
         table = measure_latency(net, runtime="eager", batch=BATCH, threads=1, seconds=args.seconds)
         for seed in range(args.draws):
             images = {"name": args.data, "samples": args.samples, "seed": seed}
@@ -62,12 +64,17 @@ def main() -> None:
             for share in missing:
                 fields = {"data": images} | ({"source": source} if source else {})
                 row = {"network": name, "share": share, "seed": seed}
-                rows.append(row | _compared(net, table, analysis, fields, share, args.data))
+                rows.append(row | _compared(net, table, analysis, fields, share, test))
                 _write(rows, args.out)
 
 
 def _compared(
-    net: torch.nn.Module, table: LatencyTable, analysis: Analysis, fields: dict[str, Any], share: float, data: str
+    net: nn.Module,
+    table: LatencyTable,
+    analysis: Analysis,
+    fields: dict[str, Any],
+    share: float,
+    test: tuple[Tensor, Tensor],
 ) -> dict[str, Any]:
     """Accuracy, cost and time of both, and the source's."""
     by_time = {"keep_latency": share} | TIME
@@ -83,7 +90,6 @@ def _compared(
     nets = {"source": net} | {way: one.network for way, one in done.items()}
     deploy = {way: deployed(one) for way, one in nets.items()}  # as the table has them
     timings = bench(deploy, family_of(net).example_input(net)[1:], batch_sizes=(BATCH,), threads=1).timings
-    test = load_tensors(net, data, "test")
     with torch.no_grad():
         top1 = {way: round(evaluate(one, *test)[1], 2) for way, one in nets.items()}
     return {

@@ -37,6 +37,8 @@ NETWORKS += ("deit_small_patch16_224", "deit_base_patch16_224")
 SHARES = (0.7, 0.5, 0.3)
 SHAPE = (3, 224, 224)
 QUARTER = 0.25
+_Kept = Callable[[dict[str, int]], float]
+"""Widths -> share of the source's multiply-adds."""
 
 
 def main() -> None:
@@ -67,7 +69,7 @@ def _setting(name: str, net: nn.Module, analysis: Analysis, table: LatencyTable)
     where = table.conditions
     kept = _share_of_macs(net)
     for share in SHARES:
-        chosen = dict(_plans(net, analysis, table, share))
+        chosen = dict(_plans(net, analysis, table, share, kept))
         nets = {way: deployed(cut_to_widths(net, widths)).eval() for way, widths in chosen.items()}
         nets = {"source": deployed(net)} | nets
         timed = bench(nets, SHAPE, batch_sizes=(where.batch,), backends=(RUNTIMES[where.runtime],), threads=1)
@@ -87,7 +89,7 @@ def _setting(name: str, net: nn.Module, analysis: Analysis, table: LatencyTable)
 
 
 def _plans(
-    net: nn.Module, analysis: Analysis, table: LatencyTable, share: float
+    net: nn.Module, analysis: Analysis, table: LatencyTable, share: float, kept: _Kept
 ) -> Iterator[tuple[str, dict[str, int]]]:
     where = table.conditions
     time = {"keep_latency": share, "batch": where.batch, "threads": where.threads, "runtime": where.runtime}
@@ -103,17 +105,17 @@ def _plans(
             print(f"{way} at {share}: {error}", flush=True)
             continue
         yield way, {name: site.width for name, site in found.sites.items()}
-    if pattern := _paper(net, share):
+    if pattern := _paper(net, share, kept):
         yield "paper", pattern
 
 
-def _paper(net: nn.Module, share: float) -> dict[str, int] | None:
+def _paper(net: nn.Module, share: float, kept: _Kept) -> dict[str, int] | None:
     """A quarter of Q/K, V whole, and of the FFN what the budget leaves; None: not even a sixteenth of it is left."""
-    kept = _share_of_macs(net)
+    sites = find_sites(net)
 
     def widths(ffn: float) -> dict[str, int]:
         shares = {"qk": QUARTER, "ffn": ffn}
-        return {site.name: max(1, round(site.width * shares.get(site.axis, 1.0))) for site in find_sites(net)}
+        return {site.name: max(1, round(site.width * shares.get(site.axis, 1.0))) for site in sites}
 
     low, high = 1 / 16, 1.0
     if not kept(widths(low)) <= share <= kept(widths(high)):
@@ -124,7 +126,7 @@ def _paper(net: nn.Module, share: float) -> dict[str, int] | None:
     return widths(low)
 
 
-def _share_of_macs(net: nn.Module) -> Callable[[dict[str, int]], float]:
+def _share_of_macs(net: nn.Module) -> _Kept:
     """Of the source's, by widths."""
     terms = family_of(net).describe(net).terms
     source = total_cost(terms, {site.name: site.width for site in find_sites(net)}).macs

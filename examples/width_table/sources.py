@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import structured
 import timm
 import torch
 from allocations import TARGET, Allocation
@@ -29,7 +30,7 @@ from rows import CHOOSE, REPORT, read
 from rules import COMPONENTS, channels_of, curves_of, predicted, swapped
 from table import DATA, HERE, Statistics, prepared, write_network
 
-from prune_realloc import Analysis, InputError, analyze, emit, train
+from prune_realloc import Analysis, InputError, analyze, train
 from prune_realloc.core.cost import Cost
 from prune_realloc.core.files import write_file
 from prune_realloc.core.intervals import rank_correlation
@@ -156,9 +157,8 @@ def told(analysis: Analysis, table: Path, half: str) -> Told:
 
 def emitted(analysis: Analysis) -> str:
     """The channels of the network by the default rule, or why there is none."""
-    target = TARGET.model_dump(exclude_unset=True) | {"macs": BUDGET, "rule": "stream"}
     try:
-        return str(Allocation.of(emit(analysis, target=target, timed=False)[0].configs()["realloc"]).embed)
+        return str(structured.emitted(analysis, {"macs": BUDGET}, rule="stream").embed)
     except InputError as error:
         return f"refused: {error}"
 

@@ -91,12 +91,12 @@ def _require_fit(net: nn.Module, state: dict[str, Tensor], where: str) -> None:
 
 def _flags(net: Any, have: Mapping[str, tuple[int, ...]], want: Mapping[str, tuple[int, ...]]) -> str:
     """What the tensors tell of a network of another width or depth, as flags; empty where they tell nothing."""
-    own = getattr(net, "embed_dim", None)
+    own, depth = getattr(net, "embed_dim", None), _depth(have)
     wide = {have[name][0] for name, shape in want.items() if shape == (own,) and len(have.get(name, ())) == 1}
-    flags = [f"--model-arg embed_dim={wide.pop()}"] if len(wide) == 1 and wide != {own} else []
-    if _depth(have) not in (0, _depth(want)):
-        flags.append(f"--model-arg depth={_depth(have)}")
-    heads = ", and --model-arg num_heads=..., which no shape tells" if flags and wide != {own} else ""
+    flags = [f"--model-arg embed_dim={width}" for width in wide if wide != {own} and len(wide) == 1]
+    if depth not in (0, _depth(want)):
+        flags.append(f"--model-arg depth={depth}")
+    heads = ", and --model-arg num_heads=..., which no shape tells" if wide != {own} else ""
     return f"give {' '.join(flags)}{heads}; or " if flags else ""
 
 

@@ -38,7 +38,7 @@ from prune_realloc.cli.options import (
     source_flags,
 )
 from prune_realloc.cli.plan import show_plan
-from prune_realloc.core.latency import MEASURE_SECONDS
+from prune_realloc.core.names import MEASURE_SECONDS
 from prune_realloc.recipe.shipped import beginning
 
 if TYPE_CHECKING:

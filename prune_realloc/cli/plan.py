@@ -21,7 +21,7 @@ from prune_realloc.cli.options import (
     per_axis,
 )
 from prune_realloc.cli.values import parse_pairs
-from prune_realloc.core.latency import MEASURE_SECONDS
+from prune_realloc.core.names import MEASURE_SECONDS
 
 if TYPE_CHECKING:
     from prune_realloc.recipe.document import Recipe

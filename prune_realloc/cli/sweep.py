@@ -30,7 +30,7 @@ from prune_realloc.cli.options import (
     source_flags,
 )
 from prune_realloc.cli.values import parse_numbers
-from prune_realloc.core.latency import MEASURE_SECONDS
+from prune_realloc.core.names import MEASURE_SECONDS
 
 if TYPE_CHECKING:
     from prune_realloc.recipe.document import Recipe

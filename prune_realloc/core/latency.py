@@ -23,8 +23,6 @@ from prune_realloc.core.structure import without_dropped_blocks
 FORMAT_VERSION = 1
 LEAST_MEASURED = 8
 """So many networks, the source among them, are measured at least."""
-MEASURE_SECONDS = 300.0
-"""What a measurement may take, where nobody says it."""
 _DAMAGE = (ValueError, TypeError, AttributeError)
 _Count = Annotated[int, Field(ge=1, le=10**9)]
 _Width = Annotated[int, Field(ge=0, le=10**9)]

@@ -15,7 +15,6 @@ from pydantic import Field
 from prune_realloc.core.cost import Term, Widths
 from prune_realloc.core.prices import Price, total
 
-MEGABYTE = 10**6
 _Bytes = Annotated[int, Field(ge=0, le=10**15)]
 
 

@@ -20,6 +20,8 @@ STATE_FILE = "state.safetensors"
 _PLACEHOLDER = re.compile(r"LABEL_\d+")
 PREPROCESSING = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
 """The fields of timm's `pretrained_cfg` that say how images are prepared."""
+MEASURE_SECONDS = 300.0
+"""What the measurement of a latency table may take, where nobody says it."""
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
 

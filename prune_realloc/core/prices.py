@@ -14,7 +14,6 @@ from math import floor, log10, prod
 from typing import Any
 
 import numpy as np
-from scipy.optimize import nnls
 
 from prune_realloc.core.cost import Term, Widths
 from prune_realloc.core.structure import site_beside, site_place, without_dropped_blocks
@@ -116,6 +115,8 @@ def _unfused(term: Term, widths: Widths) -> Iterator[_Amount]:
 
 def _rates(amounts: Sequence[_Amount], measured: Sequence[Widths], ms: Sequence[float]) -> dict[str, float]:
     """Milliseconds for one of each thing: least squares of relative errors, none below zero."""
+    from scipy.optimize import nnls  # a third of a second, which no other command needs
+
     things = list(dict.fromkeys(amount.of for amount in amounts))
     column = {thing: place for place, thing in enumerate(things)}
     much = np.zeros((len(measured), len(things)))

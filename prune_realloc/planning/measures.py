@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from prune_realloc.core.analysis import Analysis
 from prune_realloc.core.cost import Widths
 from prune_realloc.core.latency import LatencyTable
-from prune_realloc.core.memory import MEGABYTE, Memory
+from prune_realloc.core.memory import Memory
 from prune_realloc.core.prices import Price, total
+from prune_realloc.recipe.budget import MEGABYTE
 
 LATENCY, PEAK = "latency", "peak"
 TOO_MUCH = 10**13

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import nn
 
-from prune_realloc.core.cost import Widths
+from prune_realloc.core.cost import Cost, Widths, total_cost
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.structure import Site, Slice, Stream, site_beside
 from prune_realloc.families import family_of
@@ -50,6 +50,12 @@ def stream_sites(sites: Iterable[Site]) -> dict[str, Site]:
 def widths(sites: Iterable[Site]) -> Widths:
     """Site name -> width, as `cost.py` reads it."""
     return {site.name: site.width for site in sites}
+
+
+def cost_of(model: nn.Module) -> Cost:
+    """What the supported network that `model` is or holds costs, as wide as it is."""
+    inner = inner_of(model)
+    return total_cost(family_of(inner).describe(inner).terms, widths(find_sites(inner)))
 
 
 def _stream_site(stream: Stream, slices: tuple[Slice, ...]) -> Site:

@@ -19,7 +19,8 @@ _AMOUNTS = {kind: (kind, f"keep_{kind}") for kind in KINDS} | _MEASURED
 """What a budget counts -> the fields that limit it, of which one may be set."""
 _BUDGETS = (*(f"keep_{kind}" for kind in KINDS), *KINDS, *(name for names in _MEASURED.values() for name in names))
 _CONDITIONS = ("batch", "runtime", "threads", "device")
-_MB = 10**6
+MEGABYTE = 10**6
+"""Bytes, in `peak_mb`."""
 
 
 def _share_of_source(kind: CostKind) -> tuple[Any, Any]:
@@ -144,5 +145,5 @@ class Budget(CostPart):
     def limit_bytes(self, source: int) -> int:
         """The most bytes that inference of a batch may hold, where that of the source holds `source`."""
         if self.peak_mb is not None:
-            return int(Fraction(str(self.peak_mb)) * _MB)
+            return int(Fraction(str(self.peak_mb)) * MEGABYTE)
         return int(Fraction(str(self.keep_peak)) * source)

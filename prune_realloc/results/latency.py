@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from prune_realloc.core.cost import Widths
 from prune_realloc.core.errors import InputError, require_at_least
-from prune_realloc.core.latency import LEAST_MEASURED, MEASURE_SECONDS, Conditions, LatencyTable, Measured
+from prune_realloc.core.latency import LEAST_MEASURED, Conditions, LatencyTable, Measured
+from prune_realloc.core.names import MEASURE_SECONDS
 from prune_realloc.families import family_of
 from prune_realloc.families.host import adopted, find_host, inner_of
 from prune_realloc.families.inputs import input_shape

@@ -14,7 +14,8 @@ from prune_realloc.core.analysis import Analysis
 from prune_realloc.core.cost import Term, Widths
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.files import require_writable
-from prune_realloc.core.latency import MEASURE_SECONDS, Conditions, LatencyTable, digest
+from prune_realloc.core.latency import Conditions, LatencyTable, digest
+from prune_realloc.core.names import MEASURE_SECONDS
 from prune_realloc.families import family_of
 from prune_realloc.families.host import adopted, inner_of
 from prune_realloc.pruning.sites import find_sites

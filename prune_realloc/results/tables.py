@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 from rich.table import Table
 
 from prune_realloc.core.cost import DEFAULT_KIND, KINDS
-from prune_realloc.core.memory import MEGABYTE
 from prune_realloc.core.structure import INNER_AXES, site_place
 from prune_realloc.planning.curves import FELT
 from prune_realloc.planning.forecast import compared, unchecked
 from prune_realloc.planning.rules import RULES
 from prune_realloc.planning.site_reasons import allocation_note
+from prune_realloc.recipe.budget import MEGABYTE
 from prune_realloc.recipe.cost_fields import CostPart
 from prune_realloc.recipe.document import Recipe
 from prune_realloc.recipe.target import Network

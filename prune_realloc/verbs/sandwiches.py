@@ -8,17 +8,14 @@ from pathlib import Path
 from torch import nn
 
 from prune_realloc.checkpoints.save import config_file
-from prune_realloc.core.cost import total_cost
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.files import make_folder, write_files
 from prune_realloc.core.names import EFFICIENTVIT
-from prune_realloc.families import family_of
-from prune_realloc.families.host import find_host
 from prune_realloc.families.inputs import input_shape
 from prune_realloc.models.efficientvit import EfficientVit
 from prune_realloc.models.efficientvit_config import EfficientVitConfig
 from prune_realloc.planning.sandwiches import attention_share, sandwich
-from prune_realloc.pruning.sites import find_sites, widths
+from prune_realloc.pruning.sites import cost_of
 from prune_realloc.recipe.target import Target
 from prune_realloc.results.bench import bench
 from prune_realloc.results.export import deployed
@@ -65,7 +62,7 @@ def sandwiches(
         raise InputError("train: the networks and their trainings need a folder; name it with -o")
     if len({*shares}) < len(shares):
         raise InputError("sweep-mhsa: a share is given twice; leave one of them out")
-    target, macs = _target(net), _macs(net)
+    target, macs = _target(net), cost_of(net).macs
     configs = {share: sandwich(target, share, macs) for share in shares}
     with random_state_kept():
         nets = {f"{share:g}": deployed(EfficientVit(each)) for share, each in configs.items()}
@@ -106,11 +103,6 @@ def sandwiches(
 def _target(net: nn.Module) -> Target:
     chans, height, width = input_shape(net)
     return Target(like="efficientvit_m0", img_size=(height, width), in_chans=chans, num_classes=count_classes(net) or 0)
-
-
-def _macs(net: nn.Module) -> int:
-    inner = find_host(net).inner
-    return total_cost(family_of(inner).describe(inner).terms, widths(find_sites(inner))).macs
 
 
 def _sandwich(share: float, config: EfficientVitConfig, ms: Mapping[int, float], top1: float | None) -> Sandwich:

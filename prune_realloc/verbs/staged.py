@@ -10,22 +10,20 @@ from typing import Any
 
 from torch import nn
 
-from prune_realloc.core.cost import Cost, total_cost
 from prune_realloc.core.errors import require_at_least
 from prune_realloc.core.latency import LatencyTable
 from prune_realloc.data.calibration import Calibration
 from prune_realloc.data.own_batches import OwnBatches
 from prune_realloc.data.stream import ImageStream
 from prune_realloc.data.unseen import Unseen, open_unseen
-from prune_realloc.families import family_of
-from prune_realloc.families.host import adopted, find_host
+from prune_realloc.families.host import adopted
 from prune_realloc.families.inputs import input_shape
 from prune_realloc.planning.forecast import outside
 from prune_realloc.planning.plan import axes_named
 from prune_realloc.pruning.examine import Examined, examine
 from prune_realloc.pruning.objectives import is_classifier
 from prune_realloc.pruning.scorers import GRADIENT_SCORERS, WEIGHT_SCORERS
-from prune_realloc.pruning.sites import find_sites, widths
+from prune_realloc.pruning.sites import cost_of
 from prune_realloc.recipe.document import Recipe, Source
 from prune_realloc.results.bench import Bench, bench
 from prune_realloc.results.evaluate import Evaluation, Predictions, measure
@@ -89,7 +87,7 @@ class Staged:
         control = None
         if controlled and uniform is not None:
             known = found if uniform is result else self._measured(uniform.network)[0]
-            control = Control(cost=_cost(uniform.network), evaluation=known)
+            control = Control(cost=cost_of(uniform.network), evaluation=known)
         pairs = {name: _pair(judge, net, result.network) for name, judge in self.judges.own().items()}
         timing = _timed(net, result.network, images, next(net.parameters()).device.type) if timed else None
         _keep_preprocessing(result.network, recipe)
@@ -170,7 +168,7 @@ def staged(
 def _identified(source: Source, seen: Examined, given: bool) -> Source:
     """What the network was; of one that was handed over nothing tells where it came from."""
     is_now = {key: seen.analysis.model[key] for key in _IDENTITY}
-    return Source(**is_now) if given else source.model_copy(update={key: is_now[key] for key in _IDENTITY})
+    return Source(**({} if given else source.model_dump(exclude_unset=True)) | is_now)
 
 
 def _memory_named(images: Calibration | None, batch_size: int) -> AbstractContextManager[None]:
@@ -298,7 +296,7 @@ def _applied(
         units=result.units,
         recipe=recipe,
         source_cost=seen.analysis.cost(),
-        cost=_cost(result.network),
+        cost=cost_of(result.network),
         source_bytes=_bytes(net),
         bytes=_bytes(result.network),
         evaluation=found,
@@ -309,11 +307,6 @@ def _applied(
         control=control,
         **own,
     )
-
-
-def _cost(net: nn.Module) -> Cost:
-    inner = find_host(net).inner
-    return total_cost(family_of(inner).describe(inner).terms, widths(find_sites(inner)))
 
 
 def _bytes(net: nn.Module) -> int:

@@ -194,3 +194,10 @@ def test_where_all_images_were_fitted_on_it_is_said(tmp_path):
     done = apply(half(data=data), **QUICK, eval_split="train")
     assert done.evaluation.samples == 20
     assert any("measured on the calibration images" in note for note in done.notes)
+
+
+def test_the_source_of_a_recipe_that_was_carried_out_is_of_the_declared_types(applied, recwarn):
+    done, _ = applied
+    done.recipe.model_dump_json()
+    assert not [warning for warning in recwarn if "serializer" in str(warning.message)]
+    assert done.recipe.source.input_size == (1, 28, 28)
