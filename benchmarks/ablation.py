@@ -7,14 +7,13 @@ Two rank correlations (Spearman) for each scorer and axis, over units drawn from
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from record import origin
+from record import origin, put
 from torch import Tensor, nn
 
 from prune_realloc.checkpoints.load import load_model
@@ -117,7 +116,7 @@ def main() -> None:
         "seconds": round(time.perf_counter() - started),
         "table": table,
     } | origin(args.threads, ("torch", "timm", "numpy"))
-    args.out.write_text(json.dumps(record, indent=1) + "\n")
+    put(record, args.out)
     for axis, rows in table.items():
         for scorer, row in rows.items():
             print(f"{axis:6} {scorer:13}", *(f"{key} {value:6.3f}" for key, value in row.items()))

@@ -10,7 +10,6 @@ Speed: random weights at 224 px, scores at hand (`torch_pruning_baseline.time_to
 """
 
 import argparse
-import json
 import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from record import origin
+from record import origin, put
 from torch_pruning_baseline import (
     CALIBRATION_IMAGES,
     baseline_table,
@@ -187,7 +186,7 @@ def main() -> None:
             "ours": ours,
             "torch_pruning": theirs,
         }
-        args.accuracy.write_text(json.dumps(record, indent=1) + "\n")
+        put(record, args.accuracy)
     if args.speed:
         record = origin(args.threads) | {
             "command": "python benchmarks/against_torch_pruning.py --speed docs/pruning_speed.json"
@@ -201,7 +200,7 @@ def main() -> None:
                 "torch_pruning": time_torch_pruning(name, runs=runs),
             }
             print(name, record["models"][name], flush=True)
-        args.speed.write_text(json.dumps(record, indent=1) + "\n")
+        put(record, args.speed)
 
 
 if __name__ == "__main__":

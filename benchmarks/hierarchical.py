@@ -26,7 +26,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import torch_pruning as tp
-from record import origin
+from record import origin, put
 from torch import Tensor, nn
 from torch_pruning_baseline import CLOSE, SLACK, count_macs, evaluate, load_tensors
 
@@ -243,7 +243,7 @@ def main() -> None:
                 print(name, *(f"{key}={value}" for key, value in row.items()), flush=True)
                 rows[kind].append(row)
         record["networks"][name] = rows
-        args.out.write_text(json.dumps(record, indent=1) + "\n")
+        put(record, args.out)
 
 
 if __name__ == "__main__":

@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from record import origin
+from record import origin, put
 from torch import Tensor, nn
 from torch_pruning_baseline import evaluate, load_tensors
 
 from prune_realloc import Analysis, InputError, analyze, apply, build_recipe, load_model
-from prune_realloc.core.files import write_file
 from prune_realloc.core.latency import LatencyTable
 from prune_realloc.families import family_of
 from prune_realloc.planning.plan import plan
@@ -127,7 +126,7 @@ def _as_fast(analysis: Analysis, table: LatencyTable, wanted: float) -> float:
 def _write(rows: list[dict[str, Any]], out: Path) -> None:
     command = f"python benchmarks/latency_accuracy.py --runs runs/hierarchical --out {out}"
     record = {"command": command, **origin(1), "rows": rows}
-    write_file(out, (json.dumps(record, indent=1) + "\n").encode())
+    put(record, out)
     print(rows[-1], flush=True)
 
 

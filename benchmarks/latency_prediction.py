@@ -5,11 +5,17 @@
 Four of timm's networks, random weights, 224 px, float32, one core, eager and ONNX Runtime, batch 1 and 8. For each
 of the sixteen settings a table is measured; then twelve plans, drawn with another seed than the table's networks, are
 cut and timed in turns with their source: six with widths of their own at every site, six with one share everywhere.
-What the file has is not measured again, so it may be interrupted. For an idle machine; an hour and a half.
+What the file has is not measured again, so it may be interrupted. For an idle machine; an hour.
+
+Where the C library is told to keep freed memory (`benchmarks/page_faults.py`), rows of their own say so:
+
+    MALLOC_MMAP_THRESHOLD_=1000000000 MALLOC_TRIM_THRESHOLD_=1000000000 python benchmarks/latency_prediction.py \
+        --out docs/latency_prediction.json --networks deit_tiny_patch16_224 --runtimes eager
 """
 
 import argparse
 import json
+import os
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
@@ -19,18 +25,19 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from record import origin
+from record import origin, put
 from torch import nn
 
 from prune_realloc import cut_to_widths, find_sites
-from prune_realloc.core.files import write_file
 from prune_realloc.core.latency import LatencyTable
 from prune_realloc.families import family_of
 from prune_realloc.results.backends import BACKENDS
 from prune_realloc.results.latency import RUNTIMES, measure_latency
 from prune_realloc.results.latency_draws import drawn_widths
+from prune_realloc.results.page_faults import KEEP
 from prune_realloc.results.turns import interleave
 
+KEPT = all(os.environ.get(name) == value for name, value in KEEP.items())
 NETWORKS = ("deit_tiny_patch16_224", "deit_small_patch16_224", "swin_tiny_patch4_window7_224", "efficientvit_m2")
 BATCHES = (1, 8)
 PLANS, TOGETHER = 12, 6
@@ -43,13 +50,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--networks", nargs="+", default=NETWORKS)
-    parser.add_argument("--seconds", type=float, default=300.0, help="for a table")
+    parser.add_argument("--runtimes", nargs="+", default=("eager", "onnxruntime"))
+    parser.add_argument("--seconds", type=float, default=180.0, help="for a table")
     parser.add_argument("--plans", type=int, default=PLANS, help="for each network")
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows = json.loads(args.out.read_text())["rows"] if args.out.exists() else []
     for name in args.networks:
-        for runtime in ("eager", "onnxruntime"):
+        for runtime in args.runtimes:
             missing = [batch for batch in BATCHES if not any(_is_of(row, name, runtime, batch) for row in rows)]
             for batch in missing:
                 rows.append(_setting(name, runtime, batch, args.seconds, args.plans))
@@ -57,7 +65,8 @@ def main() -> None:
 
 
 def _is_of(row: dict[str, Any], name: str, runtime: str, batch: int) -> bool:
-    return (row["network"], row["runtime"], row["batch"]) == (name, runtime, batch)
+    have = (row["network"], row["runtime"], row["batch"], row["memory_kept"])
+    return have == (name, runtime, batch, KEPT)
 
 
 def _setting(name: str, runtime: str, batch: int, seconds: float, plans: int) -> dict[str, Any]:
@@ -70,6 +79,7 @@ def _setting(name: str, runtime: str, batch: int, seconds: float, plans: int) ->
         "network": name,
         "runtime": runtime,
         "batch": batch,
+        "memory_kept": KEPT,
         "table_networks": len(table.measured),
         "table_seconds": table.seconds,
         "table_error": [round(error, 4) for error in table.error],
@@ -109,14 +119,15 @@ def _timed(net: nn.Module, table: LatencyTable, group: list[dict[str, int]]) -> 
 
 
 def _write(rows: list[dict[str, Any]], out: Path) -> None:
-    errors = {kind: np.abs([plan[kind] for row in rows for plan in row["plans"]]) for kind in ("error", "ratio_error")}
+    plans = [plan for row in rows if not row["memory_kept"] for plan in row["plans"]]
+    errors = {kind: np.abs([plan[kind] for plan in plans]) for kind in ("error", "ratio_error")}
     summary = {
         kind: {"median": round(float(np.median(each)), 4), "p95": round(float(np.quantile(each, 0.95)), 4)}
         for kind, each in errors.items()
     }
     command = f"python benchmarks/latency_prediction.py --out {out}"
-    record = {"command": command, **origin(1, ("torch", "timm", "onnxruntime")), "plans": len(errors["error"])}
-    write_file(out, (json.dumps(record | {"summary": summary, "rows": rows}, indent=1) + "\n").encode())
+    record = {"command": command, **origin(1, ("torch", "timm", "onnxruntime")), "plans": len(plans)}
+    put(record | {"summary": summary, "rows": rows}, out)
     print(rows[-1]["network"], rows[-1]["runtime"], rows[-1]["batch"], summary)
 
 

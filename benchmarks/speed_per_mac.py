@@ -18,12 +18,11 @@ from typing import Any
 
 import timm
 import torch
-from record import origin
+from record import origin, put
 from torch import nn
 
 from prune_realloc import Analysis, InputError, analyze, build_recipe, cut_to_widths, find_sites
 from prune_realloc.core.cost import total_cost
-from prune_realloc.core.files import write_file
 from prune_realloc.core.latency import LatencyTable
 from prune_realloc.families import family_of
 from prune_realloc.planning.plan import plan
@@ -138,7 +137,7 @@ def _write(rows: list[dict[str, Any]], out: Path) -> None:
     command = f"python benchmarks/speed_per_mac.py --out {out}"
     record = {"command": command, **origin(1, ("torch", "timm", "onnxruntime"))}
     record["gflops"] = round(ceilings.flops_per_s / 1e9, 1)
-    write_file(out, (json.dumps(record | {"rows": rows}, indent=1) + "\n").encode())
+    put(record | {"rows": rows}, out)
     print(*(f"{row['way']} {row['share']}: {row['of_ideal']}" for row in rows[-12:]), flush=True)
 
 

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from record import origin
+from record import origin, put
 from torch import Tensor, nn
 
 from prune_realloc import InputError, apply, build_recipe, load_pruned
@@ -303,7 +303,7 @@ def measure(out: Path, only: list[str], jobs: int) -> None:
             rows[name] = row
             print(name, json.dumps(row), flush=True)
             found = {key: rows[key] for key in listed() if key in rows}
-            out.write_text(json.dumps(about | {"networks": found}, indent=1) + "\n")
+            put(about | {"networks": found}, out)
 
 
 if __name__ == "__main__":

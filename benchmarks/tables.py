@@ -128,9 +128,11 @@ def kept_more(record: Record) -> str:
     for (network, share), variants in sorted(found.items(), key=lambda each: (each[0][0], -each[0][1])):
         draws = set.intersection(*(set(of_draw) for of_draw in variants.values()))
         for variant, of_draw in variants.items():
-            top1, kl, seconds = (statistics.mean(of_draw[d][key] for d in draws) for key in ("top1", "kl", "seconds"))
+            top1, seconds = (statistics.mean(of_draw[d][key] for d in draws) for key in ("top1", "seconds"))
+            distances = [of_draw[d]["kl"] for d in draws if of_draw[d]["kl"] is not None]
+            kl = f"{statistics.mean(distances):.2g}" if distances else ""
             lost = f"{record['dense'][network] - top1:.2f}"
-            rows.append((network, f"{share:g}", variant, lost, f"{kl:.2g}", f"{seconds:.0f}", str(len(draws))))
+            rows.append((network, f"{share:g}", variant, lost, kl, f"{seconds:.0f}", str(len(draws))))
     return table(("network", "kept", "how", "points lost", "KL", "s", "draws"), rows, texts=3)
 
 
@@ -195,6 +197,68 @@ def fused_speed(record: Record) -> str:
     batches = sorted({batch for own in found.values() for batch in own})
     rows = [[*key, *(own[batch] for batch in batches)] for key, own in found.items()]
     return table(["network", "widths", "attention", *(f"batch {batch}" for batch in batches)], rows, texts=3)
+
+
+def predicted_times(record: Record) -> str:
+    """How far predicted times are from measured ones, a row for each network, runtime and batch size."""
+    rows = []
+    for row in record["rows"]:
+        errors, ratios = ([abs(plan[kind]) for plan in row["plans"]] for kind in ("error", "ratio_error"))
+        cells = (f"{100 * of(each):.1f}" for each in (errors, ratios) for of in (statistics.median, max))
+        spent = (str(row["table_networks"]), f"{row['table_seconds']:.0f}")
+        runtime = row["runtime"] + (", kept" if row["memory_kept"] else "")
+        rows.append((row["network"], runtime, str(row["batch"]), *spent, f"{row['source_ms']:.1f}", *cells))
+    head = ("network", "runtime", "batch", "networks in the table", "s", "source, ms")
+    errors = ("median error, %", "largest", "of the ratio: median, %", "largest")
+    return table((*head, *errors), rows, texts=2)
+
+
+def speeds_per_mac(record: Record) -> str:
+    """Share of the multiply-adds over share of the time; a row for each network, runtime, batch size and way."""
+    shares = sorted({row["share"] for row in record["rows"]}, reverse=True)
+    found: dict[tuple[str, ...], dict[float, str]] = {}
+    for row in record["rows"]:
+        key = (row["network"], row["runtime"], str(row["batch"]), row["way"])
+        found.setdefault(key, {})[row["share"]] = f"{row['of_ideal']:.2f} ({row['macs']:.2f}, {row['time']:.2f})"
+    rows = [(*key, *(cells.get(share, "") for share in shares)) for key, cells in found.items()]
+    return table(("network", "runtime", "batch", "planned", *(f"{share:g}" for share in shares)), rows, texts=4)
+
+
+def faults_cost(record: Record) -> str:
+    """Milliseconds and faults of a pass by batch size, and microseconds of a fault."""
+    rows = []
+    for row in record["rows"]:
+        default, kept = row["default"], row["kept"]
+        each = "" if row["microseconds"] is None else f"{row['microseconds']:.1f}"
+        counts = (f"{default['ms']:.1f}", f"{default['faults']:,}", f"{kept['ms']:.1f}", f"{kept['faults']:,}")
+        rows.append((str(row["batch"]), *counts, each))
+    head = ("batch", "ms", "page faults", "ms, memory kept", "page faults", "microseconds for one")
+    return table(head, rows, texts=0)
+
+
+def run_times(record: Record) -> str:
+    """Times of a pass, and which share of it is limited by what."""
+    head = ("network", "batch", "ms", "with the profiler", "memory-bound", "compute-bound")
+    rows = []
+    for row in record["rows"]:
+        shares = (f"{row[name]:.1%}" for name in ("memory_bound", "compute_bound", "reshape_elementwise_mhsa"))
+        rows.append((row["model"], str(row["batch_size"]), f"{row['ms']:.2f}", f"{row['ms_profiled']:.2f}", *shares))
+    return table((*head, "reshape and element-wise in MHSA"), rows)
+
+
+def peaks(record: Record) -> str:
+    """Megabytes by the formula, alive, and of the process."""
+    rows = [
+        (
+            row["network"],
+            f"cut {row['cut']}" if row["cut"] else "source",
+            str(row["batch"]),
+            *(f"{row[kind] / 1e6:.1f}" for kind in ("formula", "alive", "process")),
+            f"{row['error']:+.1%}",
+        )
+        for row in record["rows"]
+    ]
+    return table(("network", "", "batch", "formula", "alive", "process", "formula over alive"), rows, texts=2)
 
 
 def gain(record: Record, network: str) -> str:
@@ -399,6 +463,11 @@ def render(page: str) -> str:
         unseen_over_fitted,
         without_half,
         fused_speed,
+        predicted_times,
+        speeds_per_mac,
+        faults_cost,
+        run_times,
+        peaks,
         cutting_times,
         network_speed,
         training_speed,

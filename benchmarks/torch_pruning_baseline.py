@@ -15,7 +15,6 @@ on the calibration images. What torch-pruning 1.6.1 leaves to its user is done h
 
 import argparse
 import copy
-import json
 import statistics
 import time
 import warnings
@@ -28,7 +27,7 @@ import timm
 import torch
 import torch.nn.functional as F
 import torch_pruning as tp
-from record import origin
+from record import origin, put
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -412,12 +411,12 @@ def main() -> None:
     if args.out:
         rows = baseline_table(args.shares, data=args.data, modes=args.modes, scores=args.scores)
         record = origin(args.threads) | {"model": model_identity(load_model()), "test": args.data, "rows": rows}
-        args.out.write_text(json.dumps(record, indent=1) + "\n")
+        put(record, args.out)
     if args.timing:
         names = [f"deit_{size}_patch16_224" for size in ("tiny", "small", "base")]
         times = {name: time_torch_pruning(name) for name in names}
         times["vit_large_patch16_224"] = time_torch_pruning("vit_large_patch16_224", runs=1)
-        args.timing.write_text(json.dumps(origin(args.threads) | {"models": times}, indent=1) + "\n")
+        put(origin(args.threads) | {"models": times}, args.timing)
 
 
 if __name__ == "__main__":

@@ -165,7 +165,7 @@ def _stored(
     args = channels | shapes | hints | stated | extra
     architecture = None
     if name is not None and not (known and name.split(".")[0] in known.ALIASES):
-        architecture = Recognised(name, "--model" if model else found.origins["name"], guessed=False)
+        architecture = Recognised(name, "the name given" if model else found.origins["name"], guessed=False)
     elif known is not None:
         architecture = recognise(known, found.state, args, path)
     if architecture is None:  # of no family, or of another than its names suggest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from prune_realloc.cli.console import (
     image_progress,
@@ -35,6 +35,7 @@ from prune_realloc.recipe.document import Data, Source
 if TYPE_CHECKING:
     from prune_realloc.core.analysis import Analysis
     from prune_realloc.results.checked import Check
+    from prune_realloc.verbs.check import Checkable
 
 
 def analyze(
@@ -61,10 +62,12 @@ def analyze(
         from prune_realloc.runtime.device import pick_device
         from prune_realloc.runtime.distributed import process_group
         from prune_realloc.verbs.analyze import analyze as run
+        from prune_realloc.verbs.check import checkable
 
         if out is not None:
             require_writable(out)
         with process_group(pick_device(device)) as speaks, image_progress("scoring", speaks) as progress:
+            opened = checkable(source, data, batch_size=batch_size, workers=workers) if tried else None
             found = run(
                 source,
                 data=data,
@@ -77,17 +80,14 @@ def analyze(
             )
         if not speaks:
             return
-        checked = None
-        if tried:
-            checked = checked_ranking(source, data, found, batch_size=batch_size, workers=workers, device=device)
-        show_analysis(found, out, as_json, checked)
+        show_analysis(found, out, as_json, None if opened is None else checked_ranking(opened, found, device))
 
 
-def checked_ranking(source: Source, data: Data, found: Analysis, **reading: Any) -> Check:
+def checked_ranking(opened: Checkable, found: Analysis, device: str = "auto") -> Check:
     """Try the ranking of an analysis, and say on stderr whether it can be trusted."""
     from prune_realloc.verbs.check import check
 
-    checked = check(source, data, found, **reading)
+    checked = check(opened, found, device=device)
     for line in checked.lines():
         say(line)
     for each in checked.tried:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 from prune_realloc.cli.console import print_table, quiet_libraries, say, show_lines
-from prune_realloc.cli.networks import opened
-from prune_realloc.cli.options import RUN, CompareWith, Device, Json, Seed, option, source_flags
+from prune_realloc.cli.networks import compared, opened
+from prune_realloc.cli.options import RUN, CompareWith, Device, Json, Seed, SourceArgs, option, source_flags
 from prune_realloc.recipe.document import Source
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ _COLUMNS = ("backend", "batch", "model", "median ms", "iqr ms", "min ms", "image
 def bench(
     network: Annotated[Source, source_flags("ckpt", "model", "ema", "img_size", "model_args", path=True)],
     source: CompareWith = None,
+    source_arg: SourceArgs = None,
     batch_size: Annotated[
         list[int] | None, option(RUN, "--batch-size", help="May be repeated. Default: 1 and 32.")
     ] = None,
@@ -41,8 +42,8 @@ def bench(
         net = opened(network)
         taken = plain_facts(net)
         models, second = {"model": deployed(net)}, {}
-        if source is not None:
-            before = load_source(source, img_size=network.img_size)
+        if (origin := compared(source, source_arg or [])) is not None:
+            before = load_source(origin, img_size=network.img_size)
             require_same_input(net, before)
             second = {"source": source_facts(before)}
             models = {"source": deployed(before)} | models
@@ -59,7 +60,7 @@ def bench(
         )
     where = f"{found.device_name} ({found.device}), {found.threads} threads, images {found.input_shape}"
     rows = [_row(timing, found.reference) for timing in found.timings]
-    print_table(found, as_json, where, _COLUMNS, rows, taken=taken, second=second)
+    print_table(found, as_json, where, _COLUMNS, rows, found.notes, taken=taken, second=second)
     if not as_json:
         show_lines(*found.verdicts())
 

@@ -59,11 +59,12 @@ def demo(
 
 def _analyze(out: Path) -> Analysis:
     from prune_realloc.verbs.analyze import analyze
+    from prune_realloc.verbs.check import checkable
 
     show_lines("1 analyze: score every unit of the shipped ViT on 1,024 of the shipped images, and try the ranking", "")
     with image_progress("scoring the shipped ViT") as progress:
         found = analyze(progress=progress)
-    checked = checked_ranking(Source(), Data(samples=_FEW), found, batch_size=32)
+    checked = checked_ranking(checkable(Source(), Data(samples=_FEW), batch_size=32), found)
     show_analysis(found, out, as_json=False, checked=checked)
     return found
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Annotated
 
 from prune_realloc.cli.console import image_progress, print_table, quiet_libraries
+from prune_realloc.cli.networks import compared
 from prune_realloc.cli.options import (
     OPENED,
     BatchSize,
     CompareWith,
     Device,
     Json,
+    SourceArgs,
     Workers,
     data_flags,
     source_flags,
@@ -31,6 +33,7 @@ def evaluate(
         ),
     ],
     source: CompareWith = None,
+    source_arg: SourceArgs = None,
     batch_size: BatchSize = 64,
     workers: Workers = 0,
     device: Device = "auto",
@@ -43,7 +46,7 @@ def evaluate(
         with image_progress("evaluating") as progress:
             found = run(
                 network,
-                source=source,
+                source=compared(source, source_arg or []),
                 data=data,
                 batch_size=batch_size,
                 workers=workers,

@@ -18,12 +18,14 @@ from prune_realloc.cli.options import (
     Preset,
     Settings,
     Teacher,
+    TeacherArgs,
     TrainData,
     TrainSamples,
     data_flags,
     option,
 )
 from prune_realloc.cli.train import train_settings
+from prune_realloc.cli.values import parse_pairs
 
 
 def grow(
@@ -43,6 +45,7 @@ def grow(
     config: Config = None,
     setting: Settings = None,
     teacher: Teacher = None,
+    teacher_arg: TeacherArgs = None,
     images: Annotated[dict[str, Any], data_flags("split", "data_dir", "class_map", "class_order")],
     eval_split: EvalSplit = "validation",
     samples: TrainSamples = None,
@@ -64,6 +67,7 @@ def grow(
                 out=out,
                 rounds=rounds,
                 teacher=teacher,
+                teacher_args=parse_pairs(teacher_arg or [], "teacher-arg"),
                 device=device,
                 report=report,
             )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prune_realloc.cli.console import say_notes
+from prune_realloc.cli.values import parse_pairs
+from prune_realloc.core.errors import InputError
 from prune_realloc.recipe.document import Source
 
 if TYPE_CHECKING:
@@ -32,3 +35,12 @@ def named(text: str) -> Source:
     if not Path(text).exists() and timm.is_model(text):
         return Source(model=text)
     return Source(ckpt=text)
+
+
+def compared(source: str | None, args: Sequence[str]) -> Source | None:
+    """The network to compare with, and how it is built; None where none is named."""
+    if source is None:
+        if args:
+            raise InputError("source-arg: no source is named; give its checkpoint with --source")
+        return None
+    return Source(ckpt=None if source == "demo" else source, model_args=parse_pairs(args, "source-arg"))

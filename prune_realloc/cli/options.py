@@ -57,6 +57,10 @@ CompareWith = Annotated[
     str | None,
     option(MODEL, "--source", help="Checkpoint of the network it was made from; 'demo' is the shipped ViT."),
 ]
+SourceArgs = Annotated[
+    list[str] | None,
+    option(MODEL, "--source-arg", metavar="KEY=VALUE", help="What --model-arg is, of the source; may be repeated."),
+]
 BatchSize = Annotated[int, option(RUN, "--batch-size", help="Images at a time.")]
 Workers = Annotated[int, option(RUN, "--workers", help="Processes that read images.")]
 Device = Annotated[str, option(RUN, "--device", help="auto, cpu or cuda.")]
@@ -79,6 +83,10 @@ Settings = Annotated[
 ]
 Teacher = Annotated[
     str | None, option(PLAN, "--teacher", help="Checkpoint, 'demo', or timm's name of a network to distil from.")
+]
+TeacherArgs = Annotated[
+    list[str] | None,
+    option(PLAN, "--teacher-arg", metavar="KEY=VALUE", help="What --model-arg is, of the teacher; may be repeated."),
 ]
 LatencyFile = Annotated[
     Path | None,

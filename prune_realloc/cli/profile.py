@@ -21,8 +21,8 @@ from prune_realloc.cli.console import (
     training_progress,
 )
 from prune_realloc.cli.networks import named, opened
-from prune_realloc.cli.options import PLAN, RUN, Device, Json, Seed, option, require_writable
-from prune_realloc.cli.values import parse_numbers
+from prune_realloc.cli.options import MODEL, PLAN, RUN, Device, Json, Seed, option, require_writable
+from prune_realloc.cli.values import parse_numbers, parse_pairs
 from prune_realloc.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -38,6 +38,10 @@ def profile(
             metavar="[MODEL]...",
             help="Checkpoint, folder, timm's name of an architecture, or 'demo'; two: side by side. Default: demo.",
         ),
+    ] = None,
+    model_arg: Annotated[
+        list[str] | None,
+        option(MODEL, "--model-arg", metavar="KEY=VALUE", help="Of the first one's architecture; may be repeated."),
     ] = None,
     batch: Annotated[list[int] | None, option(RUN, "--batch", help="May be repeated. Default: 1 and 32.")] = None,
     threads: Annotated[int | None, option(RUN, "--threads", help="CPU threads. Default: PyTorch's.")] = None,
@@ -73,13 +77,16 @@ def profile(
             raise InputError("train: only the networks of --sweep-mhsa are trained; name shares, or leave it out")
         words, shares = _shares(networks or [], sweep_mhsa)
         words = words or ["demo"]
-        models = _models(words)
+        args = parse_pairs(model_arg or [], "model-arg")
+        models = _models(words, args)
         first, *others = models.values()
         if sweep_mhsa is not None:
             if others:
                 raise InputError("sweep-mhsa: takes the cost of one network; name one")
             options = {"batch_sizes": batch or (1, 32), "threads": threads, "device": device, "seconds": seconds}
-            _sweep(first, shares, trained_on, out, as_json, options | {"seed": seed, "named": words[0]})
+            _sweep(
+                first, shares, trained_on, out, as_json, options | {"seed": seed, "named": words[0], "model_args": args}
+            )
             return
         for net in others:
             require_same_input(net, first)
@@ -94,7 +101,7 @@ def profile(
             progress=lambda what: say(f"profiling {what}"),
         )
         if out is not None:
-            _write(replace(found, named=tuple(words)), out)
+            _write(replace(found, named=tuple(words), model_args=args), out)
     if as_json:
         show_json(asdict(found) | {"sentences": found.sentences()})
         return
@@ -139,14 +146,20 @@ def quiet_profiler() -> None:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 
-def _models(names: Sequence[str]) -> dict[str, nn.Module]:
-    """As the command line names them; of a folder or file the last part of its path, where that tells them apart."""
+def _models(names: Sequence[str], args: Mapping[str, Any]) -> dict[str, nn.Module]:
+    """As the command line names them; of a folder or file the last part of its path, where that tells them apart.
+
+    Args:
+        args: of the first one's architecture.
+    """
     if len(set(names)) < len(names):
         twice = next(name for name in names if list(names).count(name) > 1)
         raise InputError(f"model {twice!r} is named twice; name each once")
     short = [Path(name).name or name for name in names]
     labels = short if len(set(short)) == len(names) else names
-    return {label: opened(named(name)) for label, name in zip(labels, names, strict=True)}
+    first, *others = map(named, names)
+    sources = [first.model_copy(update={"model_args": dict(args)}), *others]
+    return {label: opened(source) for label, source in zip(labels, sources, strict=True)}
 
 
 def _write(found: Profile, out: Path) -> None:

@@ -20,6 +20,7 @@ from prune_realloc.cli.options import (
     Preset,
     Settings,
     Teacher,
+    TeacherArgs,
     TrainData,
     TrainSamples,
     data_flags,
@@ -54,6 +55,7 @@ def train(
         int | None, option(PLAN, "--seeds", help="So many runs, OUT/NAME-seed0 and on, and their comparison.")
     ] = None,
     teacher: Teacher = None,
+    teacher_arg: TeacherArgs = None,
     images: Annotated[dict[str, Any], data_flags("split", "data_dir", "class_map", "class_order")],
     eval_split: EvalSplit = "validation",
     samples: TrainSamples = None,
@@ -80,7 +82,7 @@ def train(
         naming = {name: images.pop(name) for name in ("class_map", "class_order") if name in images}
         parts = images | {"eval_split": eval_split}
         shared = network | parts | naming | {"data": data, "samples": samples, "teacher": teacher, "device": device}
-        shared |= {"num_classes": num_classes}
+        shared |= {"num_classes": num_classes, "teacher_args": parse_pairs(teacher_arg or [], "teacher-arg")}
         runs = _runs(source, settings, seeds, out)
         several = seeds is not None or len(runs) > 1
         with process_group(pick_device(device)) as speaks:

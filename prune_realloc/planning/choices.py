@@ -176,12 +176,14 @@ class PlanningProblem:
 def movable_axes(analysis: Analysis, recipe: Recipe) -> tuple[RecipeAxis, ...]:
     """What may be cut to meet the budget: what the recipe names, or of the default axes those that the network has.
 
-    The streams are among them where damage tells what cutting them costs, and nothing around the network reads them.
+    The streams are among them where damage tells what cutting them costs, and nothing around the network reads them:
+    the features of one without a classifier are there to be read.
     """
     if "axes" in recipe.model_fields_set:
         return recipe.axes
     present = {site_place(name)[0] for name in analysis.widths}
-    if recipe.allocation != "damage" or analysis.unit != "nats" or analysis.model.get("inside"):
+    read = analysis.model.get("inside") or analysis.model.get("num_classes") == 0
+    if recipe.allocation != "damage" or analysis.unit != "nats" or read:
         present -= set(OUTER_AXES)
     return tuple(axis for axis in DEFAULT_AXES if axis in present)
 

@@ -43,6 +43,9 @@ from prune_realloc.runtime.device import out_of_memory_named
 from prune_realloc.runtime.networks import count_classes, model_identity, module_kinds
 from prune_realloc.tracing.memory import memory_of
 
+_STEADY = 0.5
+"""Rank correlation between halves of the images below which a note says so."""
+
 
 @dataclass(frozen=True, eq=False)
 class Examined:
@@ -119,7 +122,7 @@ def examine(
         found.facts["data"] = images.facts() | {"labels": objective.kind} | dict(asked or {})
         found.facts["samples"] = len(images.checksums)
     notes = [*_host_notes(host), *structure.notes, *found.notes, *(images.notes() if images is not None else ())]
-    notes += _dead_sites(found.scores)
+    notes += [*_dead_sites(found.scores), *_unsteady(found.facts.get("stability", {}))]
     curves = found.curves or {site.name: score_curve(site, found.scores[site.name]) for site in sites}
     analysis = Analysis(
         scores=found.scores,
@@ -282,6 +285,8 @@ def _training_notes(scorer: str, moments: Moments, network: nn.Module, objective
             f"the model has no classifier: scores are of random projections of its {what}, and nothing tells whether "
             "the images are of its domain"
         )
+        if find_host(network).stands_alone:
+            notes.append("what reads its features expects all of them: its streams are cut only if --axes names embed")
     return notes
 
 
@@ -311,6 +316,17 @@ def _dead_sites(scores: Mapping[str, np.ndarray], objective: Objective | None = 
     if not dead:
         return []
     return [f"{len(dead)} sites have only zero scores, no gradient reaches them: {', '.join(dead[:5])}"]
+
+
+def _unsteady(stability: Mapping[str, float]) -> list[str]:
+    """A note on axes whose units the two halves of the images rank differently."""
+    low = [f"{axis} {value:.2f}" for axis, value in stability.items() if value < _STEADY]
+    if not low:
+        return []
+    return [
+        f"two halves of the images rank units differently (rank correlation {', '.join(low)}): much of that ranking is "
+        "which images were drawn; take more (samples)"
+    ]
 
 
 def _stability(sites: tuple[Site, ...], halves: list[dict[str, np.ndarray]]) -> dict[str, float]:

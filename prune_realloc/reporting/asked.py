@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -31,7 +32,7 @@ _IMAGE_FLAGS = {
     "samples": "--samples",
     "seed": "--seed",
 }
-_UNNAMED = ["--ckpt", "CHECKPOINT", "--data", "IMAGES"]
+UNNAMED = ["--ckpt", "CHECKPOINT", "--data", "IMAGES"]
 """What stands for a network and images that a file does not name."""
 
 
@@ -133,10 +134,8 @@ def _commands(runs: Runs) -> Iterator[str]:
         checked = ["--check"] if folder in runs.checks else []
         yield _line("analyze", *analysed(analysis), "--scorer", analysis.scorer, *checked, "-o", folder)
     for folder, cut in runs.cuts.items():
-        weights = cut.recipe.source.weights_sha256
-        for source, analysis in runs.analyses.items():
-            if weights is not None and analysis.model.get("weights_sha256") == weights:
-                yield _line("plan", source, "--recipe", f"{folder}/recipe.yaml", "-o", f"{folder}.yaml")
+        if (source := _analysis_of(cut.recipe, runs.analyses)) is not None:
+            yield _line("plan", source, "--recipe", f"{folder}/recipe.yaml", "-o", f"{folder}.yaml")
         yield _line("apply", f"{folder}/recipe.yaml", "-o", folder)
     for folder, sweep in runs.sweeps.items():
         yield _sweep_line(folder, sweep)
@@ -145,13 +144,26 @@ def _commands(runs: Runs) -> Iterator[str]:
     for folder, shares in runs.shares.items():
         yield _shares_line(folder, shares)
     for folder, heads in runs.heads.items():
-        flags = _UNNAMED if heads.recipe is None else _flags_of(heads.recipe["source"], heads.recipe["data"])
+        flags = UNNAMED if heads.recipe is None else _flags_of(heads.recipe["source"], heads.recipe["data"])
         yield _line("heads", *flags, "-o", folder)
     for folder in runs.variants:
         yield _line("emit", f"{folder}/recipe.yaml", "-o", str(Path(folder).parent))
     for folder, training in runs.trainings.items():
         if training.result is not None:
             yield _train_line(folder, training.result)
+
+
+def _analysis_of(recipe: Recipe, analyses: Mapping[str, Analysis]) -> str | None:
+    """The folder of the analysis that a recipe was planned of; of several of its network, the one that is alike."""
+    source, data = recipe.source, recipe.data
+    wanted = (recipe.scorer, data.name, data.samples, data.seed)
+    alike = {}
+    for folder, analysis in analyses.items():
+        if source.weights_sha256 is not None and analysis.model.get("weights_sha256") == source.weights_sha256:
+            images = analysis.data or {}
+            own = (analysis.scorer, images.get("name"), analysis.samples, analysis.seed)
+            alike[folder] = sum(map(operator.eq, wanted, own))
+    return max(alike, key=alike.__getitem__, default=None)
 
 
 def _sweep_line(folder: str, sweep: Sweep) -> str:
@@ -163,6 +175,7 @@ def _sweep_line(folder: str, sweep: Sweep) -> str:
 def _profile_line(folder: str, profile: Profile) -> str:
     sizes = [part for size in dict.fromkeys(each.batch_size for each in profile.passes) for part in ("--batch", size)]
     networks = profile.named or ("CHECKPOINT",)
+    networks = (*networks, *_pairs("--model-arg", profile.model_args))
     return _line("profile", *networks, *map(str, sizes), "--threads", str(profile.threads), "-o", folder)
 
 
@@ -171,7 +184,8 @@ def _shares_line(folder: str, sweep: Sandwiches) -> str:
     sizes = [part for size in sweep.networks[0].ms for part in ("--batch", str(size))]
     trained = [] if sweep.epochs is None else ["--train", "IMAGES"]
     network = sweep.named or "CHECKPOINT"
-    return _line("profile", network, "--sweep-mhsa", shares, *trained, *sizes, "-o", folder)
+    args = _pairs("--model-arg", sweep.model_args)
+    return _line("profile", network, *args, "--sweep-mhsa", shares, *trained, *sizes, "-o", folder)
 
 
 def _train_line(folder: str, done: Finished) -> str:
@@ -179,9 +193,10 @@ def _train_line(folder: str, done: Finished) -> str:
     settings = [
         f"--set={name}={value}" for name, value in done.config.items() if value is not None and value != usual.get(name)
     ]
-    teacher = ["--teacher", done.teacher] if done.teacher else []
+    args = _pairs("--teacher-arg", done.teacher_args)
+    teacher = ["--teacher", done.teacher, *args] if done.teacher else []
     split = ["--eval-split", str(done.data["eval_split"])] if done.data.get("eval_split") else []
-    where = [done.parent or "NETWORK", "--data", done.data["name"]]
+    where = [done.parent or "NETWORK", *_pairs("--model-arg", done.model_args), "--data", done.data["name"]]
     return _line("train", *where, *split, *teacher, *settings, "-o", folder)
 
 
@@ -191,19 +206,29 @@ def analysed(analysis: Analysis) -> list[str]:
     return _flags_of(recipe["source"], None if analysis.data is None else recipe["data"])
 
 
+def cut_of(recipe: Recipe) -> list[str]:
+    """The same of a recipe that was carried out."""
+    data = recipe.data.model_dump() if recipe.data.name is not None else None
+    return _flags_of(recipe.source.model_dump(), data)
+
+
 def _flags_of(source: Mapping[str, Any], data: Mapping[str, Any] | None) -> list[str]:
     """The flags of a recipe's network and images; none: those that the package ships.
 
     A network or batches that were given in Python have no name: CHECKPOINT and IMAGES stand for them.
     """
     network = _flags(source, _SOURCE_FLAGS) + (["--pretrained"] if source.get("pretrained") else [])
-    network += [f"--model-arg={key}={value}" for key, value in (source.get("model_args") or {}).items()]
+    network += _pairs("--model-arg", source.get("model_args"))
     images = [] if data is None else _flags({"name": "IMAGES"} | dict(data), _IMAGE_FLAGS)
     if source.get("ckpt") or source.get("model"):
         return network + images
     return (
         images[2:] if data is not None and data.get("name") == "demo" else ["--ckpt", "CHECKPOINT", *network, *images]
     )
+
+
+def _pairs(flag: str, args: Mapping[str, Any] | None) -> list[str]:
+    return [f"{flag}={key}={value}" for key, value in (args or {}).items()]
 
 
 def _flags(values: Mapping[str, Any], flags: Mapping[str, str]) -> list[str]:

@@ -19,6 +19,7 @@ from prune_realloc.results.curve import Sweep, curve_columns, curve_rows
 from prune_realloc.results.tables import outcome_facts, outcome_table, plan_facts, time_ratios
 
 _UNLABELLED = Missing(what="accuracy", why="the images have no labels; agreement with the source stands in", command="")
+_UNMEASURED = Missing(what="accuracy", why="neither top-1 nor agreement was measured; the notes say why", command="")
 
 
 def cut_panel(cuts: Mapping[str, Cut]) -> Panel:
@@ -70,9 +71,7 @@ def outcome_panel(cuts: Mapping[str, Cut]) -> Panel:
     owner = owners(cuts)
     for folder, cut in cuts.items():
         parts.append(_remaining(cut.numbers, owner[folder]))
-        if cut.numbers["top1"] is None:
-            missing.append(_UNLABELLED)
-        missing += _unmeasured(folder, cut)
+        missing += [*_unjudged(cut.numbers), *_unmeasured(folder, cut)]
     return Panel(
         title="Before and after",
         text="The source and the pruned network, side by side, without any training after the cut.",
@@ -81,6 +80,12 @@ def outcome_panel(cuts: Mapping[str, Cut]) -> Panel:
         parts=tuple(parts),
         missing=tuple(dict.fromkeys(missing)),
     )
+
+
+def _unjudged(numbers: Mapping[str, Any]) -> list[Missing]:
+    if numbers["top1"] is not None:
+        return []
+    return [_UNMEASURED if numbers["agreement"] is None else _UNLABELLED]
 
 
 def _unmeasured(folder: str, cut: Cut) -> Iterator[Missing]:
@@ -135,7 +140,8 @@ def _remaining(numbers: Mapping[str, Any], owner: str) -> Figure:
     rows = tuple((label, (("left of the source", share),)) for label, share in shares.items())
     return Figure(
         title=f"{owner}What is left",
-        text="What the pruned network costs, in percent of its source; shorter is cheaper.",
+        text="What the pruned network costs, in percent of its source; shorter is cheaper. Times are compared over "
+        "rounds in which both take turns, not by their medians, between which the machine may change its speed.",
         drawings=(Bars(title="left of the source", unit="%", rows=rows, reach=100),),
         table=on_page(outcome_table(dict(numbers))),
     )
@@ -149,8 +155,7 @@ def sweep_panel(sweeps: Mapping[str, Sweep], cuts: Mapping[str, Cut]) -> Panel:
         weights = sweep.points[0].recipe.source.weights_sha256
         same = {name: cut for name, cut in cuts.items() if cut.recipe.source.weights_sha256 == weights}
         figures.append(_curve(sweep, owner[folder], same))
-        if sweep.points[0].numbers["top1"] is None:
-            missing.append(_UNLABELLED)
+        missing += _unjudged(sweep.points[0].numbers)
         if not sweep.controls and all(cut.recipe.allocation != "uniform" for cut in same.values()):
             why = "no uniform cut of this network is among the runs"
             budget = f"--keep-{sweep.kind} {sweep.points[0].budget:g}"

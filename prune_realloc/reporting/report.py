@@ -12,7 +12,7 @@ from prune_realloc.core.files import make_folder, write_files
 from prune_realloc.core.structure import INNER_AXES, site_place
 from prune_realloc.pages.content import Missing, Page, Panel
 from prune_realloc.pages.writers import as_html
-from prune_realloc.reporting.asked import analysed, asked_panel, reproduce_panel
+from prune_realloc.reporting.asked import UNNAMED, analysed, asked_panel, cut_of, reproduce_panel
 from prune_realloc.reporting.cut import cut_panel, outcome_panel, sweep_panel
 from prune_realloc.reporting.emitted import emitted_panel
 from prune_realloc.reporting.found import checked_panel, found_panel
@@ -156,11 +156,13 @@ def gathered(runs: Runs) -> Page:
 
 
 def _command(section: _Section, runs: Runs) -> str:
-    """For the first analysis, where there is one."""
-    folder, flags = runs.folders[0], ["--ckpt", "CHECKPOINT", "--data", "IMAGES"]
+    """For the first analysis; where there is none, for one that is still to be made, of the first network cut."""
+    folder, flags = f"{runs.folders[0]}/analysis", UNNAMED
     if runs.analyses:
         folder, analysis = next(iter(runs.analyses.items()))
         flags = analysed(analysis)
+    elif runs.cuts:
+        flags = cut_of(next(iter(runs.cuts.values())).recipe)
     emitted = next((str(Path(variant).parent) for variant in runs.variants), f"{folder}/variants")
     places = {"run": folder, "emitted": emitted}
     named = {name: shlex.quote(place) for name, place in places.items()}

@@ -17,6 +17,7 @@ from torch import nn
 from prune_realloc.core.errors import InputError, require_at_least
 from prune_realloc.core.intervals import median_interval
 from prune_realloc.results.backends import BACKENDS, compiler_failure_named
+from prune_realloc.results.page_faults import faults_note
 from prune_realloc.results.turns import interleave, stopwatch_for
 from prune_realloc.runtime.device import out_of_memory_named, pick_device
 from prune_realloc.runtime.networks import evaluation_mode
@@ -70,6 +71,8 @@ class Bench:
     """Seed of the images and of the order in which networks take turns."""
     versions: Mapping[str, str]
     """Package -> its version."""
+    notes: tuple[str, ...] = ()
+    """What must be known of the times."""
 
     def verdicts(self) -> tuple[str, ...]:
         """One line per network, backend and batch size: is it faster than the reference?"""
@@ -123,6 +126,7 @@ def bench(
         interleave, warmup=warmup, rounds=rounds, seconds=seconds, seed=seed, stopwatch=stopwatch_for(target)
     )
     timings: list[Timing] = []
+    notes: list[str] = []
     with torch_threads(threads) as used, evaluation_mode(*models.values(), device=target):
         for backend in backends:
             runs = {name: BACKENDS[backend](net, input_shape, used, target) for name, net in models.items()}
@@ -132,7 +136,10 @@ def bench(
                 images = torch.randn(batch_size, *input_shape, generator=torch.Generator().manual_seed(seed)).to(target)
                 calls = {name: partial(run, images) for name, run in runs.items()}
                 with out_of_memory_named(batch_size), compiler_failure_named(backend), torch.inference_mode():
-                    timings += timings_of(timed(calls), backend, batch_size)
+                    times = timed(calls)
+                    timings += timings_of(times, backend, batch_size)
+                    if target.type == "cpu":
+                        notes += [f"{backend}, batch {batch_size}: {note}" for note in faults_note(calls, times)]
     return Bench(
         timings=tuple(timings),
         reference=next(iter(models)),
@@ -142,6 +149,7 @@ def bench(
         threads=used,
         seed=seed,
         versions=package_versions(*(["onnxruntime"] if "onnx" in backends else [])),
+        notes=tuple(notes),
     )
 
 

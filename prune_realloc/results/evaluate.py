@@ -152,7 +152,7 @@ def _five_best(log_p: Tensor) -> Tensor:
 def evaluate(
     model: nn.Module | Source | str | None = None,
     *,
-    source: nn.Module | str | Path | None = None,
+    source: nn.Module | Source | str | Path | None = None,
     data: str | Path | Data | None = None,
     batch_size: int = 64,
     workers: int = 0,
@@ -165,8 +165,8 @@ def evaluate(
     Args:
         model: a network, or timm's name of one. With neither `model` nor `ckpt`, the shipped network is evaluated on
             the shipped images.
-        source: the network that this one was made from, or its checkpoint, or `demo`: the shipped network. Sees the
-            same images in the same preprocessing.
+        source: the network that this one was made from, or its checkpoint, or a whole Source where it has arguments
+            of its own, or `demo`: the shipped network. Sees the same images in the same preprocessing.
         data: the images, as in `open_images`.
         batch_size, workers: images at a time, and the processes that read them.
         device: `auto`, `cpu` or `cuda`.
@@ -225,10 +225,12 @@ def _labelled_stream(net: nn.Module, origin: nn.Module | None, data: Data, readi
     return stream
 
 
-def load_source(source: nn.Module | str | Path, img_size: int | tuple[int, int] | None = None) -> nn.Module:
+def load_source(source: nn.Module | Source | str | Path, img_size: int | tuple[int, int] | None = None) -> nn.Module:
     """The network to compare with: itself, from its checkpoint, or for `demo` the shipped one."""
     if isinstance(source, nn.Module):
         return source
+    if isinstance(source, Source):
+        return open_network(source.model_copy(update={"img_size": source.img_size or img_size}))
     return load_model(ckpt=None if str(source) == "demo" else source, img_size=img_size)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -25,6 +26,7 @@ from prune_realloc.results.backends import BACKENDS, Run, compiler_failure_named
 from prune_realloc.results.bench import device_name, package_versions, torch_threads
 from prune_realloc.results.export import deployed
 from prune_realloc.results.latency_draws import drawn_widths
+from prune_realloc.results.page_faults import faults_note
 from prune_realloc.results.turns import interleave, stopwatch_for
 from prune_realloc.runtime.device import out_of_memory_named, pick_device
 from prune_realloc.runtime.networks import evaluation_mode, module_kinds
@@ -76,6 +78,8 @@ class _Times:
     source: list[float] = field(default_factory=list)
     measured: list[tuple[Widths, float, float]] = field(default_factory=list)
     """Widths, median ratio to the source, spread of the ratio."""
+    notes: tuple[str, ...] = ()
+    """Of the first group."""
 
     def table(self, whole: Widths) -> tuple[Measured, ...]:
         """All as one scale in milliseconds, the source first."""
@@ -152,7 +156,7 @@ def measure_latency(
         modules=module_kinds(inner_of(net)),
         measured=measured,
         seconds=round(taken, 1),
-        notes=_notes(measured),
+        notes=(*_notes(measured), *times.notes),
     )
 
 
@@ -194,11 +198,12 @@ def _built(net: nn.Module, draws: Iterator[Widths], setting: _Setting) -> Iterat
 @torch.inference_mode()
 def _time(source: Run, group: Mapping[str, tuple[Widths, Run]], times: _Times, setting: _Setting) -> None:
     """Rounds of the group and the source, and more of them where times are noisy."""
-    calls: dict[str, Run] = {"source": source} | {name: run for name, (_, run) in group.items()}
-    every: dict[str, list[float]] = {name: [] for name in calls}
+    runs: dict[str, Run] = {"source": source} | {name: run for name, (_, run) in group.items()}
+    passes = {name: partial(run, setting.images) for name, run in runs.items()}
+    every: dict[str, list[float]] = {name: [] for name in passes}
     for number in range(1 + _AGAIN):
         found = interleave(
-            {name: lambda run=run: run(setting.images) for name, run in calls.items()},  # type: ignore[misc]
+            passes,
             warmup=0 if number else 2,
             rounds=_ROUNDS,
             seconds=_SECONDS,
@@ -210,6 +215,8 @@ def _time(source: Run, group: Mapping[str, tuple[Widths, Run]], times: _Times, s
         ratios = {name: np.divide(every[name], every["source"]) for name in group}
         if max(map(_standard_error, ratios.values())) <= _NOISE or setting.is_late():
             break
+    if not times.measured and setting.device.type == "cpu":
+        times.notes = faults_note(passes, every)
     times.source += every["source"]
     times.measured += [(group[name][0], float(np.median(each)), _spread(each)) for name, each in ratios.items()]
 

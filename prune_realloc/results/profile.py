@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import inf
 from statistics import mean, median
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +25,8 @@ from prune_realloc.runtime.device import out_of_memory_named, pick_device
 from prune_realloc.runtime.networks import evaluation_mode
 
 PROFILE_FILE = "profile.json"
-_LEAST = 3
-"""So many passes are profiled at least."""
+_LEAST, _MOST = 3, 100
+"""So many passes are profiled at least, and at most: reading what the profiler recorded takes longer than they do."""
 _SLACK = 1.2
 _TOO_LOW = "some operators ran above the ceilings: these were measured on a busy machine; profile again when it is idle"
 
@@ -97,6 +99,8 @@ class Profile:
     versions: Mapping[str, str]
     named: tuple[str, ...] = ()
     """The networks as the command line named them; older files and Python do not say it."""
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the first one's architecture that the command line gave."""
 
     def sentences(self) -> list[str]:
         """How much is memory-bound, and what the profiler adds: one each for every network and batch size."""
@@ -165,7 +169,8 @@ def _foreseen(net: nn.Module, images: Tensor, seconds: float) -> float:
     """Seconds that profiling will take, by one pass: one that counts, others with the profiler and without."""
     net(images)  # the first pass also chooses kernels
     one = stopwatch_for(images.device)(lambda: net(images))
-    return (1 + _LEAST) * one + 2 * max(_LEAST * one, seconds)
+    bare = max(_LEAST * one, seconds)
+    return (1 + _LEAST) * one + bare + min(bare, _MOST * one)
 
 
 @torch.no_grad()
@@ -176,7 +181,7 @@ def _profiled(name: str, net: nn.Module, images: Tensor, regions: Regions, ceili
     with ranges(net, regions):
         _repeated(lambda: net(images), kind, 0)
         with torch.profiler.profile(activities=activities, record_shapes=True) as profiler:
-            walls = _repeated(lambda: net(images), kind, seconds)
+            walls = _repeated(lambda: net(images), kind, seconds, most=_MOST)
     recorded = Recorded(profiler.events() or [], work, kind)
     count, wall = recorded.passes, 1e3 * mean(walls)
     cells = {part: {row: ms / count for row, ms in recorded.cells[part].items()} for part in COMPONENTS}
@@ -195,10 +200,10 @@ def _profiled(name: str, net: nn.Module, images: Tensor, regions: Regions, ceili
     )
 
 
-def _repeated(call: Callable[[], object], device: str, seconds: float) -> list[float]:
+def _repeated(call: Callable[[], object], device: str, seconds: float, most: float = inf) -> list[float]:
     """Wall times of passes, of so many seconds or `_LEAST` passes; the profiler finds each under the name `PASS`."""
     times: list[float] = []
-    while len(times) < _LEAST or sum(times) < seconds:
+    while len(times) < _LEAST or (sum(times) < seconds and len(times) < most):
         with record_function(PASS):
             begin = time.perf_counter()  # inside: what the range itself costs is no time of the pass
             call()

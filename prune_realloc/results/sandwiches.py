@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 SANDWICHES_FILE = "sandwiches.json"
@@ -41,6 +41,8 @@ class Sandwiches:
     """Of each training; None: they were not trained."""
     named: str = ""
     """The network whose cost they have, as the command line named it; older files and Python do not say it."""
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of its architecture that the command line gave."""
 
     def __post_init__(self) -> None:
         if not self.networks or any(each.ms.keys() != self.networks[0].ms.keys() for each in self.networks):

@@ -170,6 +170,7 @@ def outcome_table(numbers: dict[str, Any]) -> Table:
     for batch_size, ratio in time_ratios(numbers).items():
         cells = (f"{timed[batch_size, model]['median_ms']:.2f}" for model in ("source", "pruned"))
         table.add_row(f"ms, batch {batch_size}", *cells, f"{ratio:.3f}")
+        table.caption = "ms: medians; their ratio: median over rounds in which both take turns"
     return table
 
 
@@ -213,6 +214,11 @@ def variant_tables(variant: Variant) -> list[Table]:
     return [shares, widths]
 
 
+def _timed(variant: Variant) -> tuple[str, ...]:
+    timed = variant.latency
+    return () if timed is None else (*timed.verdicts(), *timed.notes)
+
+
 def variant_facts(variant: Variant) -> list[str]:
     """Cost, latency, and what moved, in words."""
     network = variant.network
@@ -223,7 +229,7 @@ def variant_facts(variant: Variant) -> list[str]:
         f"control {_costs(network, 'control_')}",
         *([f"unmeasured {_costs(network, 'unmeasured_')}"] if unmeasured else []),
     ]
-    lines = ["; ".join(cost), *(() if variant.latency is None else variant.latency.verdicts())]
+    lines = ["; ".join(cost), *_timed(variant)]
     lines += [*_ruled(variant), *_bounded(network)]
     still = sorted({site_place(name)[0] for name, width in network.widths.items() if width.kept is None})
     if still and variant.rule in RULES:

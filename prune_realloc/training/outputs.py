@@ -96,6 +96,8 @@ class Trained:
     """Checkpoint or name of the network that it was distilled from; None without one."""
     teacher_top1: float | None
     """Share of the validation images that the teacher gets right; None without a teacher or labels."""
+    teacher_args: Mapping[str, Any] | None = None
+    """Arguments that the teacher was built with; None: its own."""
     likeness: Likeness | None = None
     """None with labels."""
     taken: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -124,6 +126,7 @@ class Finished:
     data: Annotated[Mapping[str, Any], holding(_Named)]
     parent: str | None = None
     teacher: str | None = None
+    teacher_args: Mapping[str, Any] | None = None
     model_args: Mapping[str, Any] | None = None
 
     @property

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -89,6 +90,7 @@ def set_up(
     description: bytes,
     images: TrainingImages,
     teacher: str | Path | None,
+    teacher_args: Mapping[str, Any],
     source: str | Path,
     folder: Path,
 ) -> Setup:
@@ -111,7 +113,11 @@ def set_up(
     own_optimizer = _optimizer(config, net)
     wrapped, optimizer = accelerator.prepare(net if count_classes(net) else WithFeatures(net), own_optimizer)
     units = _units_beside(source)
-    teaching = None if teacher is None else _teacher(teacher, net, prepare, accelerator.device, source, units)
+    teaching = None
+    if teacher is not None:
+        teaching = Teacher(teacher, teacher_args, net, prepare, accelerator.device)
+        if not count_classes(net):
+            teaching.channels = channels_taught(teaching.net, net, source, units)
     return Setup(
         config=config,
         accelerator=accelerator,
@@ -137,20 +143,6 @@ def set_up(
 def _units_beside(source: str | Path) -> bytes | None:
     path = Path(str(source).removeprefix("local-dir:")) / UNITS_FILE  # as `open_student` takes it
     return path.read_bytes() if path.is_file() else None
-
-
-def _teacher(
-    name: str | Path,
-    net: nn.Module,
-    prepare: Preprocessing,
-    device: torch.device,
-    source: str | Path,
-    units: bytes | None,
-) -> Teacher:
-    teacher = Teacher(name, net, prepare, device)
-    if not count_classes(net):
-        teacher.channels = channels_taught(teacher.net, net, source, units)
-    return teacher
 
 
 def _check_taught(config: TrainConfig, net: nn.Module) -> None:

@@ -24,6 +24,8 @@ class Identity(TypedDict):
     """Arguments that the network was built with, over its own."""
     teacher: str | None
     """The network to distil from, as it was named."""
+    teacher_args: dict[str, JsonValue] | None
+    """Arguments that it was built with; None: its own."""
     processes: int
     """Processes that train together."""
     network: dict[str, JsonValue]

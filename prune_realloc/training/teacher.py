@@ -53,10 +53,17 @@ def open_named(name: str | Path, **more: Any) -> nn.Module:
 class Teacher(nn.Module):
     """Another network on the student's images: its logits, or its features."""
 
-    def __init__(self, name: str | Path, student: nn.Module, prepare: Preprocessing, device: torch.device) -> None:
+    def __init__(
+        self,
+        name: str | Path,
+        model_args: Mapping[str, Any],
+        student: nn.Module,
+        prepare: Preprocessing,
+        device: torch.device,
+    ) -> None:
         super().__init__()
         try:
-            self.net = open_named(name, pretrained=not is_stored(name)).to(device)
+            self.net = open_named(name, pretrained=not is_stored(name), model_args=model_args).to(device)
         except InputError as error:
             raise InputError(f"teacher {str(name)!r} cannot be opened: {error}") from error
         self.requires_grad_(False).eval()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from prune_realloc.core.analysis import Analysis
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.structure import INNER_AXES, Site
 from prune_realloc.data.batches import Batch
+from prune_realloc.data.stream import ImageStream
 from prune_realloc.families.host import adopted
 from prune_realloc.pruning.cut import cut
 from prune_realloc.pruning.hooks import masked
@@ -27,10 +29,17 @@ from prune_realloc.runtime.networks import count_classes, evaluation_mode
 _SITES, _SHARES, _DRAWS = 6, (0.75, 0.5, 0.25), 3
 
 
-def check(
-    source: Source, data: Data, analysis: Analysis, *, batch_size: int, workers: int = 0, device: str = "auto"
-) -> Check:
-    """Try the scores of `analysis` on the network and the images that it was made of.
+@dataclass(frozen=True, kw_only=True)
+class Checkable:
+    """A network and images that a ranking can be tried on."""
+
+    net: nn.Module
+    stream: ImageStream
+    seed: int
+
+
+def checkable(source: Source, data: Data, *, batch_size: int, workers: int = 0) -> Checkable:
+    """Open what the scores are made of once more, before they are made.
 
     Raises:
         InputError: the network or the images cannot be used.
@@ -40,8 +49,14 @@ def check(
     if data.name is None or not count_classes(net):
         raise InputError("check needs a classifier and images; name them with --data, or leave --check out")
     stream = open_stream(net, data, Reading(batch_size=batch_size, workers=workers), min(data.samples or 256, 256))
-    with evaluation_mode(net, device=pick_device(device)), out_of_memory_named(batch_size):
-        return tried_on(net, find_sites(net), analysis.scores, stream, seed=data.seed)
+    return Checkable(net=net, stream=stream, seed=data.seed)
+
+
+def check(opened: Checkable, analysis: Analysis, *, device: str = "auto") -> Check:
+    """Try the scores of `analysis` on the network and the images that it was made of."""
+    net, stream = opened.net, opened.stream
+    with evaluation_mode(net, device=pick_device(device)), out_of_memory_named(stream.loading["batch_size"]):
+        return tried_on(net, find_sites(net), analysis.scores, stream, seed=opened.seed)
 
 
 @torch.no_grad()

@@ -37,8 +37,8 @@ def _halves_note(result: Result) -> list[str]:
     found = result.explained
     if found is None:
         return []
-    wide = found.fitted - found.unseen > WIDE
+    more = "narrow that (samples)" if found.fitted - found.unseen > WIDE else "add little"
     return [
         f"fitted to one half of the images, layers put out {found.fitted:.1%} of the variance that they should there, "
-        f"and {found.unseen:.1%} on the other half: more images would {'help (samples)' if wide else 'add little'}"
+        f"and {found.unseen:.1%} on the other half: more images would {more}"
     ]

@@ -38,6 +38,7 @@ def grow(
     out: str | Path,
     rounds: int = 3,
     teacher: str | Path | None = None,
+    teacher_args: Mapping[str, Any] | None = None,
     device: str = "auto",
     report: Report | None = None,
 ) -> Trail:
@@ -54,6 +55,7 @@ def grow(
             the trail of all rounds.
         rounds: how many times widths move; one more network is trained.
         teacher: checkpoint, `demo`, or timm name of the network that each of them is distilled from.
+        teacher_args: as in `train`.
         report: as in `train`.
 
     Raises:
@@ -67,9 +69,18 @@ def grow(
     first, target, folder = _opened(variant), _target(variant), Path(out)
     settings = {"variant": str(variant), "network": first.args(), "rounds": rounds, **vars(images)}
     settings |= {"teacher": None if teacher is None else str(teacher), "target": target.model_dump(mode="json")}
+    settings |= {"teacher_args": dict(teacher_args)} if teacher_args else {}
     settings |= {f"config.{key}": value for key, value in config.model_dump(exclude={*FREE}).items()}
     trail = _begun(folder, json.loads(json.dumps(settings)))  # with lists for tuples
-    growth = Growth(config=config, images=images, target=target, teacher=teacher, device=device, report=report)
+    growth = Growth(
+        config=config,
+        images=images,
+        target=target,
+        teacher=teacher,
+        teacher_args=teacher_args,
+        device=device,
+        report=report,
+    )
     for number in range(len(trail.rounds), rounds + 1):
         own = folder / f"round-{number}"
         trained = growth.trained(own / "network" if number else Path(variant), own / "run")

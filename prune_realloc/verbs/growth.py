@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ class Growth:
     target: Target
     """Its rules bound the widths."""
     teacher: str | Path | None
+    teacher_args: Mapping[str, Any] | None
     device: str
     report: Report | None
 
@@ -78,6 +80,7 @@ class Growth:
             **vars(self.images),
             out=out,
             teacher=self.teacher,
+            teacher_args=self.teacher_args,
             device=self.device,
             report=self.report,
         )

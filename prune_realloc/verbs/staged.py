@@ -99,7 +99,7 @@ class Staged:
             self.seen,
             found,
             timing,
-            [*self.notes, *more, *outcome],
+            [*self.notes, *more, *outcome, *(() if timing is None else timing.notes)],
             pairs,
             plain_taken_of(net, images),
             control,

@@ -28,7 +28,7 @@ def test_what_is_named_is_no_guess(tmp_path, state):
     path = saved(tmp_path / "a.pth", {"model": state})
     taken = load_model(DEIT, ckpt=path).taken
     assert not any(fact.guessed for fact in taken.values())
-    assert (taken["architecture"].origin, taken["mean"].origin) == ("--model", f"timm's {DEIT}")
+    assert (taken["architecture"].origin, taken["mean"].origin) == ("the name given", f"timm's {DEIT}")
     assert taken["weights"].value == "a.pth: model"
     assert taken["input size"].origin == "shapes"
     stated = saved(tmp_path / "b.pth", {"model": state, "args": {"model": DEIT, "num_heads": 6, "mean": [0.1] * 3}})

@@ -85,6 +85,24 @@ def test_a_cut_is_planned_with_no_analysis_where_neither_says_of_which_weights(b
     assert "apply" in verbs
 
 
+def test_a_cut_is_planned_once_with_the_analysis_that_is_most_like_its_recipe(broken):
+    other = shutil.copytree(broken / "analysis", broken / "a-first-one")
+    meta = json.loads((other / "analysis.json").read_text())
+    (other / "analysis.json").write_text(json.dumps(meta | {"seed": meta["seed"] + 1}))
+    planned = [line for line in report([broken]).panels[-1].code if line.split()[1] == "plan"]
+    assert [line.split()[2] for line in planned] == [str(broken / "analysis")]
+
+
+def test_without_an_analysis_commands_name_the_network_of_the_cut_and_a_folder_of_their_own(broken):
+    folder = broken / "pruned"
+    page = report([folder])
+    commands = {missing.what: missing.command for missing in page.missing}
+    assert commands["What was found"] == (
+        f"prune-realloc analyze --ckpt source --data images --split train --samples 48 -o {folder}/analysis"
+    )
+    assert commands["The next network"].startswith(f"prune-realloc emit {folder}/analysis ")
+
+
 def test_a_run_without_labels_leaves_the_others_compared(broken):
     """Its folder tells another seed than it had, which is of no weight where it is not compared."""
     alone = shutil.copytree(broken / "finished", broken / "alone-seed3")
@@ -218,6 +236,21 @@ def test_without_labels_agreement_stands_in(broken):
     for panel in page.panels[4:6]:
         assert "no labels" in panel.missing[0].why
     assert page.panels[5].parts[0].drawings[0].title == "agreement against cost"
+
+
+def test_what_was_not_measured_is_not_said_to_be_agreement(broken):
+    path = broken / "pruned" / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"top1": None, "agreement": None, "kl": None}))
+    assert "neither top-1 nor agreement" in report([broken]).panels[4].missing[0].why
+
+
+def test_notes_are_announced_on_top(broken):
+    path = broken / "pruned" / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"notes": ["mind the gap", "and the step"]}))
+    page = report([broken])
+    place = next(number for number, panel in enumerate(page.panels, 1) if panel.title == "Before and after")
+    assert f'<a href="#s{place}">2 in "Before and after"</a>' in as_html(page).decode()
+    assert "2 notes to read before the numbers are believed: Before and after" in as_markdown(page).decode()
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_numbers_of_the_images_that_were_fitted_say_so_and_few_of_them_are_warne
     assert (done.summary()["explained"] is None) == (compensate != {})
 
 
-@pytest.mark.parametrize(("unseen", "advice"), [(0.894, "would help (samples)"), (0.896, "would add little")])
+@pytest.mark.parametrize(("unseen", "advice"), [(0.894, "would narrow that (samples)"), (0.896, "would add little")])
 def test_more_images_are_advised_where_the_halves_are_apart(unseen, advice):
     result = Result(None, None, {}, Explained(fitted=0.9, unseen=unseen))
     [note] = few_images_notes(result, None, None, None)
@@ -107,3 +107,11 @@ def test_features_that_are_fewer_are_said(axes, share, said):
     assert len(notes) == said
     assert all(f"{width} of 48 channels" in note for note in notes)
     assert (width < 48) == said
+
+
+def test_features_stay_whole_unless_their_stream_is_named():
+    images = torch.randn(24, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    recipe = build_recipe({"budget": {"keep_params": 0.8}})
+    done = apply(recipe, model=build(num_classes=0), batches=[images], timed=False)
+    assert done.recipe.plan.sites["embed"].width == 48
+    assert any("its streams are cut only if --axes names embed" in note for note in done.notes)

@@ -5,11 +5,13 @@ import json
 
 import numpy as np
 import pytest
+from support.networks import build
 
+from prune_realloc.checkpoints.save import save_pruned
 from prune_realloc.recipe.document import Data, Source
 from prune_realloc.results.checked import Check
 from prune_realloc.verbs.analyze import analyze
-from prune_realloc.verbs.check import check
+from prune_realloc.verbs.check import check, checkable
 
 FEW = Data(samples=16)
 
@@ -25,8 +27,12 @@ def analysis():
     return analyze(samples=32)
 
 
+def checked(analysis):
+    return check(checkable(Source(), FEW, batch_size=16), analysis)
+
+
 def test_the_shipped_ranking_is_trusted(analysis):
-    found = check(Source(), FEW, analysis, batch_size=16)
+    found = checked(analysis)
     assert found.trusted
     assert sum(each.reverse for each in found.tried) > sum(each.random for each in found.tried)
     assert max(found.sorted_difference, found.cut_difference) < 1e-5
@@ -36,7 +42,7 @@ def test_the_shipped_ranking_is_trusted(analysis):
 def test_shuffled_scores_are_found_out(analysis):
     draw = np.random.default_rng(0)
     wrong = {name: draw.permutation(scores) for name, scores in analysis.scores.items()}
-    found = check(Source(), FEW, dataclasses.replace(analysis, scores=wrong), batch_size=16)
+    found = checked(dataclasses.replace(analysis, scores=wrong))
     assert not found.trusted
     assert found.lines()[0].startswith("check: the ranking is NO better than random")
 
@@ -54,3 +60,12 @@ def test_command_line(run_cli, tmp_path, monkeypatch):
     assert "check: the ranking is " in err
     numbers = json.loads((tmp_path / "check.json").read_text())
     assert [each["kept"] for each in numbers["tried"]] == [48, 32, 16]
+
+
+def test_a_network_without_a_classifier_is_refused_before_it_is_scored(run_cli, monkeypatch, tmp_path):
+    net = build(num_classes=0)
+    net.pretrained_cfg["num_classes"] = 0
+    save_pruned(net, tmp_path / "body")
+    monkeypatch.setattr("prune_realloc.verbs.analyze.analyze", lambda *_, **__: pytest.fail("it was scored first"))
+    code, _, err = run_cli("analyze", tmp_path / "body", "--data", "demo", "--check")
+    assert (code, err.count("check needs a classifier and images")) == (2, 1), err

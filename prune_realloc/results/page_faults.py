@@ -1,0 +1,46 @@
+"""Memory that every pass takes from the system anew: time that is no arithmetic, and that what ran before decides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+
+from prune_realloc.results.turns import Call
+
+try:
+    from resource import RUSAGE_SELF, getrusage
+except ImportError:  # no POSIX
+    getrusage = None  # type: ignore[assignment]
+
+SECONDS = 1e-6
+"""What a fault costs at least, with the filling of its page (benchmarks/page_faults.py)."""
+_MUCH = 0.03
+"""Share of the time above which it is said."""
+KEEP = {"MALLOC_MMAP_THRESHOLD_": "1000000000", "MALLOC_TRIM_THRESHOLD_": "1000000000"}
+"""Environment in which the C library of Linux keeps what is freed."""
+
+
+def page_faults() -> int:
+    """Of this process so far, without those that read a disk; 0 where the system does not say."""
+    return 0 if getrusage is None else getrusage(RUSAGE_SELF).ru_minflt
+
+
+def faults_note(calls: Mapping[str, Call], times: Mapping[str, Sequence[float]]) -> tuple[str, ...]:
+    """What to say where they take much of the time; each call is made once more.
+
+    Args:
+        times: seconds of each call, as `interleave` found them.
+    """
+    before = page_faults()
+    for call in calls.values():
+        call()
+    faults, seconds = page_faults() - before, sum(map(median, times.values()))
+    share = SECONDS * faults / seconds
+    if share < _MUCH:
+        return ()
+    kept = " ".join(f"{name}={value}" for name, value in KEEP.items())
+    return (
+        f"about {share:.0%} of the time or more is memory that passes give back to the system and take again "
+        f"({faults / len(calls):,.0f} page faults each), by what ran before; with {kept} in the environment of Linux "
+        "it is kept",
+    )
