@@ -4,14 +4,14 @@
 
 timm's networks with random weights, 224 px, float32, eager, batch 1 and 8; each as it is and cut to `CUTS` random
 widths. *alive*: weights, buffers, images and the tensors of the pass, counted one by one. *process*: by how much the
-resident memory of a fresh process that builds the network and runs it once goes beyond that of one that has imported
-the same libraries and run a small product.
+resident memory of a fresh process grows that reads the network from a file and runs it once.
 """
 
 import argparse
 import resource
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -38,7 +38,7 @@ SHAPE = (3, 224, 224)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--process", nargs=3, help=argparse.SUPPRESS)  # network, number of its cut, batch
+    parser.add_argument("--process", nargs=2, help=argparse.SUPPRESS)  # file of a network, batch
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.process:
@@ -70,30 +70,28 @@ def _rows(name: str) -> Iterator[dict[str, Any]]:
         for batch in BATCHES:
             formula = memory.peak(terms, own, batch)
             alive = peak_memory(net, torch.zeros(batch, *SHAPE))
-            process = _of_a_process(name, number, batch)
+            process = _of_a_process(net, batch)
             row = {"network": name, "cut": number, "batch": batch, "formula": formula, "alive": alive}
             row |= {"process": process, "error": round(formula / alive - 1, 4)}
             print(*(f"{key}={value}" for key, value in row.items()), flush=True)
             yield row
 
 
-def _of_a_process(name: str, number: int, batch: int) -> int:
-    command = [sys.executable, __file__, "--process", name, str(number), str(batch)]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+def _of_a_process(net: torch.nn.Module, batch: int) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(net, Path(folder) / "net.pt")
+        command = [sys.executable, __file__, "--process", f"{folder}/net.pt", str(batch)]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 @torch.no_grad()
-def _resident(name: str, number: str, batch: str) -> int:
-    """Bytes beyond those of a process that has not got the network; what building takes meanwhile is not counted."""
-    torch.ones(64, 64) @ torch.ones(64, 64)
-    net, _ = next(islice(_networks(name), int(number), None))
-    path = Path("/proc/self/statm")
-    before = int(path.read_text().split()[1]) * resource.getpagesize()
-    weights = sum(x.numel() * x.element_size() for x in (*net.parameters(), *net.buffers()))
-    Path("/proc/self/clear_refs").write_text("5")  # the peak of the resident memory begins anew
+def _resident(file: str, batch: str) -> int:
+    """Bytes by which this process grows at most."""
+    _ = torch.ones(64, 64) @ torch.ones(64, 64)
+    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    net = torch.load(file, weights_only=False)  # our own file
     net(torch.zeros(int(batch), *SHAPE))
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return weights + 1024 * int(status["VmHWM"].split()[0]) - before
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
 
 
 if __name__ == "__main__":

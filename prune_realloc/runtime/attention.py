@@ -92,7 +92,7 @@ def shares(query: Tensor, key: Tensor, attn_mask: Tensor | None = None, scale: f
     if attn_mask is None:
         return logits.softmax(-1)
     if attn_mask.dtype != torch.bool:
-        return (logits + attn_mask).softmax(-1)
+        return logits.add_(attn_mask).softmax(-1)  # no third copy of what may hold the most
     # a query to which nothing counts gets zeros, as from PyTorch's function
     found = logits.masked_fill(~attn_mask, float("-inf")).softmax(-1)
     return found.masked_fill(~attn_mask.any(-1, keepdim=True), 0.0)
