@@ -247,18 +247,18 @@ def run_times(record: Record) -> str:
 
 
 def peaks(record: Record) -> str:
-    """Megabytes by the formula, alive, and of the process."""
+    """Megabytes by the formula, and alive."""
     rows = [
         (
             row["network"],
             f"cut {row['cut']}" if row["cut"] else "source",
             str(row["batch"]),
-            *(f"{row[kind] / 1e6:.1f}" for kind in ("formula", "alive", "process")),
+            *(f"{row[kind] / 1e6:.1f}" for kind in ("formula", "alive")),
             f"{row['error']:+.1%}",
         )
         for row in record["rows"]
     ]
-    return table(("network", "", "batch", "formula", "alive", "process", "formula over alive"), rows, texts=2)
+    return table(("network", "", "batch", "formula", "alive", "formula over alive"), rows, texts=2)
 
 
 def gain(record: Record, network: str) -> str:
