@@ -10,7 +10,7 @@ What the file has is not measured again, so it may be interrupted. For an idle m
 Where the C library is told to keep freed memory (`benchmarks/page_faults.py`), rows of their own say so:
 
     MALLOC_MMAP_THRESHOLD_=1000000000 MALLOC_TRIM_THRESHOLD_=1000000000 python benchmarks/latency_prediction.py \
-        --out docs/latency_prediction.json --networks deit_tiny_patch16_224 --runtimes eager
+        --out docs/latency_prediction.json --networks deit_tiny_patch16_224 --runtimes eager --batches 8
 """
 
 import argparse
@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--networks", nargs="+", default=NETWORKS)
     parser.add_argument("--runtimes", nargs="+", default=("eager", "onnxruntime"))
+    parser.add_argument("--batches", nargs="+", type=int, default=BATCHES)
     parser.add_argument("--seconds", type=float, default=180.0, help="for a table")
     parser.add_argument("--plans", type=int, default=PLANS, help="for each network")
     args = parser.parse_args()
@@ -58,7 +59,7 @@ def main() -> None:
     rows = json.loads(args.out.read_text())["rows"] if args.out.exists() else []
     for name in args.networks:
         for runtime in args.runtimes:
-            missing = [batch for batch in BATCHES if not any(_is_of(row, name, runtime, batch) for row in rows)]
+            missing = [batch for batch in args.batches if not any(_is_of(row, name, runtime, batch) for row in rows)]
             for batch in missing:
                 rows.append(_setting(name, runtime, batch, args.seconds, args.plans))
                 _write(rows, args.out)

@@ -50,11 +50,7 @@ def main() -> int:
         found = profile({name: net}, (3, 224, 224), batch_sizes=(batch,), threads=1, seconds=seconds, progress=print)
         record["rows"].append(numbers(found.passes[0]) | {"ceilings": asdict(found.ceilings), "seconds": seconds})
         put(record, options.out)
-    off = [
-        row
-        for row in record["rows"]
-        if max(abs(sum(row[parts].values()) - 1) for parts in ("kinds", "components")) > OFF
-    ]
+    off = [row for row in record["rows"] if max(abs(sum(row[parts].values()) - 1) for parts in PARTS) > OFF]
     for row in off:
         print(f"{row['model']}, batch {row['batch_size']}: the parts do not add up to the wall time", file=sys.stderr)
     return 1 if off else 0

@@ -12,6 +12,8 @@ machine.
 
 import argparse
 import json
+import shlex
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -134,7 +136,7 @@ def _share_of_macs(net: nn.Module) -> _Kept:
 
 def _write(rows: list[dict[str, Any]], out: Path) -> None:
     ceilings = measured_ceilings(torch.device("cpu"))
-    command = f"python benchmarks/speed_per_mac.py --out {out}"
+    command = shlex.join(["python", *sys.argv])
     record = {"command": command, **origin(1, ("torch", "timm", "onnxruntime"))}
     record["gflops"] = round(ceilings.flops_per_s / 1e9, 1)
     put(record | {"rows": rows}, out)

@@ -126,8 +126,9 @@ def kept_more(record: Record) -> str:
         variants.setdefault(row["variant"], {})[row["seed"]] = row
     rows = []
     for (network, share), variants in sorted(found.items(), key=lambda each: (each[0][0], -each[0][1])):
-        draws = set.intersection(*(set(of_draw) for of_draw in variants.values()))
+        alike = set.intersection(*(set(own) for name, own in variants.items() if not name.startswith("torch-pruning")))
         for variant, of_draw in variants.items():
+            draws = alike & set(of_draw)  # torch-pruning has one
             top1, seconds = (statistics.mean(of_draw[d][key] for d in draws) for key in ("top1", "seconds"))
             distances = [of_draw[d]["kl"] for d in draws if of_draw[d]["kl"] is not None]
             kl = f"{statistics.mean(distances):.2g}" if distances else ""
@@ -208,7 +209,7 @@ def predicted_times(record: Record) -> str:
         spent = (str(row["table_networks"]), f"{row['table_seconds']:.0f}")
         runtime = row["runtime"] + (", kept" if row["memory_kept"] else "")
         rows.append((row["network"], runtime, str(row["batch"]), *spent, f"{row['source_ms']:.1f}", *cells))
-    head = ("network", "runtime", "batch", "networks in the table", "s", "source, ms")
+    head = ("network", "runtime", "batch", "networks timed", "s", "source, ms")
     errors = ("median error, %", "largest", "of the ratio: median, %", "largest")
     return table((*head, *errors), rows, texts=2)
 

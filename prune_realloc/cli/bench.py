@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 from prune_realloc.cli.console import print_table, quiet_libraries, say, show_lines
 from prune_realloc.cli.networks import compared, opened
-from prune_realloc.cli.options import RUN, CompareWith, Device, Json, Seed, SourceArgs, option, source_flags
+from prune_realloc.cli.options import (
+    RUN,
+    CompareWith,
+    Device,
+    Json,
+    Seed,
+    SourceArgs,
+    SourceModel,
+    option,
+    source_flags,
+)
 from prune_realloc.recipe.document import Source
 
 if TYPE_CHECKING:
@@ -18,6 +28,7 @@ _COLUMNS = ("backend", "batch", "model", "median ms", "iqr ms", "min ms", "image
 def bench(
     network: Annotated[Source, source_flags("ckpt", "model", "ema", "img_size", "model_args", path=True)],
     source: CompareWith = None,
+    source_model: SourceModel = None,
     source_arg: SourceArgs = None,
     batch_size: Annotated[
         list[int] | None, option(RUN, "--batch-size", help="May be repeated. Default: 1 and 32.")
@@ -42,7 +53,7 @@ def bench(
         net = opened(network)
         taken = plain_facts(net)
         models, second = {"model": deployed(net)}, {}
-        if (origin := compared(source, source_arg or [])) is not None:
+        if (origin := compared(source, source_model, source_arg or [])) is not None:
             before = load_source(origin, img_size=network.img_size)
             require_same_input(net, before)
             second = {"source": source_facts(before)}

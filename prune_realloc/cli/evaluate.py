@@ -13,6 +13,7 @@ from prune_realloc.cli.options import (
     Device,
     Json,
     SourceArgs,
+    SourceModel,
     Workers,
     data_flags,
     source_flags,
@@ -33,6 +34,7 @@ def evaluate(
         ),
     ],
     source: CompareWith = None,
+    source_model: SourceModel = None,
     source_arg: SourceArgs = None,
     batch_size: BatchSize = 64,
     workers: Workers = 0,
@@ -46,7 +48,7 @@ def evaluate(
         with image_progress("evaluating") as progress:
             found = run(
                 network,
-                source=compared(source, source_arg or []),
+                source=compared(source, source_model, source_arg or []),
                 data=data,
                 batch_size=batch_size,
                 workers=workers,

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from prune_realloc.cli.console import print_table, quiet_libraries, say, training_progress
+from prune_realloc.cli.networks import teacher_options
 from prune_realloc.cli.options import (
     PLAN,
     RUN,
@@ -19,13 +20,13 @@ from prune_realloc.cli.options import (
     Settings,
     Teacher,
     TeacherArgs,
+    TeacherModel,
     TrainData,
     TrainSamples,
     data_flags,
     option,
 )
 from prune_realloc.cli.train import train_settings
-from prune_realloc.cli.values import parse_pairs
 
 
 def grow(
@@ -45,6 +46,7 @@ def grow(
     config: Config = None,
     setting: Settings = None,
     teacher: Teacher = None,
+    teacher_model: TeacherModel = None,
     teacher_arg: TeacherArgs = None,
     images: Annotated[dict[str, Any], data_flags("split", "data_dir", "class_map", "class_order")],
     eval_split: EvalSplit = "validation",
@@ -67,7 +69,7 @@ def grow(
                 out=out,
                 rounds=rounds,
                 teacher=teacher,
-                teacher_args=parse_pairs(teacher_arg or [], "teacher-arg"),
+                teacher_options=teacher_options(teacher_model, teacher_arg or []),
                 device=device,
                 report=report,
             )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prune_realloc.cli.console import say_notes
 from prune_realloc.cli.values import parse_pairs
 from prune_realloc.core.errors import InputError
 from prune_realloc.recipe.document import Source
+from prune_realloc.recipe.options import checked_part
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,10 +38,17 @@ def named(text: str) -> Source:
     return Source(ckpt=text)
 
 
-def compared(source: str | None, args: Sequence[str]) -> Source | None:
+def compared(source: str | None, model: str | None, args: Sequence[str]) -> Source | None:
     """The network to compare with, and how it is built; None where none is named."""
     if source is None:
-        if args:
-            raise InputError("source-arg: no source is named; give its checkpoint with --source")
+        if args or model is not None:
+            raise InputError("source-model, source-arg: no source is named; give its checkpoint with --source")
         return None
-    return Source(ckpt=None if source == "demo" else source, model_args=parse_pairs(args, "source-arg"))
+    ckpt = None if source == "demo" else source
+    return checked_part(Source, {"ckpt": ckpt, "model": model, "model_args": parse_pairs(args, "source-arg")})
+
+
+def teacher_options(model: str | None, args: Sequence[str]) -> dict[str, Any]:
+    """How the checkpoint of a teacher is opened, where that is said."""
+    given = {"model": model, "model_args": parse_pairs(args, "teacher-arg")}
+    return {name: value for name, value in given.items() if value}

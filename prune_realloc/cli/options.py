@@ -84,6 +84,10 @@ Settings = Annotated[
 Teacher = Annotated[
     str | None, option(PLAN, "--teacher", help="Checkpoint, 'demo', or timm's name of a network to distil from.")
 ]
+SourceModel = Annotated[
+    str | None, option(MODEL, "--source-model", help="What --model is, of the source: timm's name of its architecture.")
+]
+TeacherModel = Annotated[str | None, option(PLAN, "--teacher-model", help="What --model is, of the teacher.")]
 TeacherArgs = Annotated[
     list[str] | None,
     option(PLAN, "--teacher-arg", metavar="KEY=VALUE", help="What --model-arg is, of the teacher; may be repeated."),

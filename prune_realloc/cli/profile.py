@@ -24,6 +24,8 @@ from prune_realloc.cli.networks import named, opened
 from prune_realloc.cli.options import MODEL, PLAN, RUN, Device, Json, Seed, option, require_writable
 from prune_realloc.cli.values import parse_numbers, parse_pairs
 from prune_realloc.core.errors import InputError
+from prune_realloc.recipe.document import Source
+from prune_realloc.recipe.options import checked_part
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,13 +41,16 @@ def profile(
             help="Checkpoint, folder, timm's name of an architecture, or 'demo'; two: side by side. Default: demo.",
         ),
     ] = None,
+    model: Annotated[str | None, option(MODEL, "--model", help="Timm's name of the first one's architecture.")] = None,
     model_arg: Annotated[
         list[str] | None,
         option(MODEL, "--model-arg", metavar="KEY=VALUE", help="Of the first one's architecture; may be repeated."),
     ] = None,
     batch: Annotated[list[int] | None, option(RUN, "--batch", help="May be repeated. Default: 1 and 32.")] = None,
     threads: Annotated[int | None, option(RUN, "--threads", help="CPU threads. Default: PyTorch's.")] = None,
-    seconds: Annotated[float, option(RUN, "--seconds", help="Per network and batch size, twice.")] = 2.0,
+    seconds: Annotated[
+        float, option(RUN, "--seconds", help="Per network and batch size, twice; once at most 100 passes.")
+    ] = 2.0,
     device: Device = "cpu",
     seed: Seed = 0,
     sweep_mhsa: Annotated[
@@ -77,16 +82,14 @@ def profile(
             raise InputError("train: only the networks of --sweep-mhsa are trained; name shares, or leave it out")
         words, shares = _shares(networks or [], sweep_mhsa)
         words = words or ["demo"]
-        args = parse_pairs(model_arg or [], "model-arg")
-        models = _models(words, args)
+        how = _how(model, model_arg or [])
+        models = _models(words, how)
         first, *others = models.values()
         if sweep_mhsa is not None:
             if others:
                 raise InputError("sweep-mhsa: takes the cost of one network; name one")
             options = {"batch_sizes": batch or (1, 32), "threads": threads, "device": device, "seconds": seconds}
-            _sweep(
-                first, shares, trained_on, out, as_json, options | {"seed": seed, "named": words[0], "model_args": args}
-            )
+            _sweep(first, shares, trained_on, out, as_json, options | {"seed": seed, "named": words[0], "how": how})
             return
         for net in others:
             require_same_input(net, first)
@@ -101,7 +104,7 @@ def profile(
             progress=lambda what: say(f"profiling {what}"),
         )
         if out is not None:
-            _write(replace(found, named=tuple(words), model_args=args), out)
+            _write(replace(found, named=tuple(words), how=how), out)
     if as_json:
         show_json(asdict(found) | {"sentences": found.sentences()})
         return
@@ -146,11 +149,17 @@ def quiet_profiler() -> None:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 
-def _models(names: Sequence[str], args: Mapping[str, Any]) -> dict[str, nn.Module]:
+def _how(model: str | None, args: Sequence[str]) -> dict[str, Any]:
+    """How a network is opened beside its name, where that is said."""
+    given = {"model": model, "model_args": parse_pairs(args, "model-arg")}
+    return {name: value for name, value in given.items() if value}
+
+
+def _models(names: Sequence[str], how: Mapping[str, Any]) -> dict[str, nn.Module]:
     """As the command line names them; of a folder or file the last part of its path, where that tells them apart.
 
     Args:
-        args: of the first one's architecture.
+        how: the first is opened beside its name.
     """
     if len(set(names)) < len(names):
         twice = next(name for name in names if list(names).count(name) > 1)
@@ -158,7 +167,7 @@ def _models(names: Sequence[str], args: Mapping[str, Any]) -> dict[str, nn.Modul
     short = [Path(name).name or name for name in names]
     labels = short if len(set(short)) == len(names) else names
     first, *others = map(named, names)
-    sources = [first.model_copy(update={"model_args": dict(args)}), *others]
+    sources = [checked_part(Source, first.model_dump(exclude_none=True) | dict(how)), *others]
     return {label: opened(source) for label, source in zip(labels, sources, strict=True)}
 
 

@@ -145,6 +145,11 @@ class Page:
     missing: tuple[Missing, ...] = field(default=())
     """Whole sections that are not there."""
 
+    @property
+    def noted(self) -> list[tuple[int, Panel]]:
+        """The panels that have notes, with their numbers from 1."""
+        return [(number, panel) for number, panel in enumerate(self.panels, 1) if panel.notes]
+
 
 def _names(drawing: Drawing) -> Sequence[str]:
     if isinstance(drawing, Chart):

@@ -182,7 +182,8 @@ def movable_axes(analysis: Analysis, recipe: Recipe) -> tuple[RecipeAxis, ...]:
     if "axes" in recipe.model_fields_set:
         return recipe.axes
     present = {site_place(name)[0] for name in analysis.widths}
-    read = analysis.model.get("inside") or analysis.model.get("num_classes") == 0
+    by_features = (analysis.data or {}).get("labels") == "random projections"
+    read = analysis.model.get("inside") or by_features
     if recipe.allocation != "damage" or analysis.unit != "nats" or read:
         present -= set(OUTER_AXES)
     return tuple(axis for axis in DEFAULT_AXES if axis in present)

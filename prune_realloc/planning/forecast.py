@@ -16,12 +16,12 @@ trained networks at 0.8 to 0.3 of their multiply-adds (`benchmarks/forecast.py`)
 def unchecked(recipe: Recipe) -> str:
     """What to say beside a forecast that nothing was measured for."""
     if not _seen(recipe):
-        return "not checked; apply measures it"
+        return "not checked; apply measures it on a classifier"
     least, median, most = SEEN[recipe.compensate.refit]
     how = "" if recipe.compensate.refit else ", without refit,"
     return (
         f"not checked: on five networks{how} {median:g} times as much was measured ({least:g} to {most:g}); apply "
-        "measures it"
+        "measures it on a classifier"
     )
 
 

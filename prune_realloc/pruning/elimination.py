@@ -13,9 +13,6 @@ from prune_realloc.pruning.moments import ROUNDING, LinearMoments
 
 RIDGE = 1e-4
 """Added to covariances before they are inverted, as a share of their mean variance."""
-LARGE = 1024
-"""Columns from which on units go in single precision, in half the time: with the ridge above, what is left is well
-enough conditioned for it, and the factor that it begins with is of double precision."""
 _STEPS = 64
 """Units of a site without groups go in this many rounds; their order in a round is by the costs at its start."""
 
@@ -66,25 +63,18 @@ class Elimination:
         """Of each unit that is left: where its columns are now."""
         # with R'R = N / 2 G, the squared length of a column of R W is what an error of that shape costs
         values, vectors = torch.linalg.eigh(moments.tokens / 2 * moments.gradient)
-        costly = values.clamp(min=0).sqrt()[:, None] * (vectors.T @ weight)
-        covariance = ridged(moments.covariance, moments.mean)
-        # numbers near 1, which single precision can hold whatever the units of activations and gradients are
-        power = covariance.diagonal().mean()
-        square = costly.square().mean().clamp(min=torch.finfo(costly.dtype).tiny)
-        self._nats = power * square
-        precision = torch.float32 if len(covariance) >= LARGE else costly.dtype
-        self.weight = (costly / square.sqrt()).to(precision)
-        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariance / power).to(precision))
+        self.weight = values.clamp(min=0).sqrt()[:, None] * (vectors.T @ weight)
+        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(ridged(moments.covariance, moments.mean)))
 
     def costs(self) -> Tensor:
         """Damage of removing each unit that is left, alone."""
         places = self._places
         if places.shape[1] == 1:
-            return self._nats * (self.weight.square().sum(0) / self.inverse.diagonal())[places[:, 0]].double()
+            return (self.weight.square().sum(0) / self.inverse.diagonal())[places[:, 0]]
         own = self.inverse[places[:, :, None], places[:, None]]  # (units, E, E)
         gone = self.weight[:, places].permute(1, 2, 0)
         each = torch.linalg.solve_triangular(torch.linalg.cholesky(own), gone, upper=False)
-        return self._nats * each.square().sum((1, 2)).double()
+        return each.square().sum((1, 2))
 
     def remove_(self, positions: Tensor) -> Tensor:
         """Take units out in the given order; returns the damage that each adds."""
@@ -101,7 +91,7 @@ class Elimination:
         stays[positions] = False
         self.alive, self._places = self.alive[stays], self._places[stays]
         self._close_gaps_(columns)
-        return self._nats * damage.double().reshape(len(positions), -1).sum(1)
+        return damage.reshape(len(positions), -1).sum(1)
 
     def _close_gaps_(self, gone: Tensor) -> None:
         """Columns from the end take the places of those that went: a copy of all that is left would take longer than

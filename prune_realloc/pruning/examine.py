@@ -39,6 +39,7 @@ from prune_realloc.pruning.scorers import (
 )
 from prune_realloc.pruning.shown import never_shown
 from prune_realloc.pruning.sites import find_sites, widths
+from prune_realloc.recipe.document import DEFAULT_AXES
 from prune_realloc.runtime.device import out_of_memory_named
 from prune_realloc.runtime.networks import count_classes, model_identity, module_kinds
 from prune_realloc.tracing.memory import memory_of
@@ -319,8 +320,9 @@ def _dead_sites(scores: Mapping[str, np.ndarray], objective: Objective | None = 
 
 
 def _unsteady(stability: Mapping[str, float]) -> list[str]:
-    """A note on axes whose units the two halves of the images rank differently."""
-    low = [f"{axis} {value:.2f}" for axis, value in stability.items() if value < _STEADY]
+    """A note on axes, of those that are cut if none are named, whose units the two halves of the images rank
+    differently."""
+    low = [f"{axis} {value:.2f}" for axis, value in stability.items() if value < _STEADY and axis in DEFAULT_AXES]
     if not low:
         return []
     return [

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import operator
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,14 @@ _IMAGE_FLAGS = {
     "class_order": "--class-order",
     "samples": "--samples",
     "seed": "--seed",
+}
+_TRAINED_FLAGS = {
+    "data_dir": "--data-dir",
+    "split": "--split",
+    "eval_split": "--eval-split",
+    "samples": "--samples",
+    "class_map": "--class-map",
+    "class_order": "--class-order",
 }
 UNNAMED = ["--ckpt", "CHECKPOINT", "--data", "IMAGES"]
 """What stands for a network and images that a file does not name."""
@@ -175,7 +184,7 @@ def _sweep_line(folder: str, sweep: Sweep) -> str:
 def _profile_line(folder: str, profile: Profile) -> str:
     sizes = [part for size in dict.fromkeys(each.batch_size for each in profile.passes) for part in ("--batch", size)]
     networks = profile.named or ("CHECKPOINT",)
-    networks = (*networks, *_pairs("--model-arg", profile.model_args))
+    networks = (*networks, *_how("", profile.how))
     return _line("profile", *networks, *map(str, sizes), "--threads", str(profile.threads), "-o", folder)
 
 
@@ -184,8 +193,7 @@ def _shares_line(folder: str, sweep: Sandwiches) -> str:
     sizes = [part for size in sweep.networks[0].ms for part in ("--batch", str(size))]
     trained = [] if sweep.epochs is None else ["--train", "IMAGES"]
     network = sweep.named or "CHECKPOINT"
-    args = _pairs("--model-arg", sweep.model_args)
-    return _line("profile", network, *args, "--sweep-mhsa", shares, *trained, *sizes, "-o", folder)
+    return _line("profile", network, *_how("", sweep.how), "--sweep-mhsa", shares, *trained, *sizes, "-o", folder)
 
 
 def _train_line(folder: str, done: Finished) -> str:
@@ -193,11 +201,9 @@ def _train_line(folder: str, done: Finished) -> str:
     settings = [
         f"--set={name}={value}" for name, value in done.config.items() if value is not None and value != usual.get(name)
     ]
-    args = _pairs("--teacher-arg", done.teacher_args)
-    teacher = ["--teacher", done.teacher, *args] if done.teacher else []
-    split = ["--eval-split", str(done.data["eval_split"])] if done.data.get("eval_split") else []
+    teacher = ["--teacher", done.teacher, *_how("teacher-", done.teacher_options or {})] if done.teacher else []
     where = [done.parent or "NETWORK", *_pairs("--model-arg", done.model_args), "--data", done.data["name"]]
-    return _line("train", *where, *split, *teacher, *settings, "-o", folder)
+    return _line("train", *where, *_flags(done.data, _TRAINED_FLAGS), *teacher, *settings, "-o", folder)
 
 
 def analysed(analysis: Analysis) -> list[str]:
@@ -210,6 +216,15 @@ def cut_of(recipe: Recipe) -> list[str]:
     """The same of a recipe that was carried out."""
     data = recipe.data.model_dump() if recipe.data.name is not None else None
     return _flags_of(recipe.source.model_dump(), data)
+
+
+def as_argument(flags: Sequence[str]) -> list[str]:
+    """Of the flags of a network and images the network, as verbs take it that are given several."""
+    given = dict(pairwise(flags))
+    if "--ckpt" not in given:
+        return [given.get("--model", "demo")]
+    more = [part for flag in ("--model",) if flag in given for part in (flag, given[flag])]
+    return [given["--ckpt"], *more, *(flag for flag in flags if flag.startswith("--model-arg="))]
 
 
 def _flags_of(source: Mapping[str, Any], data: Mapping[str, Any] | None) -> list[str]:
@@ -227,8 +242,14 @@ def _flags_of(source: Mapping[str, Any], data: Mapping[str, Any] | None) -> list
     )
 
 
+def _how(whose: str, how: Mapping[str, Any]) -> list[str]:
+    """Flags that say how a network is opened; of the teacher with that in front."""
+    model = [f"--{whose}model", str(how["model"])] if how.get("model") else []
+    return [*model, *_pairs("--teacher-arg" if whose else "--model-arg", how.get("model_args"))]
+
+
 def _pairs(flag: str, args: Mapping[str, Any] | None) -> list[str]:
-    return [f"{flag}={key}={value}" for key, value in (args or {}).items()]
+    return [f"{flag}={key}={'null' if value is None else value}" for key, value in (args or {}).items()]
 
 
 def _flags(values: Mapping[str, Any], flags: Mapping[str, str]) -> list[str]:

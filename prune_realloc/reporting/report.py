@@ -12,7 +12,7 @@ from prune_realloc.core.files import make_folder, write_files
 from prune_realloc.core.structure import INNER_AXES, site_place
 from prune_realloc.pages.content import Missing, Page, Panel
 from prune_realloc.pages.writers import as_html
-from prune_realloc.reporting.asked import UNNAMED, analysed, asked_panel, cut_of, reproduce_panel
+from prune_realloc.reporting.asked import UNNAMED, analysed, as_argument, asked_panel, cut_of, reproduce_panel
 from prune_realloc.reporting.cut import cut_panel, outcome_panel, sweep_panel
 from prune_realloc.reporting.emitted import emitted_panel
 from prune_realloc.reporting.found import checked_panel, found_panel
@@ -41,7 +41,8 @@ class _Section:
     """The field of `Runs` that it is made of."""
     panels: Callable[[Runs], Sequence[Panel]]
     command: str
-    """`{run}` is the first folder, `{source}` the flags of its network and images."""
+    """`{run}` is the folder of the first analysis, `{source}` the flags of its network and images, `{network}` the
+    network alone, as `profile` takes it."""
 
 
 _SECTIONS = (
@@ -76,13 +77,13 @@ _SECTIONS = (
         panels=lambda runs: [
             profile_panel(runs.profiles[folder], owner) for folder, owner in owners(runs.profiles).items()
         ],
-        command="prune-realloc profile CHECKPOINT {run}/pruned -o {run}/profile",
+        command="prune-realloc profile {network} {cut} -o {run}/profile",
     ),
     _Section(
         title="How much attention?",
         of="shares",
         panels=lambda runs: [shares_panel(runs.shares)],
-        command="prune-realloc profile CHECKPOINT --sweep-mhsa 0.1,0.2,0.3,0.4,0.5 -o {run}/shares",
+        command="prune-realloc profile {network} --sweep-mhsa 0.1,0.2,0.3,0.4,0.5 -o {run}/shares",
     ),
     _Section(
         title="Heads",
@@ -164,9 +165,11 @@ def _command(section: _Section, runs: Runs) -> str:
     elif runs.cuts:
         flags = cut_of(next(iter(runs.cuts.values())).recipe)
     emitted = next((str(Path(variant).parent) for variant in runs.variants), f"{folder}/variants")
-    places = {"run": folder, "emitted": emitted}
+    cut = next(iter(runs.cuts), f"{folder}/pruned")
+    places = {"run": folder, "emitted": emitted, "cut": cut}
     named = {name: shlex.quote(place) for name, place in places.items()}
-    return " ".join(section.command.format(**named, source=shlex.join(flags)).split())
+    texts = {"source": shlex.join(flags), "network": shlex.join(as_argument(flags))}
+    return " ".join(section.command.format(**named, **texts).split())
 
 
 def _lead(runs: Runs) -> Iterator[str]:

@@ -13,9 +13,9 @@ except ImportError:  # no POSIX
     getrusage = None  # type: ignore[assignment]
 
 SECONDS = 1e-6
-"""What a fault costs at least, with the filling of its page (benchmarks/page_faults.py)."""
+"""What a fault costs, with the filling of its page; the least that benchmarks/page_faults.py found."""
 _MUCH = 0.03
-"""Share of the time above which it is said."""
+"""Share of the time above which it is said; faults of threads at once are counted one after the other."""
 KEEP = {"MALLOC_MMAP_THRESHOLD_": "1000000000", "MALLOC_TRIM_THRESHOLD_": "1000000000"}
 """Environment in which the C library of Linux keeps what is freed."""
 
@@ -35,12 +35,10 @@ def faults_note(calls: Mapping[str, Call], times: Mapping[str, Sequence[float]])
     for call in calls.values():
         call()
     faults, seconds = page_faults() - before, sum(map(median, times.values()))
-    share = SECONDS * faults / seconds
-    if share < _MUCH:
+    if SECONDS * faults < _MUCH * seconds:
         return ()
     kept = " ".join(f"{name}={value}" for name, value in KEEP.items())
     return (
-        f"about {share:.0%} of the time or more is memory that passes give back to the system and take again "
-        f"({faults / len(calls):,.0f} page faults each), by what ran before; with {kept} in the environment of Linux "
-        "it is kept",
+        f"passes give memory back to the system and take it again, {faults / len(calls):,.0f} page faults each, of a "
+        f"microsecond or more: times depend on what ran before; with {kept} in the environment of Linux it is kept",
     )

@@ -99,8 +99,8 @@ class Profile:
     versions: Mapping[str, str]
     named: tuple[str, ...] = ()
     """The networks as the command line named them; older files and Python do not say it."""
-    model_args: Mapping[str, Any] = field(default_factory=dict)
-    """Arguments of the first one's architecture that the command line gave."""
+    how: Mapping[str, Any] = field(default_factory=dict)
+    """How the first one was opened beside its name: `model` and `model_args`, where the command line gave them."""
 
     def sentences(self) -> list[str]:
         """How much is memory-bound, and what the profiler adds: one each for every network and batch size."""

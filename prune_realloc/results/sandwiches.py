@@ -41,8 +41,8 @@ class Sandwiches:
     """Of each training; None: they were not trained."""
     named: str = ""
     """The network whose cost they have, as the command line named it; older files and Python do not say it."""
-    model_args: Mapping[str, Any] = field(default_factory=dict)
-    """Arguments of its architecture that the command line gave."""
+    how: Mapping[str, Any] = field(default_factory=dict)
+    """How it was opened beside its name: `model` and `model_args`, where the command line gave them."""
 
     def __post_init__(self) -> None:
         if not self.networks or any(each.ms.keys() != self.networks[0].ms.keys() for each in self.networks):

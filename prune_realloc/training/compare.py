@@ -153,7 +153,7 @@ def _macs(folder: Path) -> int:
 
 def _first_difference(one: Result, other: Result, network: bool = True) -> str | None:
     """In what two runs differ beyond their seed; `network`: the network counts too."""
-    left, right = ({key: run[key] for key in ("teacher", "teacher_args", "model_args")} for run in (one, other))
+    left, right = ({key: run[key] for key in ("teacher", "teacher_options", "model_args")} for run in (one, other))
     for part in ("network", "config", "data") if network else ("config", "data"):
         left |= {f"{part}.{key}": value for key, value in one[part].items()}
         right |= {f"{part}.{key}": value for key, value in other[part].items()}

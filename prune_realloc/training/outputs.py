@@ -96,8 +96,8 @@ class Trained:
     """Checkpoint or name of the network that it was distilled from; None without one."""
     teacher_top1: float | None
     """Share of the validation images that the teacher gets right; None without a teacher or labels."""
-    teacher_args: Mapping[str, Any] | None = None
-    """Arguments that the teacher was built with; None: its own."""
+    teacher_options: Mapping[str, Any] | None = None
+    """How the teacher's checkpoint was opened, where that was said."""
     likeness: Likeness | None = None
     """None with labels."""
     taken: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -126,7 +126,7 @@ class Finished:
     data: Annotated[Mapping[str, Any], holding(_Named)]
     parent: str | None = None
     teacher: str | None = None
-    teacher_args: Mapping[str, Any] | None = None
+    teacher_options: Mapping[str, Any] | None = None
     model_args: Mapping[str, Any] | None = None
 
     @property

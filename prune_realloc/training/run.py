@@ -197,7 +197,7 @@ class Run:
             parent=self.identity["source"],
             model_args=self.identity["model_args"],
             teacher=self.identity["teacher"],
-            teacher_args=self.identity["teacher_args"],
+            teacher_options=self.identity["teacher_options"],
             teacher_top1=state.teacher_top1,
             data=setup.images.facts() | {"validation_images": state.evaluated},
             taken=plain_facts(setup.net, setup.images.taken()),

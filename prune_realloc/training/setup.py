@@ -90,7 +90,7 @@ def set_up(
     description: bytes,
     images: TrainingImages,
     teacher: str | Path | None,
-    teacher_args: Mapping[str, Any],
+    teacher_options: Mapping[str, Any],
     source: str | Path,
     folder: Path,
 ) -> Setup:
@@ -115,7 +115,7 @@ def set_up(
     units = _units_beside(source)
     teaching = None
     if teacher is not None:
-        teaching = Teacher(teacher, teacher_args, net, prepare, accelerator.device)
+        teaching = Teacher(teacher, teacher_options, net, prepare, accelerator.device)
         if not count_classes(net):
             teaching.channels = channels_taught(teaching.net, net, source, units)
     return Setup(

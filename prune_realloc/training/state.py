@@ -24,8 +24,8 @@ class Identity(TypedDict):
     """Arguments that the network was built with, over its own."""
     teacher: str | None
     """The network to distil from, as it was named."""
-    teacher_args: dict[str, JsonValue] | None
-    """Arguments that it was built with; None: its own."""
+    teacher_options: dict[str, JsonValue] | None
+    """How its checkpoint was opened, where that was said."""
     processes: int
     """Processes that train together."""
     network: dict[str, JsonValue]

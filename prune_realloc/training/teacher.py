@@ -47,7 +47,11 @@ def open_named(name: str | Path, **more: Any) -> nn.Module:
     """A checkpoint, the shipped ViT, or a network that timm knows."""
     if str(name) == "demo":
         return load_model(**more)
-    return load_model(ckpt=name, **more) if Path(name).exists() else load_model(str(name), **more)
+    if Path(name).exists():
+        return load_model(ckpt=name, **more)
+    if more.get("model") is not None:
+        raise InputError(f"model: {str(name)!r} is a name already; only a checkpoint is given one")
+    return load_model(str(name), **more)
 
 
 class Teacher(nn.Module):
@@ -56,14 +60,14 @@ class Teacher(nn.Module):
     def __init__(
         self,
         name: str | Path,
-        model_args: Mapping[str, Any],
+        options: Mapping[str, Any],
         student: nn.Module,
         prepare: Preprocessing,
         device: torch.device,
     ) -> None:
         super().__init__()
         try:
-            self.net = open_named(name, pretrained=not is_stored(name), model_args=model_args).to(device)
+            self.net = open_named(name, pretrained=not is_stored(name), **options).to(device)
         except InputError as error:
             raise InputError(f"teacher {str(name)!r} cannot be opened: {error}") from error
         self.requires_grad_(False).eval()

@@ -56,7 +56,7 @@ def train(
     class_map: str | None = None,
     class_order: str | None = None,
     teacher: str | Path | None = None,
-    teacher_args: Mapping[str, Any] | None = None,
+    teacher_options: Mapping[str, Any] | None = None,
     model_args: Mapping[str, Any] | None = None,
     num_classes: int | None = None,
     device: str = "auto",
@@ -81,7 +81,7 @@ def train(
         class_map: as in `recipe.Data`.
         class_order: as in `recipe.Data`; names of the classes in `source` go before it.
         teacher: checkpoint, `demo`, or timm name of the network to distil from.
-        teacher_args: `model_args` of the teacher.
+        teacher_options: how its checkpoint is opened: `model`, `model_args`, `ema`, `img_size` as in `load_model`.
         model_args: more arguments for `timm.create_model`, such as `{"img_size": 64}`.
         num_classes: classes of a new head, 1 for a single logit that tells two apart. Default: the data's; where these
             are as many as the network's, its head stays. A network without a head gets one only if this is given.
@@ -94,8 +94,8 @@ def train(
     _require_name("source", source)
     if teacher is not None:
         _require_name("teacher", teacher)
-    elif teacher_args:
-        raise InputError("teacher_args: no teacher is named; give one with --teacher")
+    elif teacher_options:
+        raise InputError("teacher_options: no teacher is named; give one with --teacher")
     where, folder = pick_device(device), Path(out)
     with random_state_kept(where), process_group(where), own_accelerate_state():
         accelerator = _accelerator(config, where)
@@ -117,11 +117,11 @@ def train(
             description=shown,
             images=images,
             teacher=teacher,
-            teacher_args=teacher_args or {},
+            teacher_options=teacher_options or {},
             source=source,
             folder=folder,
         )
-        identity = _identity(setup, str(source), teacher, model_args or {}, teacher_args or None)
+        identity = _identity(setup, str(source), teacher, model_args or {}, teacher_options or None)
         if accelerator.is_main_process:
             _ready(folder)
         run = Run(setup, identity, report, save_seconds)
@@ -145,7 +145,7 @@ def _identity(
     source: str,
     teacher: str | Path | None,
     model_args: Mapping[str, Any],
-    teacher_args: Mapping[str, Any] | None,
+    teacher_options: Mapping[str, Any] | None,
 ) -> Identity:
     facts = {
         "source": source,
@@ -153,7 +153,7 @@ def _identity(
         "data": setup.images.facts(),
         "model_args": dict(model_args),
         "teacher": None if teacher is None else str(teacher),
-        "teacher_args": None if teacher_args is None else dict(teacher_args),
+        "teacher_options": None if teacher_options is None else dict(teacher_options),
         "processes": setup.accelerator.num_processes,
         "network": model_identity(setup.net),
         "taught": None if setup.teacher is None else model_identity(setup.teacher.net),

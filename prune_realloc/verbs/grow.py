@@ -38,7 +38,7 @@ def grow(
     out: str | Path,
     rounds: int = 3,
     teacher: str | Path | None = None,
-    teacher_args: Mapping[str, Any] | None = None,
+    teacher_options: Mapping[str, Any] | None = None,
     device: str = "auto",
     report: Report | None = None,
 ) -> Trail:
@@ -55,7 +55,7 @@ def grow(
             the trail of all rounds.
         rounds: how many times widths move; one more network is trained.
         teacher: checkpoint, `demo`, or timm name of the network that each of them is distilled from.
-        teacher_args: as in `train`.
+        teacher_options: as in `train`.
         report: as in `train`.
 
     Raises:
@@ -63,13 +63,15 @@ def grow(
         WorkFailed: a training failed; what was done stands.
     """
     require_at_least("rounds", rounds, 1)
+    if teacher_options and teacher is None:
+        raise InputError("teacher_options: no teacher is named; give one with --teacher")
     with process_group(pick_device(device)):
         if place()[1] > 1:
             raise InputError("grow works in one process; start it without accelerate launch or torchrun")
     first, target, folder = _opened(variant), _target(variant), Path(out)
     settings = {"variant": str(variant), "network": first.args(), "rounds": rounds, **vars(images)}
     settings |= {"teacher": None if teacher is None else str(teacher), "target": target.model_dump(mode="json")}
-    settings |= {"teacher_args": dict(teacher_args)} if teacher_args else {}
+    settings |= {"teacher_options": dict(teacher_options) if teacher_options else None}
     settings |= {f"config.{key}": value for key, value in config.model_dump(exclude={*FREE}).items()}
     trail = _begun(folder, json.loads(json.dumps(settings)))  # with lists for tuples
     growth = Growth(
@@ -77,7 +79,7 @@ def grow(
         images=images,
         target=target,
         teacher=teacher,
-        teacher_args=teacher_args,
+        teacher_options=teacher_options,
         device=device,
         report=report,
     )

@@ -63,7 +63,7 @@ class Growth:
     target: Target
     """Its rules bound the widths."""
     teacher: str | Path | None
-    teacher_args: Mapping[str, Any] | None
+    teacher_options: Mapping[str, Any] | None
     device: str
     report: Report | None
 
@@ -80,7 +80,7 @@ class Growth:
             **vars(self.images),
             out=out,
             teacher=self.teacher,
-            teacher_args=self.teacher_args,
+            teacher_options=self.teacher_options,
             device=self.device,
             report=self.report,
         )

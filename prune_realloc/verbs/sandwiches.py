@@ -41,7 +41,7 @@ def sandwiches(
     config: TrainConfig | None = None,
     out: str | Path | None = None,
     named: str = "",
-    model_args: Mapping[str, Any] | None = None,
+    how: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] | None = None,
     report: Report | None = None,
 ) -> Sandwiches:
@@ -54,8 +54,7 @@ def sandwiches(
         data: images to train on, as in `train`.
         config: how each network is trained. Default: `TrainConfig()`.
         out: folder for `sandwiches.json` and a folder with each network, and with `data` its training.
-        named, model_args: what the network is called on the command line, and the arguments of its architecture, for
-            the record.
+        named, how: what the network is called on the command line, and how it was opened there, for the record.
         report: as in `train`.
 
     Raises:
@@ -97,7 +96,7 @@ def sandwiches(
         threads=timed.threads,
         epochs=None if data is None else settings.epochs,
         named=named,
-        model_args=dict(model_args or {}),
+        how=dict(how or {}),
     )
     if out is not None:
         write_files(Path(out), {SANDWICHES_FILE: found.file()})

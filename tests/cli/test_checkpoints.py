@@ -11,6 +11,8 @@ from safetensors.torch import save_file
 from support.networks import TINY
 from support.right import pictures, right_network, write_pictures
 
+from prune_realloc import save_pruned
+
 NAME = "vit_tiny_patch16_224"
 PICTURES = pictures(4)
 NAMES = ("ant", "bee", "cat", "dog")
@@ -154,3 +156,32 @@ def test_a_class_count_of_its_own(run_cli, net, tmp_path, saved):
     assert json.loads(out)["taken"]["classes"]["value"].startswith("3, ant .. cat")
     config = json.loads((tmp_path / "run" / "last" / "config.json").read_text())
     assert (config["num_classes"], config["pretrained_cfg"]["label_names"]) == (3, ["ant", "bee", "cat"])
+
+
+def test_a_source_that_does_not_say_how_it_was_built_is_told(run_cli, net, data, saved):
+    path = saved(net.state_dict())
+    own = [text.replace("--model", "--source-model").replace("-model-arg", "-arg") for text in MODEL]
+    code, out, err = run_cli("eval", "--ckpt", path, *MODEL, "--data", data, "--source", path, *own, "--json")
+    assert code == 0, err
+    assert json.loads(out)["agreement"] == 1.0
+    assert "no source is named" in refused(run_cli, "eval", "--ckpt", path, *MODEL, "--data", data, *own)
+
+
+def test_what_profile_takes_first_can_be_told_too(run_cli, net, saved, tmp_path):
+    fast = ("--batch", 1, "--seconds", 0, "--threads", 1)
+    code, _, err = run_cli("profile", saved(net.state_dict()), *MODEL, *fast, "-o", tmp_path / "profile")
+    assert code == 0, err
+    how = json.loads((tmp_path / "profile" / "profile.json").read_text())["how"]
+    assert (how["model"], how["model_args"]["depth"]) == (NAME, TINY["depth"])
+
+
+def test_a_teacher_that_does_not_say_how_it_was_built_is_told(run_cli, net, data, saved, tmp_path):
+    path = saved(net.state_dict())
+    own = [text.replace("--model", "--teacher-model").replace("-model-arg", "-arg") for text in MODEL]
+    quick = ("--set", "epochs=1", "--set", "batch_size=4", "--eval-split", "held-out", "--samples", 4)
+    where = ("--data", data, "-o", tmp_path / "run")
+    save_pruned(net, tmp_path / "student")
+    code, _, err = run_cli("train", tmp_path / "student", *where, *quick, "--teacher", path, *own)
+    assert code == 0, err
+    options = json.loads((tmp_path / "run" / "result.json").read_text())["teacher_options"]
+    assert options["model"] == NAME

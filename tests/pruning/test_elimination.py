@@ -46,22 +46,3 @@ def test_units_of_several_columns_go_with_all_of_them(groups):
         assert set((curve.order[:, width] + np.arange(groups) * (6 // groups)).tolist()) == gone
         left -= gone
         assert curve.damage[width] == pytest.approx(damage(left), rel=1e-9)
-
-
-@pytest.mark.parametrize("case", ["as drawn", "two alike", "small numbers", "dead"])
-def test_single_precision_gives_the_same_curve(case, monkeypatch):
-    """As large layers have it; units that are nearly alike are where subtraction could hurt."""
-    generator = torch.Generator().manual_seed(0)
-    rows = (
-        torch.randn(400, 64, generator=generator, dtype=torch.float64)
-        @ torch.randn(64, 64, generator=generator).double()
-    )
-    weight, root = (torch.randn(8, n, generator=generator, dtype=torch.float64) for n in (64, 8))
-    if case == "two alike":
-        rows[:, 32:] = rows[:, :32] + 1e-3 * rows[:, 32:]
-    scale = {"small numbers": 1e-25, "dead": 0.0}.get(case, 1.0)
-    read = LinearMoments(7, torch.ones(7), scale * root @ root.T, 0 * rows[0], scale * torch.cov(rows.T, correction=0))
-    double = eliminate([Elimination(weight, read)], 1, 64)
-    monkeypatch.setattr("prune_realloc.pruning.elimination.LARGE", 1)
-    single = eliminate([Elimination(weight, read)], 1, 64)
-    assert single.damage == pytest.approx(double.damage, rel=0.01, abs=1e-9 * double.damage[0])

@@ -250,7 +250,7 @@ def test_notes_are_announced_on_top(broken):
     page = report([broken])
     place = next(number for number, panel in enumerate(page.panels, 1) if panel.title == "Before and after")
     assert f'<a href="#s{place}">2 in "Before and after"</a>' in as_html(page).decode()
-    assert "2 notes to read before the numbers are believed: Before and after" in as_markdown(page).decode()
+    assert 'Notes to read beside the numbers: 2 in "Before and after"' in as_markdown(page).decode()
 
 
 @pytest.mark.parametrize(
