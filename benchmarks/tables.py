@@ -126,9 +126,9 @@ def kept_more(record: Record) -> str:
         variants.setdefault(row["variant"], {})[row["seed"]] = row
     rows = []
     for (network, share), variants in sorted(found.items(), key=lambda each: (each[0][0], -each[0][1])):
-        alike = set.intersection(*(set(own) for name, own in variants.items() if not name.startswith("torch-pruning")))
+        ours = [set(own) for name, own in variants.items() if not name.startswith("torch-pruning")]
         for variant, of_draw in variants.items():
-            draws = alike & set(of_draw)  # torch-pruning has one
+            draws = set(of_draw).intersection(*ours)  # torch-pruning has one
             top1, seconds = (statistics.mean(of_draw[d][key] for d in draws) for key in ("top1", "seconds"))
             distances = [of_draw[d]["kl"] for d in draws if of_draw[d]["kl"] is not None]
             kl = f"{statistics.mean(distances):.2g}" if distances else ""

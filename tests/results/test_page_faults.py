@@ -10,7 +10,7 @@ def test_they_are_said_where_they_take_more_than_a_few_per_cent(faults, said, mo
     counts = iter([1_000, 1_000 + faults])
     monkeypatch.setattr(page_faults, "page_faults", lambda: next(counts))
     calls = dict.fromkeys(("one", "other"), lambda: None)
-    notes = faults_note(calls, dict.fromkeys(calls, [0.1, 0.1, 0.3]))
+    notes = faults_note(calls, {name: [0.1, 0.1, 0.3] for name in calls})
     assert len(notes) == said
     for note in notes:
         assert "3,500 page faults each" in note
