@@ -154,6 +154,10 @@ def _stored(
     name = model or found.architecture
     if name is not None and not is_model(name.split(".")[0]):
         raise InputError(f"model {name!r} is unknown to timm; see timm.list_models()")
+    if found.architecture == PRUNED and name != PRUNED:
+        raise InputError(
+            f"model {name!r}: what lies in {str(path)!r} is pruned, and says itself what it is; leave it out"
+        )
     known = _declaring(found, name)
     shapes = {} if known is None else _inferred(known, found, extra, img_size)
     hints = _hints(found, shapes)

@@ -117,6 +117,11 @@ def test_damaged_folders_are_refused(saved, tmp_path):
         load_pruned(load_model.__globals__["DEMO"])
 
 
+def test_a_pruned_network_is_not_told_what_it_is(saved):
+    with pytest.raises(InputError, match="is pruned, and says itself what it is"):
+        load_model("deit_tiny_patch16_224", ckpt=saved[1])
+
+
 def test_a_folder_is_read_once(saved, monkeypatch):
     _, folder = saved
     read = []
