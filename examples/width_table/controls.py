@@ -1,15 +1,17 @@
 """Controls of the network that `emit` makes: each has everything of it except what its name says.
 
+    export MALLOC_MMAP_THRESHOLD_=1000000000 MALLOC_TRIM_THRESHOLD_=1000000000
     python examples/width_table/controls.py runs/width_table/analysis-fashion
 
-measures which networks take as long as the emitted one and writes their widths to equal_latency_2M.json, of which
-`table.py` trains them.
+measures which networks take as long as the emitted one, with freed memory kept (docs/benchmarks.md, "What page faults
+cost"), and writes their widths to equal_latency_2M.json, of which `table.py` trains them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -25,6 +27,7 @@ from prune_realloc import Analysis, InputError
 from prune_realloc.core.files import write_file
 from prune_realloc.models.efficientvit import EfficientVit
 from prune_realloc.results.bench import bench
+from prune_realloc.results.page_faults import KEEP
 
 SWAPS = 19
 """Rank 1 among so many and itself is p = 0.05."""
@@ -142,6 +145,7 @@ def main(argv: list[str] | None = None) -> None:
             "slower": dict(zip(found, np.exp(_slower(own, found.values())).round(3).tolist(), strict=True)),
             "widths": {name: one.widths() for name, one in found.items()},
             "how": f"medians in turns, batches of {BATCH}, 1 thread, eager, torch {torch.__version__}",
+            "environment": {name: os.environ.get(name, "") for name in KEEP},
             "machine": platform.machine(),
             "date": time.strftime("%Y-%m-%d"),
         }
