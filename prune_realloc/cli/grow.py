@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from prune_realloc.cli.console import print_table, quiet_libraries, say, training_progress
-from prune_realloc.cli.networks import teacher_options
+from prune_realloc.cli.networks import told
 from prune_realloc.cli.options import (
     PLAN,
     RUN,
@@ -69,7 +69,7 @@ def grow(
                 out=out,
                 rounds=rounds,
                 teacher=teacher,
-                teacher_options=teacher_options(teacher_model, teacher_arg or []),
+                teacher_options=told(teacher_model, teacher_arg or [], "teacher-arg"),
                 device=device,
                 report=report,
             )

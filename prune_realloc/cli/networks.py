@@ -45,10 +45,14 @@ def compared(source: str | None, model: str | None, args: Sequence[str]) -> Sour
             raise InputError("source-model, source-arg: no source is named; give its checkpoint with --source")
         return None
     ckpt = None if source == "demo" else source
-    return checked_part(Source, {"ckpt": ckpt, "model": model, "model_args": parse_pairs(args, "source-arg")})
+    return checked_part(Source, {"ckpt": ckpt} | told(model, args, "source-arg"))
 
 
-def teacher_options(model: str | None, args: Sequence[str]) -> dict[str, Any]:
-    """How the checkpoint of a teacher is opened, where that is said."""
-    given = {"model": model, "model_args": parse_pairs(args, "teacher-arg")}
+def told(model: str | None, args: Sequence[str], flag: str) -> dict[str, Any]:
+    """How a network is opened beside its name, where that is said; fields of `Source`.
+
+    Args:
+        flag: that gave `args`, for messages.
+    """
+    given = {"model": model, "model_args": parse_pairs(args, flag)}
     return {name: value for name, value in given.items() if value}

@@ -20,9 +20,9 @@ from prune_realloc.cli.console import (
     show_tables,
     training_progress,
 )
-from prune_realloc.cli.networks import named, opened
+from prune_realloc.cli.networks import named, opened, told
 from prune_realloc.cli.options import MODEL, PLAN, RUN, Device, Json, Seed, option, require_writable
-from prune_realloc.cli.values import parse_numbers, parse_pairs
+from prune_realloc.cli.values import parse_numbers
 from prune_realloc.core.errors import InputError
 from prune_realloc.recipe.document import Source
 from prune_realloc.recipe.options import checked_part
@@ -82,7 +82,7 @@ def profile(
             raise InputError("train: only the networks of --sweep-mhsa are trained; name shares, or leave it out")
         words, shares = _shares(networks or [], sweep_mhsa)
         words = words or ["demo"]
-        how = _how(model, model_arg or [])
+        how = told(model, model_arg or [], "model-arg")
         models = _models(words, how)
         first, *others = models.values()
         if sweep_mhsa is not None:
@@ -147,12 +147,6 @@ def _sweep(
 def quiet_profiler() -> None:
     """No lines of the profiler's own; it reads this once, when torch is imported."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-
-
-def _how(model: str | None, args: Sequence[str]) -> dict[str, Any]:
-    """How a network is opened beside its name, where that is said."""
-    given = {"model": model, "model_args": parse_pairs(args, "model-arg")}
-    return {name: value for name, value in given.items() if value}
 
 
 def _models(names: Sequence[str], how: Mapping[str, Any]) -> dict[str, nn.Module]:

@@ -9,7 +9,7 @@ import typer
 
 from prune_realloc.cli.compare import compare
 from prune_realloc.cli.console import quiet_libraries, say, say_notes, say_taken, training_progress
-from prune_realloc.cli.networks import teacher_options
+from prune_realloc.cli.networks import told
 from prune_realloc.cli.options import (
     MODEL,
     PLAN,
@@ -85,7 +85,7 @@ def train(
         naming = {name: images.pop(name) for name in ("class_map", "class_order") if name in images}
         parts = images | {"eval_split": eval_split}
         shared = network | parts | naming | {"data": data, "samples": samples, "teacher": teacher, "device": device}
-        shared |= {"num_classes": num_classes, "teacher_options": teacher_options(teacher_model, teacher_arg or [])}
+        shared |= {"num_classes": num_classes, "teacher_options": told(teacher_model, teacher_arg or [], "teacher-arg")}
         runs = _runs(source, settings, seeds, out)
         several = seeds is not None or len(runs) > 1
         with process_group(pick_device(device)) as speaks:

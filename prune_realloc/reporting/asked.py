@@ -223,7 +223,7 @@ def as_argument(flags: Sequence[str]) -> list[str]:
     given = dict(pairwise(flags))
     if "--ckpt" not in given:
         return [given.get("--model", "demo")]
-    more = [part for flag in ("--model",) if flag in given for part in (flag, given[flag])]
+    more = ["--model", given["--model"]] if "--model" in given else []
     return [given["--ckpt"], *more, *(flag for flag in flags if flag.startswith("--model-arg="))]
 
 
