@@ -20,7 +20,7 @@ def show_trained(done: Trained, out: Path, as_json: bool) -> None:
 
     if done.unreadable:
         say_notes([f"{done.unreadable} images of the last epoch cannot be read; others stood in for them"])
-    if done.likeness is not None and (note := done.likeness.note()):
+    if (note := done.note()) is not None:
         say_notes([note])
     rows = [("epochs", str(done.epochs)), *_scores(done), ("minutes", f"{done.seconds / 60:.1f}")]
     if done.teacher_top1 is not None:
@@ -34,8 +34,9 @@ def _scores(done: Trained) -> list[tuple[str, str]]:
 
     near = done.likeness
     if near is None:
+        began = "" if done.before_top1 is None else f" ({done.before_top1:.2%} before training)"
         return [
-            ("top-1", f"{done.top1:.2%}"),
+            ("top-1", f"{done.top1:.2%}{began}"),
             ("best top-1", f"{done.best_top1:.2%} after epoch {done.best_epoch}"),
             ("loss, nats", f"{done.loss:.4f} (training {done.train_loss:.4f})"),
         ]

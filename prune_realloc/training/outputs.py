@@ -36,6 +36,12 @@ def columns(measure: str) -> tuple[str, ...]:
     return ("epoch", "loss", "lr", measure, "val_loss", "images_per_second", "seconds", "unreadable")
 
 
+_WORSE = (
+    "the network was {} before training than after any epoch: keep the one that you began with, or train longer, on "
+    "more images, or with a lower lr"
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Likeness:
     """How near a network is to its teacher on the validation images, in a run without labels; larger is nearer."""
@@ -51,12 +57,7 @@ class Likeness:
 
     def note(self) -> str | None:
         """What to say where no epoch was as near as the network was before."""
-        if self.best >= self.before:
-            return None
-        return (
-            "the network was nearer to its teacher before training than after any epoch: keep the one that you began "
-            "with, or train longer, on more images, or with a lower lr"
-        )
+        return None if self.best >= self.before else _WORSE.format("nearer to its teacher")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,12 +99,22 @@ class Trained:
     """Share of the validation images that the teacher gets right; None without a teacher or labels."""
     teacher_options: Mapping[str, Any] | None = None
     """How the teacher's checkpoint was opened, where that was said."""
+    before_top1: float | None = None
+    """Share of the validation images that the network got right before the first step; None without labels, and for
+    new weights."""
     likeness: Likeness | None = None
     """None with labels."""
     taken: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """What the run went by, as an analysis has it; of the network that it began with."""
     teacher_taken: Mapping[str, Mapping[str, Any]] | None = None
     """What was taken of the teacher; None without one."""
+
+    def note(self) -> str | None:
+        """What to say where no epoch was as good as the network was before."""
+        if self.likeness is not None:
+            return self.likeness.note()
+        worse = self.before_top1 is not None and self.best_top1 is not None and self.best_top1 < self.before_top1
+        return _WORSE.format("right on more images") if worse else None
 
 
 @dataclass(frozen=True, kw_only=True)

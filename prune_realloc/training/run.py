@@ -38,6 +38,7 @@ from prune_realloc.training.setup import Setup
 from prune_realloc.training.state import Identity, RunState
 from prune_realloc.training.state_file import read_state, write_state
 from prune_realloc.training.step import one_step
+from prune_realloc.training.teacher import is_untrained
 
 
 @dataclass
@@ -120,13 +121,13 @@ class Run:
             raise self._diverged(f"the loss is {state.losses[-1]}")
 
     def _evaluate_first(self) -> None:
-        """Before the first step: the teacher, so that one of other classes shows; without labels, what is trained."""
+        """Before the first step: what is trained, unless its weights are new, and with labels the teacher, so that one
+        of other classes shows."""
         setup, state, teacher = self.setup, self.state, self.setup.teacher
-        if not setup.images.labelled:
-            if state.before is None:
-                found = validate(setup, setup.kept, setup.prepare)
-                state.before = (found.score, found.loss)
-        elif teacher is not None and state.teacher_top1 is None:
+        if (state.epoch, state.step) == (0, 0) and not is_untrained(self.identity["source"]):
+            found = validate(setup, setup.kept, setup.prepare)
+            state.before = (found.score, found.loss)
+        if setup.images.labelled and teacher is not None and state.teacher_top1 is None:
             state.teacher_top1 = validate(setup, teacher.net, teacher.prepare).score
 
     def _evaluate_epoch(self) -> None:
@@ -185,6 +186,7 @@ class Run:
             epochs=state.epoch,
             top1=last.get("top1"),
             best_top1=state.best[0] if setup.images.labelled else None,
+            before_top1=state.before[0] if setup.images.labelled and state.before is not None else None,
             likeness=self._likeness(),
             best_epoch=state.best[1],
             loss=last["val_loss"],
@@ -206,7 +208,7 @@ class Run:
 
     def _likeness(self) -> Likeness | None:
         setup, state = self.setup, self.state
-        if state.before is None:
+        if state.before is None or setup.images.labelled:
             return None
         score, loss = state.before
         return Likeness(

@@ -55,7 +55,7 @@ class RunState:
     teacher_top1: float | None = None
     """Share of the validation images that the teacher gets right; None without a teacher, or before it is measured."""
     before: tuple[float, float] | None = None
-    """Score and loss before the first step, of a run without labels."""
+    """Score and loss before the first step, of a network whose weights are not new."""
     evaluated: int = 0
     """Validation images that could be read."""
 

@@ -197,6 +197,15 @@ def test_a_teacher_of_other_classes_shows(variant, tmp_path):
     assert load_model(ckpt=tmp_path / "wrong" / "last").num_classes == 10
 
 
+def test_a_network_that_was_better_before_is_said(variant, tmp_path):
+    fresh = run(variant, tmp_path / "fresh", epochs=1)
+    assert (fresh.before_top1, fresh.note()) == (None, None)
+    spoilt = run("demo", tmp_path / "spoilt", epochs=1, lr=0.05)
+    assert spoilt.before_top1 > 0.8 > spoilt.best_top1
+    assert "right on more images before training" in spoilt.note()
+    assert json.loads((tmp_path / "spoilt" / "result.json").read_text())["before_top1"] == spoilt.before_top1
+
+
 def global_state():
     """Everything of the process that a library might change."""
     levels = {name: logging.getLogger(name).level for name in (None, "timm", "accelerate", "torch")}
