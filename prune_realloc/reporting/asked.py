@@ -62,7 +62,8 @@ def _rows(runs: Runs) -> Iterator[tuple[str, ...]]:
         images = "none" if analysis.data is None else f"{analysis.samples} of {analysis.data['name']}"
         yield folder, "analyze", analysis.model["architecture"], images, f"scores by {analysis.scorer}"
     for folder, check in runs.checks.items():
-        yield folder, "analyze --check", "", str(check.samples), "does the ranking foretell what is lost?"
+        of = runs.analyses[folder].model["architecture"] if folder in runs.analyses else ""
+        yield folder, "analyze --check", of, str(check.samples), "does the ranking foretell what is lost?"
     for folder, cut in runs.cuts.items():
         yield folder, "apply", *_source(cut.recipe), _wanted(cut.recipe)
     for folder, sweep in runs.sweeps.items():
@@ -77,9 +78,11 @@ def _rows(runs: Runs) -> Iterator[tuple[str, ...]]:
     for folder, training in runs.trainings.items():
         done = training.result
         named = ("", "") if done is None else (done.parent or "", done.data["name"])
-        yield folder, "train", *named, f"{len(training.rows)} epochs"
+        yield folder, "train", *named, _trained(len(training.rows), done)
     for folder, heads in runs.heads.items():
-        yield folder, "heads", "", str(heads.samples), "how alike heads are, and what each is worth"
+        source = {} if heads.recipe is None else heads.recipe["source"]
+        of = str(source.get("architecture") or source.get("model") or source.get("ckpt") or "")
+        yield folder, "heads", of, str(heads.samples), "how alike heads are, and what each is worth"
     for folder, profile in runs.profiles.items():
         models = ", ".join(dict.fromkeys(each.model for each in profile.passes))
         batches = ", ".join(dict.fromkeys(str(each.batch_size) for each in profile.passes))
@@ -87,6 +90,15 @@ def _rows(runs: Runs) -> Iterator[tuple[str, ...]]:
     for folder, sweep_of in runs.shares.items():
         shares = ", ".join(f"{each.asked:g}" for each in sweep_of.networks)
         yield folder, "profile --sweep-mhsa", sweep_of.named, "random", f"shares of attention {shares}"
+
+
+def _trained(epochs: int, done: Finished | None) -> str:
+    """How long, on how many images, and taught by what."""
+    said = f"{epochs} epoch" if epochs == 1 else f"{epochs} epochs"
+    if done is None:
+        return said
+    images = f" on {done.data['images']:,} images" if done.data.get("images") else ""
+    return f"{said}{images}{f', taught by {done.teacher}' if done.teacher else ''}"
 
 
 def _source(recipe: Recipe) -> tuple[str, str]:

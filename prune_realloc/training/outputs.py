@@ -125,6 +125,7 @@ class _Seeded:
 @dataclass(frozen=True, kw_only=True)
 class _Named:
     name: str
+    images: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
