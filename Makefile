@@ -46,6 +46,9 @@ bench: setup
 	$(BIN)/python benchmarks/fused_attention.py --out docs/fused_attention.json
 	$(BIN)/python benchmarks/latency_prediction.py --out docs/latency_prediction.json
 	$(BIN)/python benchmarks/speed_per_mac.py --out docs/speed_per_mac.json
+	$(BIN)/python benchmarks/page_faults.py --out docs/page_faults.json
+	$(BIN)/python benchmarks/peak_memory.py --out docs/peak_memory.json
+	$(BIN)/python benchmarks/profiles.py --out docs/profiles.json
 	$(BIN)/python benchmarks/tables.py
 
 # seventy networks of timm, each analysed, cut, refitted, saved and exported; those that the file has are not run again
