@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import operator
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +23,17 @@ from prune_realloc.training.config import TrainConfig
 from prune_realloc.training.outputs import Finished
 
 _SOURCE_FLAGS = {"ckpt": "--ckpt", "model": "--model", "img_size": "--img-size", "ema": "--ema"}
-_IMAGE_FLAGS = {
-    "name": "--data",
+_PART_FLAGS = {
     "data_dir": "--data-dir",
     "split": "--split",
     "class_map": "--class-map",
     "class_order": "--class-order",
     "samples": "--samples",
-    "seed": "--seed",
 }
-_TRAINED_FLAGS = {
-    "data_dir": "--data-dir",
-    "split": "--split",
-    "eval_split": "--eval-split",
-    "samples": "--samples",
-    "class_map": "--class-map",
-    "class_order": "--class-order",
-}
+_IMAGE_FLAGS = {"name": "--data", **_PART_FLAGS, "seed": "--seed"}
+_TRAINED_FLAGS = {**_PART_FLAGS, "eval_split": "--eval-split"}
+Asked = tuple[Mapping[str, Any], Mapping[str, Any] | None]
+"""Network and images, as recipes have them; None: there are no images."""
 UNNAMED = ["--ckpt", "CHECKPOINT", "--data", "IMAGES"]
 """What stands for a network and images that a file does not name."""
 
@@ -153,7 +146,7 @@ def _provenance(folder: str, analysis: Analysis) -> Iterator[tuple[str, str, str
 def _commands(runs: Runs) -> Iterator[str]:
     for folder, analysis in runs.analyses.items():
         checked = ["--check"] if folder in runs.checks else []
-        yield _line("analyze", *analysed(analysis), "--scorer", analysis.scorer, *checked, "-o", folder)
+        yield _line("analyze", *flags_of(*asked_of(analysis)), "--scorer", analysis.scorer, *checked, "-o", folder)
     for folder, cut in runs.cuts.items():
         if (source := _analysis_of(cut.recipe, runs.analyses)) is not None:
             yield _line("plan", source, "--recipe", f"{folder}/recipe.yaml", "-o", f"{folder}.yaml")
@@ -165,7 +158,7 @@ def _commands(runs: Runs) -> Iterator[str]:
     for folder, shares in runs.shares.items():
         yield _shares_line(folder, shares)
     for folder, heads in runs.heads.items():
-        flags = UNNAMED if heads.recipe is None else _flags_of(heads.recipe["source"], heads.recipe["data"])
+        flags = UNNAMED if heads.recipe is None else flags_of(heads.recipe["source"], heads.recipe["data"])
         yield _line("heads", *flags, "-o", folder)
     for folder in runs.variants:
         yield _line("emit", f"{folder}/recipe.yaml", "-o", str(Path(folder).parent))
@@ -218,28 +211,33 @@ def _train_line(folder: str, done: Finished) -> str:
     return _line("train", *where, *_flags(done.data, _TRAINED_FLAGS), *teacher, *settings, "-o", folder)
 
 
-def analysed(analysis: Analysis) -> list[str]:
-    """The flags that name the network and the images of an analysis."""
+def asked_of(analysis: Analysis) -> Asked:
+    """Network and images of an analysis."""
     recipe = analysis.as_recipe()
-    return _flags_of(recipe["source"], None if analysis.data is None else recipe["data"])
+    return recipe["source"], None if analysis.data is None else recipe["data"]
 
 
-def cut_of(recipe: Recipe) -> list[str]:
+def asked_of_cut(recipe: Recipe) -> Asked:
     """The same of a recipe that was carried out."""
-    data = recipe.data.model_dump() if recipe.data.name is not None else None
-    return _flags_of(recipe.source.model_dump(), data)
+    return recipe.source.model_dump(), recipe.data.model_dump() if recipe.data.name is not None else None
 
 
-def as_argument(flags: Sequence[str]) -> list[str]:
-    """Of the flags of a network and images the network, as verbs take it that are given several."""
-    given = dict(pairwise(flags))
-    if "--ckpt" not in given:
-        return [given.get("--model", "demo")]
-    more = ["--model", given["--model"]] if "--model" in given else []
-    return [given["--ckpt"], *more, *(flag for flag in flags if flag.startswith("--model-arg="))]
+def network_argument(source: Mapping[str, Any], data: Mapping[str, Any] | None) -> list[str]:
+    """A recipe's network as verbs take it that are given several; CHECKPOINT as in `flags_of`."""
+    if source.get("model") and not source.get("ckpt"):
+        return [str(source["model"]), *_pairs("--model-arg", source.get("model_args"))]
+    if _is_shipped(source, data):
+        return ["demo"]
+    return [str(source.get("ckpt") or "CHECKPOINT"), *_how("", source)]
 
 
-def _flags_of(source: Mapping[str, Any], data: Mapping[str, Any] | None) -> list[str]:
+def _is_shipped(source: Mapping[str, Any], data: Mapping[str, Any] | None) -> bool:
+    """Neither is named, and the images are those of the package."""
+    named = source.get("ckpt") or source.get("model")
+    return not named and data is not None and data.get("name") == "demo"
+
+
+def flags_of(source: Mapping[str, Any], data: Mapping[str, Any] | None) -> list[str]:
     """The flags of a recipe's network and images; none: those that the package ships.
 
     A network or batches that were given in Python have no name: CHECKPOINT and IMAGES stand for them.
@@ -249,9 +247,7 @@ def _flags_of(source: Mapping[str, Any], data: Mapping[str, Any] | None) -> list
     images = [] if data is None else _flags({"name": "IMAGES"} | dict(data), _IMAGE_FLAGS)
     if source.get("ckpt") or source.get("model"):
         return network + images
-    return (
-        images[2:] if data is not None and data.get("name") == "demo" else ["--ckpt", "CHECKPOINT", *network, *images]
-    )
+    return images[2:] if _is_shipped(source, data) else ["--ckpt", "CHECKPOINT", *network, *images]
 
 
 def _how(whose: str, how: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,15 @@ from prune_realloc.core.files import make_folder, write_files
 from prune_realloc.core.structure import INNER_AXES, site_place
 from prune_realloc.pages.content import Missing, Page, Panel
 from prune_realloc.pages.writers import as_html
-from prune_realloc.reporting.asked import UNNAMED, analysed, as_argument, asked_panel, cut_of, reproduce_panel
+from prune_realloc.reporting.asked import (
+    UNNAMED,
+    asked_of,
+    asked_of_cut,
+    asked_panel,
+    flags_of,
+    network_argument,
+    reproduce_panel,
+)
 from prune_realloc.reporting.cut import cut_panel, outcome_panel, sweep_panel
 from prune_realloc.reporting.emitted import emitted_panel
 from prune_realloc.reporting.found import checked_panel, found_panel
@@ -158,17 +166,18 @@ def gathered(runs: Runs) -> Page:
 
 def _command(section: _Section, runs: Runs) -> str:
     """For the first analysis; where there is none, for one that is still to be made, of the first network cut."""
-    folder, flags = f"{runs.folders[0]}/analysis", UNNAMED
+    folder, asked = f"{runs.folders[0]}/analysis", None
     if runs.analyses:
         folder, analysis = next(iter(runs.analyses.items()))
-        flags = analysed(analysis)
+        asked = asked_of(analysis)
     elif runs.cuts:
-        flags = cut_of(next(iter(runs.cuts.values())).recipe)
+        asked = asked_of_cut(next(iter(runs.cuts.values())).recipe)
     emitted = next((str(Path(variant).parent) for variant in runs.variants), f"{folder}/variants")
     cut = next(iter(runs.cuts), f"{folder}/pruned")
     places = {"run": folder, "emitted": emitted, "cut": cut}
     named = {name: shlex.quote(place) for name, place in places.items()}
-    texts = {"source": shlex.join(flags), "network": shlex.join(as_argument(flags))}
+    flags, network = (UNNAMED, ["CHECKPOINT"]) if asked is None else (flags_of(*asked), network_argument(*asked))
+    texts = {"source": shlex.join(flags), "network": shlex.join(network)}
     return " ".join(section.command.format(**named, **texts).split())
 
 

@@ -11,6 +11,7 @@ from support.toy_analysis import make_toy_analysis
 from prune_realloc.core.cost import Term
 from prune_realloc.core.errors import InputError
 from prune_realloc.pages.writers import as_html, as_json, as_markdown
+from prune_realloc.reporting.asked import flags_of, network_argument
 from prune_realloc.reporting.report import report, write_report
 from prune_realloc.results.figures import retention_figure
 
@@ -101,6 +102,20 @@ def test_without_an_analysis_commands_name_the_network_of_the_cut_and_a_folder_o
         f"prune-realloc analyze --ckpt source --data images --split train --samples 48 -o {folder}/analysis"
     )
     assert commands["The next network"].startswith(f"prune-realloc emit {folder}/analysis ")
+
+
+@pytest.mark.parametrize(
+    ("source", "images", "argument"),
+    [
+        ({}, "demo", ["demo"]),
+        ({}, "images", ["CHECKPOINT"]),
+        ({"model": "deit", "model_args": {"depth": 2}}, "images", ["deit", "--model-arg=depth=2"]),
+        ({"ckpt": "a.pth", "model": "deit"}, "images", ["a.pth", "--model", "deit"]),
+    ],
+)
+def test_a_network_is_named_as_profile_takes_it(source, images, argument):
+    assert network_argument(source, {"name": images}) == argument
+    assert ("CHECKPOINT" in argument) == ("CHECKPOINT" in flags_of(source, {"name": images}))
 
 
 def test_a_run_without_labels_leaves_the_others_compared(broken):
