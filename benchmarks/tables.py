@@ -275,14 +275,26 @@ def top1_cell(row: Record, dense: float) -> str:
 
 
 def network_speed(record: Record) -> str:
-    """Images per second and ratio to timm of every form, one column for each network."""
-    models = record["models"]
+    """Images per second and ratio to timm of every form, by batch, one column for each network."""
+    models = record["models"].values()
+    first = next(iter(models))
     rows = []
-    for kind, what in (("inference", ""), ("training", "training step: ")):
-        for form in next(iter(models.values()))[kind]:
-            measured = (row[kind][form] for row in models.values())
-            rows.append((what + form, *(f"{m['images_per_second']:.0f} ({m['speedup']:.2f})" for m in measured)))
-    return table(("", *models), rows)
+    for batch, passes in first["inference"].items():
+        found = [row["inference"][batch] for row in models]
+        rows += [(batch, form, *_speeds(each["forms"][form] for each in found)) for form in passes["forms"]]
+        rows.append((batch, "deploy form over its convolutions", *(f"{each['over_limit']:.2f}" for each in found)))
+    for form in first["training"]:
+        rows.append(("16", f"training step: {form}", *_speeds(row["training"][form] for row in models)))
+    return table(("batch", "", *record["models"]), rows, texts=2)
+
+
+def largest_difference(record: Record) -> float:
+    """Of any form to timm's output, as a share of the largest output."""
+    return max(each["largest_difference"] for row in record["models"].values() for each in row["inference"].values())
+
+
+def _speeds(measured: Iterable[Record]) -> list[str]:
+    return [f"{m['images_per_second']:.0f} ({m['speedup']:.2f})" for m in measured]
 
 
 def training_speed(record: Record) -> str:
@@ -471,6 +483,7 @@ def render(page: str) -> str:
         peaks,
         cutting_times,
         network_speed,
+        largest_difference,
         training_speed,
         settings,
     )

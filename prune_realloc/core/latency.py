@@ -20,7 +20,8 @@ from prune_realloc.core.files import make_folder, write_file
 from prune_realloc.core.prices import Price, fitted_prices, parts_of_a_millisecond, total
 from prune_realloc.core.structure import without_dropped_blocks
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1 had compiled networks whose weights were not frozen."""
 LEAST_MEASURED = 8
 """So many networks, the source among them, are measured at least."""
 _DAMAGE = (ValueError, TypeError, AttributeError)

@@ -148,8 +148,12 @@ class CascadedGroupAttention(nn.Module):
                 q = q * self.scale
             # rows are queries; (B, N, V) keeps the channels of one token together, as channels-last has them
             weights = torch.baddbmm(biases[head], q.transpose(1, 2), k.flatten(2)).softmax(dim=-1)
-            out = torch.bmm(weights, v.flatten(2).transpose(1, 2))
-            outs.append(out.view(B, H, W, V).permute(0, 3, 1, 2))
+            v = v.flatten(2)
+            if torch.onnx.is_in_onnx_export():  # a file's feature maps have the channels first, and no strides
+                outs.append(torch.bmm(v, weights.transpose(1, 2)).view(B, V, H, W))
+            else:
+                out = torch.bmm(weights, v.transpose(1, 2))
+                outs.append(out.view(B, H, W, V).permute(0, 3, 1, 2))
         return self.proj(torch.cat(outs, dim=1).relu_())
 
 
@@ -167,6 +171,11 @@ class WindowAttention(nn.Module):
             return self.attn(x)
         x = F.pad(x, (0, -W % side, 0, -H % side)) if H % side or W % side else x
         rows, columns = x.shape[2] // side, x.shape[3] // side
+        if torch.onnx.is_in_onnx_export():  # planes: one transposition to and one from the windows
+            x = x.reshape(B, C, rows, side, columns, side).permute(0, 2, 4, 1, 3, 5)
+            x = self.attn(x.reshape(B * rows * columns, C, side, side))
+            x = x.reshape(B, rows, columns, C, side, side).permute(0, 3, 1, 4, 2, 5)
+            return x.reshape(B, C, rows * side, columns * side)[:, :, :H, :W]
         # one copy to and one from the windows, both of rows of channels
         x = x.permute(0, 2, 3, 1).reshape(B, rows, side, columns, side, C).transpose(2, 3)
         x = self.attn(x.reshape(B * rows * columns, side, side, C).permute(0, 3, 1, 2))

@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +25,22 @@ def _eager(net: nn.Module, input_shape: tuple[int, int, int], threads: int, devi
 
 
 def _compiled(net: nn.Module, input_shape: tuple[int, int, int], threads: int, device: torch.device) -> Run:
-    # with frozen weights the compiler may lay them out once, and on a GPU replay the whole pass as one graph
-    how: dict[str, Any] = {"options": {"freezing": True}} if device.type == "cpu" else {"mode": "reduce-overhead"}
-    run: Run = torch.compile(net, dynamic=False, **how)
+    if device.type != "cpu":  # a GPU replays the whole pass as one graph
+        replayed: Run = torch.compile(net, dynamic=False, mode="reduce-overhead")
+        return replayed
+    import torch._inductor.config as inductor  # imports half of torch
+
+    compiled, known = torch.compile(net, dynamic=False), set[torch.Size]()
+
+    def run(images: Tensor) -> object:
+        """Frozen: weights are constants, which the compiler lays out once as its kernels want them."""
+        if images.shape in known:
+            return compiled(images)
+        known.add(images.shape)
+        # as an option of torch.compile it comes too late: by then the weights are inputs of the graph
+        with inductor.patch(freezing=True):
+            return compiled(images)
+
     return run
 
 

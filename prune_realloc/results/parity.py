@@ -51,6 +51,8 @@ def onnx_session(path: Path, threads: int | None = None) -> InferenceSession:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    # threads that wait for the next pass would take the processor from what is timed in turns with this session
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

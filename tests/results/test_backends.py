@@ -16,6 +16,21 @@ def test_every_backend_runs():
     assert "onnxruntime" in found.versions
 
 
+def test_the_compiled_backend_lays_out_the_weights_once():
+    from torch._inductor.utils import run_and_get_code
+
+    net, images = torch.nn.Conv2d(3, 8, 3), torch.randn(2, *SHAPE)
+    torch.compiler.reset()
+    with torch.inference_mode():
+        expected = net(images)
+        run = BACKENDS["compiled"](net, SHAPE, 1, torch.device("cpu"))
+        out, (code,) = run_and_get_code(run, images)
+        torch.testing.assert_close(out, expected)
+        assert "mkldnn" in code, "a convolution whose weights are inputs is not oneDNN's packed one"
+        with torch.compiler.set_stance("fail_on_recompile"):
+            run(images)
+
+
 def test_a_compiler_that_fails_is_named(monkeypatch):
     from torch._dynamo.exc import TorchDynamoException
 

@@ -11,6 +11,9 @@ from torch import nn
 
 from prune_realloc import find_sites, load_model
 from prune_realloc.core.errors import InputError
+from prune_realloc.models.efficientvit import EfficientVit
+from prune_realloc.models.efficientvit_config import EfficientVitConfig
+from prune_realloc.models.efficientvit_layers import CascadedGroupAttention
 from prune_realloc.pruning.cut import cut_to_widths
 from prune_realloc.results.export import export_onnx
 from prune_realloc.results.parity import ExportError, onnx_session
@@ -176,3 +179,27 @@ def test_attention_of_windows_and_with_tables_is_exported(table, tmp_path):
     torch.manual_seed(0)
     found = export_onnx(Windowed(table).eval(), tmp_path / "net.onnx", input_shape=(3, 16, 16))
     assert found.difference < 1e-5
+
+
+def test_windows_that_do_not_divide_the_map(tmp_path):
+    torch.manual_seed(0)
+    config = EfficientVitConfig(
+        img_size=36, stem_strides=(2, 2), embed_dim=(16, 24), depth=(1, 1), num_heads=(2, 2), window_size=(5, 5)
+    )
+    net, file = EfficientVit(config).fuse(), tmp_path / "m.onnx"
+    assert config.blocks[0].window == 5 < 9  # the side of the first stage's map
+    for attention in net.modules():
+        if isinstance(attention, CascadedGroupAttention):
+            torch.nn.init.normal_(attention.proj.weight)  # it starts at zero, and nothing behind it shows
+            torch.nn.init.normal_(attention.fused_biases)
+    assert export_onnx(net, file, input_shape=(3, 36, 36)).difference < 1e-4
+    nodes = onnx.load(file).graph.node
+    permutations = [list(node.attribute[0].ints) for node in nodes if node.op_type == "Transpose"]
+    last = [order for order in permutations if order in ([0, 3, 1, 2], [0, 2, 3, 1])]
+    assert not last, "channels go to the last place and back, which copies"
+
+
+def test_a_session_that_has_answered_leaves_the_processor(tiny_vit, tmp_path):
+    export_onnx(tiny_vit, tmp_path / "m.onnx", input_shape=SHAPE, check=False)
+    options = onnx_session(tmp_path / "m.onnx").get_session_options()
+    assert options.get_session_config_entry("session.force_spinning_stop") == "1"
