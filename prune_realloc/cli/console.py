@@ -176,7 +176,8 @@ def training_progress(epochs: int, shown: bool = True) -> Iterator[Callable[[dic
     try:
         yield report
     finally:
-        bar.stop()
+        if bar.tasks:  # one that was never shown would still print an empty line
+            bar.stop()
 
 
 def _text(form: str) -> TextColumn:

@@ -62,7 +62,7 @@ def train(
     images: Annotated[dict[str, Any], data_flags("split", "data_dir", "class_map", "class_order")],
     eval_split: EvalSplit = "validation",
     samples: TrainSamples = None,
-    network: Annotated[dict[str, Any], source_flags("model_args")],
+    network: Annotated[dict[str, Any], source_flags("model", "model_args")],
     num_classes: Annotated[
         int | None, option(MODEL, "--num-classes", help="Classes of a new head; 1: one logit. Default: the data's.")
     ] = None,
@@ -103,7 +103,8 @@ def train(
             return  # timm's script reads labels
         given: dict[str, Any] = {"--teacher": teacher, "--samples": samples}
         given |= {"--class-map": naming.get("class_map"), "--class-order": naming.get("class_order")}
-        say_timm_command(settings, source, data, out, parts | network, given)
+        built = {"model_args": network["model_args"]} if "model_args" in network else {}
+        say_timm_command(settings, source, data, out, parts | built, given)
 
 
 def _runs(source: str, settings: TrainConfig, seeds: int | None, out: Path) -> list[tuple[str, Path, int]]:

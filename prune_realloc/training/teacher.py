@@ -34,10 +34,10 @@ def is_untrained(source: str | Path) -> bool:
     return not is_stored(source) and ":" not in str(source)
 
 
-def open_student(name: str | Path, model_args: Mapping[str, Any]) -> nn.Module:
+def open_student(name: str | Path, model_args: Mapping[str, Any], model: str | None = None) -> nn.Module:
     """What is trained: a stored network, one of the hub whose classifier may be new, or a new one of timm's."""
     if is_stored(name) or str(name).startswith("local-dir:"):
-        return open_named(name, model_args=model_args)
+        return open_named(name, model=model, model_args=model_args)
     if ":" in str(name):
         return create_published(str(name), model_args).float().eval()
     return create_fresh(str(name), model_args=model_args)

@@ -57,6 +57,7 @@ def train(
     class_order: str | None = None,
     teacher: str | Path | None = None,
     teacher_options: Mapping[str, Any] | None = None,
+    model: str | None = None,
     model_args: Mapping[str, Any] | None = None,
     num_classes: int | None = None,
     device: str = "auto",
@@ -82,6 +83,7 @@ def train(
         class_order: as in `recipe.Data`; names of the classes in `source` go before it.
         teacher: checkpoint, `demo`, or timm name of the network to distil from.
         teacher_options: how its checkpoint is opened: `model`, `model_args`, `ema`, `img_size` as in `load_model`.
+        model: architecture of a checkpoint that does not say it, as in `load_model`.
         model_args: more arguments for `timm.create_model`, such as `{"img_size": 64}`.
         num_classes: classes of a new head, 1 for a single logit that tells two apart. Default: the data's; where these
             are as many as the network's, its head stays. A network without a head gets one only if this is given.
@@ -99,13 +101,15 @@ def train(
     where, folder = pick_device(device), Path(out)
     with random_state_kept(where), process_group(where), own_accelerate_state():
         accelerator = _accelerator(config, where)
-        net = _student(source, config, 0, model_args or {}) if is_stored(source) else None
+        arguments = dict(model_args or {})
+        _require_bare(source, model)
+        net = _student(source, config, 0, arguments, model) if is_stored(source) else None
         naming = Naming(class_map=class_map, class_order=class_order)
         naming = _naming(naming, net, str(source), num_classes, taught=teacher is not None)
         images = TrainingImages(data, data_dir, split, eval_split, samples, naming, taught=teacher is not None)
         classes = images.source.num_classes or max(images.source.least_classes, images.validation.least_classes)
         _require_logits(num_classes, classes, data)
-        net = _student(source, config, num_classes or classes, model_args or {}) if net is None else net
+        net = _student(source, config, num_classes or classes, arguments) if net is None else net
         _fit_head_(net, str(source), config, num_classes, classes)
         names = images.source.class_names if len(images.source.class_names) == count_classes(net) else ()
         new = not is_stored(source) and is_untrained(source)
@@ -121,7 +125,8 @@ def train(
             source=source,
             folder=folder,
         )
-        identity = _identity(setup, str(source), teacher, model_args or {}, teacher_options or None)
+        built = {"model": model, "model_args": arguments}
+        identity = _identity(setup, str(source), built, teacher, teacher_options or None)
         if accelerator.is_main_process:
             _ready(folder)
         run = Run(setup, identity, report, save_seconds)
@@ -140,18 +145,28 @@ def _require_name(field: str, given: Any) -> None:
         )
 
 
+def _require_bare(source: str | Path, model: str | None) -> None:
+    """Raises InputError where an architecture is given to what says its own."""
+    if model is not None and not Path(source).is_file():
+        raise InputError(
+            f"model: source {str(source)!r} is no checkpoint and says what it is; leave --model {model} out, or give "
+            "the file of the weights"
+        )
+
+
 def _identity(
     setup: Setup,
     source: str,
+    built: Mapping[str, Any],
     teacher: str | Path | None,
-    model_args: Mapping[str, Any],
     teacher_options: Mapping[str, Any] | None,
 ) -> Identity:
+    """`built`: how the network is opened beside its name."""
     facts = {
         "source": source,
+        **built,
         "config": setup.config.model_dump(exclude={*FREE}),
         "data": setup.images.facts(),
-        "model_args": dict(model_args),
         "teacher": None if teacher is None else str(teacher),
         "teacher_options": None if teacher_options is None else dict(teacher_options),
         "processes": setup.accelerator.num_processes,
@@ -233,7 +248,9 @@ def _fit_head_(net: Any, source: str, config: TrainConfig, num_classes: int | No
     _LOG.warning("note: the head is new, %d logits with fresh weights; %s has %s", wanted, source, have or "none")
 
 
-def _student(source: str | Path, config: TrainConfig, classes: int, model_args: Mapping[str, Any]) -> nn.Module:
+def _student(
+    source: str | Path, config: TrainConfig, classes: int, model_args: Mapping[str, Any], model: str | None = None
+) -> nn.Module:
     """The network at `source`; without weights of its own it starts from `seed`. One of timm's gets `classes`."""
     torch.manual_seed(config.seed)
     more = dict(model_args) if config.drop_rate is None else {"drop_rate": config.drop_rate} | dict(model_args)
@@ -242,7 +259,7 @@ def _student(source: str | Path, config: TrainConfig, classes: int, model_args: 
         raise InputError("model_args: num_classes is what the checkpoint has; give --num-classes for a new head")
     if not stored and classes:
         more = {"num_classes": classes} | more
-    net = new_model(source, model_args=more) if stored and is_untrained(source) else open_student(source, more)
+    net = new_model(source, model_args=more) if stored and is_untrained(source) else open_student(source, more, model)
     if config.distill != "none" and hasattr(net, "set_distilled_training"):
         cast("Any", net).set_distilled_training(True)  # DeiT's second token
     if config.grad_checkpointing:

@@ -185,3 +185,13 @@ def test_a_teacher_that_does_not_say_how_it_was_built_is_told(run_cli, net, data
     assert code == 0, err
     options = json.loads((tmp_path / "run" / "result.json").read_text())["teacher_options"]
     assert options["model"] == NAME
+
+
+def test_a_bare_checkpoint_is_trained_as_what_it_is_said_to_be(run_cli, net, data, saved, tmp_path):
+    path = saved(net.state_dict())
+    quick = ("--set", "epochs=1", "--set", "batch_size=4", "--eval-split", "held-out", "--samples", 4)
+    where = ("--data", data, "-o", tmp_path / "run")
+    code, _, err = run_cli("train", path, *MODEL, *where, *quick)
+    assert code == 0, err
+    assert json.loads((tmp_path / "run" / "last" / "config.json").read_text())["architecture"] == NAME
+    assert "says what it is" in refused(run_cli, "train", tmp_path / "run" / "last", "--model", NAME, *where, *quick)
