@@ -10,6 +10,7 @@ knows the widths alone.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,23 @@ def candidates(name: str, analysis: Analysis) -> dict[str, Rule]:
     return found
 
 
+def report(path: Path, analyses: Sequence[str], half: str) -> str:
+    """Every rule on one half of a table, and what the named allocations came to.
+
+    Args:
+        analyses: NAME=FOLDER each.
+    """
+    rules: dict[str, Rule] = {}
+    for pair in analyses:
+        name, _, folder = pair.partition("=")
+        rules |= candidates(name, Analysis.load(folder))
+    rules |= {"no measurement: channels alone": law, "no measurement: synflow": synflow}
+    rows = read(path)[1]
+    judged = [one for one in trained(rows) if one.half == half]
+    predictions = {name: [rule(one.allocation) for one in judged] for name, rule in rules.items()}
+    return f"{table(correlations(predictions, np.array([one.top1 for one in judged])))}\n\n{named(rows)}"
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path)
@@ -41,16 +59,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--half", choices=(CHOOSE, REPORT), default=REPORT)
     args = parser.parse_args(argv)
     try:
-        rules: dict[str, Rule] = {}
-        for pair in args.analysis:
-            name, _, folder = pair.partition("=")
-            rules |= candidates(name, Analysis.load(folder))
-        rules |= {"no measurement: channels alone": law, "no measurement: synflow": synflow}
-        rows = read(args.table)[1]
-        judged = [one for one in trained(rows) if one.half == args.half]
-        predictions = {name: [rule(one.allocation) for one in judged] for name, rule in rules.items()}
-        print(table(correlations(predictions, np.array([one.top1 for one in judged]))))
-        print(f"\n{named(rows)}")
+        print(report(args.table, args.analysis, args.half))
     except InputError as error:
         parser.error(str(error))
 
