@@ -19,8 +19,8 @@ from prune_realloc.core.files import write_file
 HERE = Path(__file__).parent
 HEAD = """# What the tables say so far
 
-What `candidates.py` prints, of tables that are not complete (README has the plan); `table.py` wrote the analysis, of the
-shipped ViT, which saw Fashion-MNIST."""
+What `candidates.py` prints, of tables that are not complete (README has the plan); `table.py` wrote the analysis, of
+the shipped ViT, which saw Fashion-MNIST."""
 
 
 def main(argv: list[str] | None = None) -> None:
