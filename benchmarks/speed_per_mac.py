@@ -6,14 +6,14 @@ timm's networks with random weights, 224 px, float32, one core. At each share of
 planned by damage (of random weights on 64 random images: widths that mean nothing and are as irregular as real ones);
 planned by time; and the paper's pattern (a quarter of Q/K, V whole, the FFN by the budget) where it reaches the share.
 All take turns with their source. 1 is what multiply-adds promise. A network that is planned by time has a budget of
-time in place of one of multiply-adds. What the file has is not measured again, so it may be interrupted. For an idle
+time in place of one of multiply-adds. What the file has is not measured again, so it may be interrupted. Started with
+the environment that docs/benchmarks.md names under "What page faults cost", rows say that memory was kept. For an idle
 machine.
 """
 
 import argparse
 import json
-import shlex
-import sys
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from prune_realloc.results.bench import bench
 from prune_realloc.results.ceilings import measured_ceilings
 from prune_realloc.results.export import deployed
 from prune_realloc.results.latency import RUNTIMES, measure_latency
+from prune_realloc.results.page_faults import KEEP
 
 NETWORKS = ("deit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "efficientvit_m2")
 NETWORKS += ("deit_small_patch16_224", "deit_base_patch16_224")
@@ -52,16 +53,17 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows = json.loads(args.out.read_text())["rows"] if args.out.exists() else []
-    have = {(row["network"], row["runtime"], row["batch"]) for row in rows}
+    kept = KEEP.items() <= os.environ.items()
+    have = {(row["network"], row["runtime"], row["batch"], row.get("memory_kept", False)) for row in rows}
     for name in args.networks:
         torch.manual_seed(0)
         net = timm.create_model(name).eval()
         analysis = analyze(net, batches=[(torch.randn(16, *SHAPE),) for _ in range(4)], device="cpu")
         for runtime in args.runtimes:
             for batch in args.batches:
-                if (name, runtime, batch) not in have:
+                if (name, runtime, batch, kept) not in have:
                     table = measure_latency(net, runtime=runtime, batch=batch, threads=1, seconds=args.seconds)
-                    rows += _setting(name, net, analysis, table)
+                    rows += (row | {"memory_kept": kept} for row in _setting(name, net, analysis, table))
                     _write(rows, args.out)
 
 
@@ -136,7 +138,7 @@ def _share_of_macs(net: nn.Module) -> _Kept:
 
 def _write(rows: list[dict[str, Any]], out: Path) -> None:
     ceilings = measured_ceilings(torch.device("cpu"))
-    command = shlex.join(["python", *sys.argv])
+    command = f"python benchmarks/speed_per_mac.py --out {out}"  # which goes on until it has all
     record = {"command": command, **origin(1, ("torch", "timm", "onnxruntime"))}
     record["gflops"] = round(ceilings.flops_per_s / 1e9, 1)
     put(record | {"rows": rows}, out)

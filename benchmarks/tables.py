@@ -219,7 +219,8 @@ def speeds_per_mac(record: Record) -> str:
     shares = sorted({row["share"] for row in record["rows"]}, reverse=True)
     found: dict[tuple[str, ...], dict[float, str]] = {}
     for row in record["rows"]:
-        key = (row["network"], row["runtime"], str(row["batch"]), row["way"])
+        batch = f"{row['batch']}, memory kept" if row.get("memory_kept") else str(row["batch"])
+        key = (row["network"], row["runtime"], batch, row["way"])
         found.setdefault(key, {})[row["share"]] = f"{row['of_ideal']:.2f} ({row['macs']:.2f}, {row['time']:.2f})"
     rows = [(*key, *(cells.get(share, "") for share in shares)) for key, cells in found.items()]
     return table(("network", "runtime", "batch", "planned", *(f"{share:g}" for share in shares)), rows, texts=4)
