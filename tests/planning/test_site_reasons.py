@@ -39,7 +39,7 @@ def test_every_site_says_why():
     assert re.fullmatch(r"kept; 1528 would give up 5\.2e\+03 nats for 1\.21M", reasons["blocks.2.ffn"])
     assert reasons["blocks.3.ffn"] == "rule: keep 0.5"
     assert reasons["blocks.4.ffn"] == "rule: width 100"
-    assert reasons["embed"] == "no rule asks for a cut"
+    assert reasons["embed"] == "embed is not among the axes to cut"
     for name, site in planned.sites.items():
         if name.endswith(".qk") and name != "blocks.0.qk" and 4 < site.width < 64:
             assert site.reason.endswith("multiple of 4")
