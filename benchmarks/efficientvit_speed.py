@@ -5,14 +5,15 @@
 Random images of 224 px, one at a time and in batches of 16. All forms of a network are timed in turns, in an order
 drawn for each round; medians are reported, as images per second, and as the median over the rounds of timm's time over
 the form's in the same round. Beside them the limit of the deploy form in eager mode: its convolutions alone. ONNX
-Runtime is timed after the others. For an idle machine.
+Runtime is timed after the others: both files in turns, and by medians against timm in eager mode. For an idle machine,
+and with the environment that docs/benchmarks.md names under "What page faults cost": timm's class gives memory back.
 """
 
 import argparse
 import copy
+import os
 import shlex
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -30,9 +31,8 @@ from prune_realloc.models.efficientvit_config import SIZES, EfficientVitConfig
 from prune_realloc.models.efficientvit_keys import to_flex_keys
 from prune_realloc.results.backends import BACKENDS
 from prune_realloc.results.bench import timings_of
-from prune_realloc.results.export import export_onnx
-from prune_realloc.results.parity import onnx_session
-from prune_realloc.results.turns import Call, interleave
+from prune_realloc.results.page_faults import KEEP
+from prune_realloc.results.turns import Call, interleave, stopwatch_for
 
 BATCHES = (1, 16)
 TRAINING = 16
@@ -51,14 +51,6 @@ def forms(stock: nn.Module, ours: EfficientVit, images: Tensor, threads: int) ->
         "timm, compiled": compiled(stock),
         f"{DEPLOY}, compiled": compiled(ours.fuse()),
     }
-
-
-def in_onnx_runtime(net: nn.Module, images: Tensor, threads: int) -> Callable[[Tensor], Tensor]:
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "model.onnx"
-        export_onnx(net, file, input_shape=SHAPE, batch=len(images))
-        session = onnx_session(file, threads)
-    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
 def only_layers(net: nn.Module, images: Tensor) -> Callable[[], None]:
@@ -86,7 +78,8 @@ def faster_layout(layer: nn.Module, rows: Tensor) -> Call:
     """The layer on its input, channels last or not."""
     planes = copy.deepcopy(layer).to(memory_format=torch.contiguous_format)
     ways = [partial(layer, rows), partial(planes, rows.contiguous())]
-    times = interleave(dict(zip("ab", ways, strict=True)), warmup=2, rounds=10, seconds=0.0)
+    stopwatch = stopwatch_for(rows.device)
+    times = interleave(dict(zip("ab", ways, strict=True)), warmup=2, rounds=10, seconds=0.0, stopwatch=stopwatch)
     return min(zip(times.values(), ways, strict=True), key=lambda way: median(way[0]))[1]
 
 
@@ -95,25 +88,29 @@ def inference(stock: nn.Module, ours: EfficientVit, images: Tensor, threads: int
     torch.compiler.reset()
     stock.eval(), ours.eval()
     named = forms(stock, ours, images, threads)
-    runs = {form: partial(forward, run, images) for form, run in named.items()}
-    expected = runs[REFERENCE]()
-    outs = [run() for run in runs.values()]
-    layers = only_layers(named[DEPLOY], images)
-    times = interleave(runs | {LIMIT: layers}, warmup=3, rounds=15, seconds=seconds)
+    runs: dict[str, Call] = {form: partial(run, images) for form, run in named.items()}
+    expected = named[REFERENCE](images)
+    worst = max(apart(run(), expected) for run in runs.values())
+    runs[LIMIT] = only_layers(named[DEPLOY], images)
+    times = interleave(runs, warmup=3, rounds=15, seconds=seconds, stopwatch=stopwatch_for(images.device))
     over = median(whole / alone for whole, alone in zip(times[DEPLOY], times[LIMIT], strict=True))
+    found = summary(times, len(images))
     if images.device.type == "cpu":
         # after the others: threads of two runtimes that wait for work take the processor from each other
-        sessions = {
-            REFERENCE: in_onnx_runtime(stock, images, threads),
-            DEPLOY: in_onnx_runtime(ours.fuse(), images, threads),
-        }
-        in_turns = {f"{name}, ONNX Runtime": partial(run, images) for name, run in sessions.items()}
-        outs += [run() for run in in_turns.values()]
-        times |= interleave(in_turns, warmup=3, rounds=15, seconds=seconds)
-    rounds = min(map(len, times.values()))
-    found = summary({name: taken[:rounds] for name, taken in times.items()}, len(images))
-    worst = max(float((out - expected).abs().max() / expected.abs().max()) for out in outs)
+        backend = partial(BACKENDS["onnx"], input_shape=SHAPE, threads=threads, device=images.device)
+        sessions = {REFERENCE: partial(backend(stock), images), DEPLOY: partial(backend(ours.fuse()), images)}
+        worst = max(worst, *(apart(torch.from_numpy(run()[0]), expected) for run in sessions.values()))
+        eager = median(times[REFERENCE])
+        for name, each in summary(interleave(sessions, warmup=3, rounds=15, seconds=seconds), len(images)).items():
+            over_eager = round(each["images_per_second"] * eager / len(images), 2)
+            in_turns = {"over_timm_there": each["speedup"], "interval_there": each["interval"]}
+            found[f"{name}, ONNX Runtime"] = each | {"speedup": over_eager, "interval": None} | in_turns
     return {"forms": found, "over_limit": round(over, 2), "largest_difference": worst}
+
+
+def apart(out: Tensor, expected: Tensor) -> float:
+    """The largest difference, as a share of the largest output."""
+    return float((out - expected).abs().max() / expected.abs().max())
 
 
 def training(stock: nn.Module, ours: EfficientVit, images: Tensor, seconds: float) -> dict[str, Any]:
@@ -132,12 +129,6 @@ def step(net: nn.Module, images: Tensor, labels: Tensor) -> None:
 def wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize()
-
-
-def forward(run: Callable[[Tensor], Any], images: Tensor) -> Tensor:
-    out: Tensor = run(images)
-    wait(images.device)
-    return out
 
 
 def summary(times: Mapping[str, Sequence[float]], batch: int) -> dict[str, Any]:
@@ -173,6 +164,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     record = {
         "command": shlex.join(["python", *sys.argv]),
+        "memory_kept": KEEP.items() <= os.environ.items(),
+        "training_batch": TRAINING,
         "models": {name: measure(name, args.device, args.threads, args.seconds) for name in args.models},
     } | origin(args.threads, ("torch", "timm", "onnxruntime"), args.device)
     keep(record, args.out)

@@ -14,6 +14,7 @@ machine.
 import argparse
 import json
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,7 @@ def _share_of_macs(net: nn.Module) -> _Kept:
 
 def _write(rows: list[dict[str, Any]], out: Path) -> None:
     ceilings = measured_ceilings(torch.device("cpu"))
-    command = f"python benchmarks/speed_per_mac.py --out {out}"  # which goes on until it has all
+    command = shlex.join(["python", "benchmarks/speed_per_mac.py", "--out", str(out)])  # goes on until it has all
     record = {"command": command, **origin(1, ("torch", "timm", "onnxruntime"))}
     record["gflops"] = round(ceilings.flops_per_s / 1e9, 1)
     put(record | {"rows": rows}, out)

@@ -285,7 +285,9 @@ def network_speed(record: Record) -> str:
         rows += [(batch, form, *_speeds(each["forms"][form] for each in found)) for form in passes["forms"]]
         rows.append((batch, "deploy form over its convolutions", *(f"{each['over_limit']:.2f}" for each in found)))
     for form in first["training"]:
-        rows.append(("16", f"training step: {form}", *_speeds(row["training"][form] for row in models)))
+        rows.append(
+            (str(record["training_batch"]), f"training step: {form}", *_speeds(row["training"][form] for row in models))
+        )
     return table(("batch", "", *record["models"]), rows, texts=2)
 
 
@@ -295,7 +297,11 @@ def largest_difference(record: Record) -> float:
 
 
 def _speeds(measured: Iterable[Record]) -> list[str]:
-    return [f"{m['images_per_second']:.0f} ({m['speedup']:.2f})" for m in measured]
+    cells = []
+    for form in measured:
+        there = f"; {form['over_timm_there']:.2f}" if "over_timm_there" in form else ""
+        cells.append(f"{form['images_per_second']:.0f} ({form['speedup']:.2f}{there})")
+    return cells
 
 
 def training_speed(record: Record) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
 
 from prune_realloc.cli.console import print_table, quiet_libraries, say, show_lines
-from prune_realloc.cli.networks import compared, opened
+from prune_realloc.cli.networks import compared, name_of, opened
 from prune_realloc.cli.options import (
     RUN,
     CompareWith,
@@ -15,14 +17,10 @@ from prune_realloc.cli.options import (
     SourceArgs,
     SourceModel,
     option,
+    require_writable,
     source_flags,
 )
 from prune_realloc.recipe.document import Source
-
-if TYPE_CHECKING:
-    from prune_realloc.results.bench import Timing
-
-_COLUMNS = ("backend", "batch", "model", "median ms", "iqr ms", "min ms", "images/s", "speed-up", "95 %")
 
 
 def bench(
@@ -40,23 +38,28 @@ def bench(
     seconds: Annotated[float, option(RUN, "--seconds", help="Per network, backend and batch size.")] = 3.0,
     device: Device = "cpu",
     seed: Seed = 0,
+    out: Annotated[Path | None, option(RUN, "-o", "--out", help="Folder for bench.json, which `report` shows.")] = None,
     as_json: Json = False,
 ) -> None:
     """Latency and throughput; with --source both networks in turns, and whether the model is faster at all."""
     with quiet_libraries():
         from prune_realloc.checkpoints.facts import plain_facts
+        from prune_realloc.core.files import write_file
         from prune_realloc.families.inputs import input_shape
+        from prune_realloc.results.bench import BENCH_FILE, COLUMNS
         from prune_realloc.results.bench import bench as run
         from prune_realloc.results.evaluate import load_source, require_same_input, source_facts
         from prune_realloc.results.export import deployed
 
+        if out is not None:
+            require_writable(out)
         net = opened(network)
         taken = plain_facts(net)
-        models, second = {"model": deployed(net)}, {}
+        models, second, named = {"model": deployed(net)}, {}, {"model": name_of(network)}
         if (origin := compared(source, source_model, source_arg or [])) is not None:
             before = load_source(origin, img_size=network.img_size)
             require_same_input(net, before)
-            second = {"source": source_facts(before)}
+            second, named = {"source": source_facts(before)}, {"source": name_of(origin)} | named
             models = {"source": deployed(before)} | models
         found = run(
             models,
@@ -69,23 +72,11 @@ def bench(
             seed=seed,
             progress=lambda what: say(f"timing {what}"),
         )
+        found = replace(found, named=named)
     where = f"{found.device_name} ({found.device}), {found.threads} threads, images {found.input_shape}"
-    rows = [_row(timing, found.reference) for timing in found.timings]
-    print_table(found, as_json, where, _COLUMNS, rows, found.notes, taken=taken, second=second)
+    print_table(found, as_json, where, COLUMNS, found.rows(), found.notes, taken=taken, second=second)
     if not as_json:
         show_lines(*found.verdicts())
-
-
-def _row(timing: Timing, reference: str) -> tuple[str, ...]:
-    low, high = timing.speedup_interval
-    ratio = ("", "") if timing.model == reference else (f"{timing.speedup:.2f}", f"{low:.2f}-{high:.2f}")
-    return (
-        timing.backend,
-        str(timing.batch_size),
-        timing.model,
-        f"{timing.median_ms:.2f}",
-        f"{timing.iqr_ms:.2f}",
-        f"{timing.min_ms:.2f}",
-        f"{timing.images_per_second:.1f}",
-        *ratio,
-    )
+    if out is not None:
+        write_file(out / BENCH_FILE, found.file())
+        say(f"wrote {out / BENCH_FILE}")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
-from prune_realloc.cli.console import image_progress, print_table, quiet_libraries
+from prune_realloc.cli.console import image_progress, print_table, quiet_libraries, say
 from prune_realloc.cli.networks import compared
 from prune_realloc.cli.options import (
     OPENED,
+    RUN,
     BatchSize,
     CompareWith,
     Device,
@@ -16,6 +18,8 @@ from prune_realloc.cli.options import (
     SourceModel,
     Workers,
     data_flags,
+    option,
+    require_writable,
     source_flags,
 )
 from prune_realloc.recipe.document import Data, Source
@@ -39,12 +43,17 @@ def evaluate(
     batch_size: BatchSize = 64,
     workers: Workers = 0,
     device: Device = "auto",
+    out: Annotated[Path | None, option(RUN, "-o", "--out", help="Folder for eval.json, which `report` shows.")] = None,
     as_json: Json = False,
 ) -> None:
     """Top-1, top-5 and loss on labelled images; with --source also how far the model is from its source."""
     with quiet_libraries():
+        from prune_realloc.core.files import write_file
+        from prune_realloc.results.evaluate import EVAL_FILE
         from prune_realloc.results.evaluate import evaluate as run
 
+        if out is not None:
+            require_writable(out)
         with image_progress("evaluating") as progress:
             found = run(
                 network,
@@ -55,14 +64,7 @@ def evaluate(
                 device=device,
                 progress=progress,
             )
-    values = [
-        ("top-1", found.top1, "{:.2%}"),
-        ("top-5", found.top5, "{:.2%}"),
-        ("loss, nats", found.loss, "{:.4f}"),
-        ("top-1 of the source", found.source_top1, "{:.2%}"),
-        ("agreement with the source", found.agreement, "{:.2%}"),
-        ("KL(source || model), nats", found.kl, "{:.2g}"),
-    ]
-    rows = [(name, form.format(value)) for name, value, form in values if value is not None]
-    where = f"{found.samples} images of {(found.data or {})['name']}, {data.split}"
-    print_table(found, as_json, where, ("", ""), rows, found.notes, second={"source": found.source_taken})
+    print_table(found, as_json, found.title, ("", ""), found.rows(), found.notes, second={"source": found.source_taken})
+    if out is not None:
+        write_file(out / EVAL_FILE, found.file())
+        say(f"wrote {out / EVAL_FILE}")

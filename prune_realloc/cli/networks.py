@@ -38,6 +38,11 @@ def named(text: str) -> Source:
     return Source(ckpt=text)
 
 
+def name_of(network: Source) -> str:
+    """What the command line called it."""
+    return str(network.ckpt or network.model or "demo")
+
+
 def compared(source: str | None, model: str | None, args: Sequence[str]) -> Source | None:
     """The network to compare with, and how it is built; None where none is named."""
     if source is None:

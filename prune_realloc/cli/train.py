@@ -147,7 +147,7 @@ def _trained(network: str, settings: TrainConfig, folder: Path, speaks: bool, mo
     from prune_realloc.training.teacher import is_untrained
     from prune_realloc.training.train import train as run
 
-    if speaks and is_untrained(network):
+    if speaks and is_untrained(network) and "model" not in more:
         say_notes([f"{network} starts from new weights"])
     with training_progress(settings.epochs, speaks) as report:
         return run(network, settings, out=folder, report=report, **more)

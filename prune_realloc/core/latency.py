@@ -21,7 +21,7 @@ from prune_realloc.core.prices import Price, fitted_prices, parts_of_a_milliseco
 from prune_realloc.core.structure import without_dropped_blocks
 
 FORMAT_VERSION = 2
-"""1 had compiled networks whose weights were not frozen."""
+"""1 timed compiled networks without frozen weights, and ONNX Runtime with threads that waited for each other."""
 LEAST_MEASURED = 8
 """So many networks, the source among them, are measured at least."""
 _DAMAGE = (ValueError, TypeError, AttributeError)
@@ -181,10 +181,13 @@ class LatencyTable:
         try:
             content = Path(path).read_text()
             version = json.loads(content).get("format_version")
-            if version != FORMAT_VERSION:
+            if version not in (1, FORMAT_VERSION):
                 raise InputError(f"{path}: format_version {version!r}, this program reads {FORMAT_VERSION}")
             table = TypeAdapter(cls).validate_json(content, strict=True)
             _check_sites(table)
+            runtime = table.conditions.runtime
+            if version == 1 and runtime != "eager":
+                raise InputError(f"{path}: format_version 1 timed {runtime} otherwise than now; measure it again")
             return table
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror}") from error

@@ -14,8 +14,10 @@ from prune_realloc.recipe.plan import PlannedLatency
 from prune_realloc.reporting.found import by_block
 from prune_realloc.reporting.runs import Cut
 from prune_realloc.reporting.tables import on_page, owners
+from prune_realloc.results.bench import Bench
 from prune_realloc.results.columns import COST_COLUMNS
 from prune_realloc.results.curve import Sweep, curve_columns, curve_rows
+from prune_realloc.results.latency import RUNTIMES
 from prune_realloc.results.tables import outcome_facts, outcome_table, plan_facts, time_ratios
 
 _UNLABELLED = Missing(what="accuracy", why="the images have no labels; agreement with the source stands in", command="")
@@ -64,18 +66,20 @@ def _widths(recipe: Recipe, owner: str) -> Table:
     return Table(title=f"{owner}Each width with its reason", columns=("site", "kept", "of", "why"), rows=rows)
 
 
-def outcome_panel(cuts: Mapping[str, Cut]) -> Panel:
-    """Before and after, measured and foretold."""
+def outcome_panel(cuts: Mapping[str, Cut], benches: Mapping[str, Bench]) -> Panel:
+    """Before and after, measured and foretold; `benches`: what `bench -o` wrote into folders."""
     parts: list[Figure | Table] = []
     missing = []
     owner = owners(cuts)
     for folder, cut in cuts.items():
         parts.append(_remaining(cut.numbers, owner[folder]))
-        missing += [*_unjudged(cut.numbers), *_unmeasured(folder, cut)]
+        missing += [*_unjudged(cut.numbers), *_unmeasured(folder, cut, benches.get(folder))]
     return Panel(
         title="Before and after",
         text="The source and the pruned network, side by side, without any training after the cut.",
-        lines=tuple(owner[folder] + line for folder, cut in cuts.items() for line in _outcome_lines(cut)),
+        lines=tuple(
+            owner[folder] + line for folder, cut in cuts.items() for line in _outcome_lines(cut, benches.get(folder))
+        ),
         notes=tuple(owner[folder] + note for folder, cut in cuts.items() for note in cut.numbers["notes"]),
         parts=tuple(parts),
         missing=tuple(dict.fromkeys(missing)),
@@ -88,15 +92,21 @@ def _unjudged(numbers: Mapping[str, Any]) -> list[Missing]:
     return [_UNMEASURED if numbers["agreement"] is None else _UNLABELLED]
 
 
-def _unmeasured(folder: str, cut: Cut) -> Iterator[Missing]:
+def _unmeasured(folder: str, cut: Cut, bench: Bench | None) -> Iterator[Missing]:
     """The times that nobody has taken: any, or those that were predicted."""
-    command = f"prune-realloc bench {shlex.quote(folder)} --source CHECKPOINT"
-    if cut.numbers["latency"] is None:
-        yield Missing(what=f"latency of {folder}", why="it was cut with --no-bench", command=command)
-    elif (time := _planned_time(cut)) is not None and _measured_ms(cut, time, "pruned") is None:
-        why = f"it was predicted for {time.runtime}, batch {time.batch}, and measured elsewhere"
-        command += f" --backend {time.runtime} --batch-size {time.batch} --threads {time.threads}"
+    place = shlex.quote(folder)
+    command = f"prune-realloc bench {place} --source CHECKPOINT -o {place}"
+    if (time := _planned_time(cut)) is None:
+        if cut.numbers["latency"] is None and bench is None:
+            yield Missing(what=f"latency of {folder}", why="it was cut with --no-bench", command=command)
+    elif _measured_ms(cut, bench, time, "pruned") is None:
+        why = f"it was predicted for {time.runtime}, batch {time.batch}, {time.threads} threads, and not measured there"
+        command += f" --backend {_backend(time)} --batch-size {time.batch} --threads {time.threads}"
         yield Missing(what=f"the measured time of {folder}", why=why, command=command)
+
+
+def _backend(time: PlannedLatency) -> str:
+    return RUNTIMES.get(time.runtime, time.runtime)  # a recipe may name any
 
 
 def _planned_time(cut: Cut) -> PlannedLatency | None:
@@ -104,25 +114,29 @@ def _planned_time(cut: Cut) -> PlannedLatency | None:
     return cut.recipe.plan.latency
 
 
-def _measured_ms(cut: Cut, time: PlannedLatency, model: str) -> float | None:
-    """What `apply` measured where the plan foretold it."""
-    place = (model, time.runtime, time.batch)
-    found = (
-        t["median_ms"] for t in cut.numbers["latency"] or () if (t["model"], t["backend"], t["batch_size"]) == place
-    )
-    return next(found, None)
+def _measured_ms(cut: Cut, bench: Bench | None, time: PlannedLatency, model: str) -> float | None:
+    """What `apply` measured where the plan foretold it, else what `bench` did."""
+    place = (_backend(time), time.batch)
+    for each in cut.numbers["latency"] or ():
+        if (each["model"], each["backend"], each["batch_size"]) == (model, *place):
+            return float(each["median_ms"])
+    known = {"source": "source", "pruned": "model"}[model]
+    for timing in bench.timings if bench is not None and bench.threads == time.threads else ():
+        if (timing.model, timing.backend, timing.batch_size) == (known, *place):
+            return timing.median_ms
+    return None
 
 
 def _planned_lines(cut: Cut) -> list[str]:
     return plan_facts(cut.recipe, measured=cut.numbers["kl"] is not None)
 
 
-def _outcome_lines(cut: Cut) -> Iterator[str]:
+def _outcome_lines(cut: Cut, bench: Bench | None) -> Iterator[str]:
     numbers = cut.numbers
     yield from outcome_facts(dict(numbers))
     if (time := _planned_time(cut)) is not None:
         for model, foretold in (("source", time.source_ms), ("pruned", time.achieved_ms)):
-            if (measured := _measured_ms(cut, time, model)) is not None:
+            if (measured := _measured_ms(cut, bench, time, model)) is not None:
                 yield (
                     f"{time.runtime}, batch {time.batch}, {model}: predicted {foretold:.3g} ms for {time.threads} "
                     f"threads, measured "

@@ -26,6 +26,7 @@ from prune_realloc.reporting.emitted import emitted_panel
 from prune_realloc.reporting.found import checked_panel, found_panel
 from prune_realloc.reporting.grown import grown_panel
 from prune_realloc.reporting.heads import heads_panel
+from prune_realloc.reporting.measured import measured_panel
 from prune_realloc.reporting.runs import Runs, read_runs
 from prune_realloc.reporting.shares import shares_panel
 from prune_realloc.reporting.tables import owners
@@ -50,7 +51,7 @@ class _Section:
     panels: Callable[[Runs], Sequence[Panel]]
     command: str
     """`{run}` is the folder of the first analysis, `{source}` the flags of its network and images, `{network}` the
-    network alone, as `profile` takes it."""
+    network alone, as `profile` takes it. Empty: the page does not miss it."""
 
 
 _SECTIONS = (
@@ -69,9 +70,15 @@ _SECTIONS = (
     _Section(
         title="What was cut, and why; before and after",
         of="cuts",
-        panels=lambda runs: [cut_panel(runs.cuts), outcome_panel(runs.cuts)],
+        panels=lambda runs: [cut_panel(runs.cuts), outcome_panel(runs.cuts, runs.benches)],
         command="prune-realloc plan {run} --keep-macs 0.5 -o half.yaml && prune-realloc apply half.yaml -o "
         "{run}/pruned",
+    ),
+    _Section(
+        title="Measured",
+        of="measured",
+        panels=lambda runs: [measured_panel(runs.benches, runs.evaluations)],
+        command="",
     ),
     _Section(
         title="What other budgets give",
@@ -152,7 +159,7 @@ def gathered(runs: Runs) -> Page:
     for section in _SECTIONS:
         if getattr(runs, section.of):
             panels += section.panels(runs)
-        else:
+        elif section.command:
             why = f"nothing of it lies in {', '.join(runs.folders)}"
             missing.append(Missing(what=section.title, why=why, command=_command(section, runs)))
     named = ", ".join(dict.fromkeys(runs.networks.values())) or ", ".join(runs.folders)

@@ -17,9 +17,10 @@ from prune_realloc.recipe.document import Recipe
 from prune_realloc.recipe.reader import load_recipe
 from prune_realloc.reporting.stored import Outcome, Swept
 from prune_realloc.results.alike import HEADS_FILE, Heads
-from prune_realloc.results.bench import Bench
+from prune_realloc.results.bench import BENCH_FILE, Bench
 from prune_realloc.results.checked import CHECK_FILE, Check
 from prune_realloc.results.curve import CURVE_FILE, Point, Sweep
+from prune_realloc.results.evaluate import EVAL_FILE, Evaluation
 from prune_realloc.results.profile import PROFILE_FILE, Profile
 from prune_realloc.results.sandwiches import SANDWICHES_FILE, Sandwiches
 from prune_realloc.results.trail import TRAIL_FILE, Trail, trail_rows
@@ -66,8 +67,15 @@ class Runs:
     variants: Mapping[str, Variant] = field(default_factory=dict)
     trails: Mapping[str, Trail] = field(default_factory=dict)
     trainings: Mapping[str, Training] = field(default_factory=dict)
+    benches: Mapping[str, Bench] = field(default_factory=dict)
+    evaluations: Mapping[str, Evaluation] = field(default_factory=dict)
     damaged: tuple[str, ...] = ()
     """What could not be read, and why."""
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Folders with what `bench` or `eval` found."""
+        return (*self.benches, *self.evaluations)
 
     @property
     def networks(self) -> dict[str, str]:
@@ -213,6 +221,8 @@ _READERS: dict[str, tuple[tuple[str, ...], Callable[[Path], Any]]] = {
     "shares": ((SANDWICHES_FILE,), _json(Sandwiches, SANDWICHES_FILE)),
     "sweeps": ((CURVE_FILE,), _sweep),
     "cuts": ((RESULT_FILE, UNITS_FILE), _cut),
+    "benches": ((BENCH_FILE,), _json(Bench, BENCH_FILE)),
+    "evaluations": ((EVAL_FILE,), _json(Evaluation, EVAL_FILE)),
     "variants": ((RECIPE_FILE,), _variant),
     "trails": ((TRAIL_FILE,), _trail),
     "trainings": ((LOG_FILE, STATE_FILE), _training),

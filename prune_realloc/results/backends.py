@@ -30,15 +30,13 @@ def _compiled(net: nn.Module, input_shape: tuple[int, int, int], threads: int, d
         return replayed
     import torch._inductor.config as inductor  # imports half of torch
 
-    compiled, known = torch.compile(net, dynamic=False), set[torch.Size]()
+    # around every pass, for any may compile: as an option of torch.compile it comes too late, when the weights are
+    # inputs of the graph already
+    compiled, frozen = torch.compile(net, dynamic=False), inductor.patch(freezing=True)
 
     def run(images: Tensor) -> object:
-        """Frozen: weights are constants, which the compiler lays out once as its kernels want them."""
-        if images.shape in known:
-            return compiled(images)
-        known.add(images.shape)
-        # as an option of torch.compile it comes too late: by then the weights are inputs of the graph
-        with inductor.patch(freezing=True):
+        """Weights are constants, which the compiler lays out once as its kernels want them: they must stay."""
+        with frozen, torch.no_grad():
             return compiled(images)
 
     return run

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +23,9 @@ from prune_realloc.results.turns import interleave, stopwatch_for
 from prune_realloc.runtime.device import out_of_memory_named, pick_device
 from prune_realloc.runtime.networks import evaluation_mode
 
+BENCH_FILE = "bench.json"
+COLUMNS = ("backend", "batch", "model", "median ms", "iqr ms", "min ms", "images/s", "speed-up", "95 %")
+"""Of `Bench.rows`."""
 MAX_COMPILED = 8
 """Networks at once: torch.compile falls back to eager beyond its limit of versions of one forward function."""
 MARGIN = 0.05
@@ -73,6 +77,30 @@ class Bench:
     """Package -> its version."""
     notes: tuple[str, ...] = ()
     """What must be known of the times."""
+    named: Mapping[str, str] = field(default_factory=dict)
+    """Model -> the file, folder or name that it was opened from, where that is known."""
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """A row for each network, backend and batch size."""
+        return [self._row(timing) for timing in self.timings]
+
+    def file(self) -> bytes:
+        """The content of `BENCH_FILE`."""
+        return (json.dumps(asdict(self), indent=1) + "\n").encode()
+
+    def _row(self, timing: Timing) -> tuple[str, ...]:
+        low, high = timing.speedup_interval
+        ratio = ("", "") if timing.model == self.reference else (f"{timing.speedup:.2f}", f"{low:.2f}-{high:.2f}")
+        return (
+            timing.backend,
+            str(timing.batch_size),
+            timing.model,
+            f"{timing.median_ms:.2f}",
+            f"{timing.iqr_ms:.2f}",
+            f"{timing.min_ms:.2f}",
+            f"{timing.images_per_second:.1f}",
+            *ratio,
+        )
 
     def verdicts(self) -> tuple[str, ...]:
         """One line per network, backend and batch size: is it faster than the reference?"""

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from prune_realloc.recipe.options import read_options
 from prune_realloc.results.opening import Reading, open_network, open_stream, with_shipped_images
 from prune_realloc.runtime.device import out_of_memory_named, pick_device
 from prune_realloc.runtime.networks import class_logits, count_classes, evaluation_mode, model_identity
+
+EVAL_FILE = "eval.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,28 @@ class Evaluation:
     """What the run went by, as an analysis has it."""
     source_taken: Mapping[str, Mapping[str, Any]] | None = None
     """What was taken of the source."""
+
+    @property
+    def title(self) -> str:
+        """On which images."""
+        data = self.data or {}
+        return f"{self.samples} images of {data.get('name')}, {data.get('split')}"
+
+    def rows(self) -> list[tuple[str, str]]:
+        """What was measured, in words and numbers."""
+        values = [
+            ("top-1", self.top1, "{:.2%}"),
+            ("top-5", self.top5, "{:.2%}"),
+            ("loss, nats", self.loss, "{:.4f}"),
+            ("top-1 of the source", self.source_top1, "{:.2%}"),
+            ("agreement with the source", self.agreement, "{:.2%}"),
+            ("KL(source || model), nats", self.kl, "{:.2g}"),
+        ]
+        return [(name, form.format(value)) for name, value, form in values if value is not None]
+
+    def file(self) -> bytes:
+        """The content of `EVAL_FILE`."""
+        return (json.dumps(dataclasses.asdict(self), indent=1) + "\n").encode()
 
 
 class Predictions:

@@ -149,8 +149,8 @@ def _require_bare(source: str | Path, model: str | None) -> None:
     """Raises InputError where an architecture is given to what says its own."""
     if model is not None and not Path(source).is_file():
         raise InputError(
-            f"model: source {str(source)!r} is no checkpoint and says what it is; leave --model {model} out, or give "
-            "the file of the weights"
+            f"model: source {str(source)!r} is no file of weights, only such a file is given an architecture; leave "
+            f"--model {model} out, or name the file"
         )
 
 

@@ -2,6 +2,9 @@ import json
 
 import pytest
 
+from prune_realloc.core.typed import read_typed
+from prune_realloc.results.bench import Bench
+
 
 def test_beside_its_source(run_cli):
     args = ("bench", "--source", "demo", "--batch-size", 1, "--seconds", 0, "--threads", 1)
@@ -33,3 +36,11 @@ def test_bad_input_is_one_line(run_cli, args, complaint):
     lines = [line for line in err.splitlines() if line.startswith("prune-realloc:")]
     assert (code, out, len(lines), "Traceback" in err) == (2, "", 1, False), err
     assert complaint in lines[0]
+
+
+def test_what_it_found_is_kept(run_cli, tmp_path):
+    code, _, err = run_cli("bench", "--seconds", 0, "--batch-size", 1, "--source", "demo", "-o", tmp_path)
+    assert code == 0, err
+    found = read_typed(Bench, tmp_path / "bench.json")
+    assert found.named == {"source": "demo", "model": "demo"}
+    assert [row[2] for row in found.rows()] == ["source", "model"]

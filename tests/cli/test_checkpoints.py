@@ -194,4 +194,6 @@ def test_a_bare_checkpoint_is_trained_as_what_it_is_said_to_be(run_cli, net, dat
     code, _, err = run_cli("train", path, *MODEL, *where, *quick)
     assert code == 0, err
     assert json.loads((tmp_path / "run" / "last" / "config.json").read_text())["architecture"] == NAME
-    assert "says what it is" in refused(run_cli, "train", tmp_path / "run" / "last", "--model", NAME, *where, *quick)
+    assert "is no file of weights" in refused(
+        run_cli, "train", tmp_path / "run" / "last", "--model", NAME, *where, *quick
+    )

@@ -72,6 +72,12 @@ def test_the_file_gives_the_table_back(tmp_path):
     [
         (lambda content: content.pop("terms"), "the latency table is damaged"),
         (lambda content: content.update(format_version=9), "format_version 9, this program reads 2"),
+        (
+            lambda content: content.update(
+                format_version=1, conditions=content["conditions"] | {"runtime": "compiled"}
+            ),
+            "format_version 1 timed compiled otherwise than now; measure it again",
+        ),
         (lambda content: content.update(measured=content["measured"][:3]), r"measured: .* at least 8 items"),
         (lambda content: content["measured"][2].update(ms=-1), r"measured\.2\.ms: .* greater than 0"),
         (lambda content: content["measured"][2]["widths"].pop("embed"), "of other sites than the first"),

@@ -21,6 +21,8 @@ FILES = {
     "analysis/check.json": _EVERY,
     "heads.json": _EVERY,
     "profile.json": _EVERY,
+    "pruned/bench.json": _EVERY,
+    "pruned/eval.json": _EVERY,
     "sandwiches.json": _EVERY,
     "sweep.json": _EVERY,
     "trail.json": _EVERY,

@@ -21,6 +21,7 @@ EVERYTHING = [
     "Can the ranking be trusted?",
     "What was cut, and why",
     "Before and after",
+    "Measured",
     "What other budgets give",
     "Where the time goes",
     "How much attention?",
@@ -59,7 +60,7 @@ def test_a_folder_of_everything_has_every_panel(run_folder):
 
 
 def test_the_cut_lies_on_the_curve_that_it_is_a_point_of(run_folder):
-    [figure] = report([run_folder]).panels[5].parts
+    [figure] = report([run_folder]).panels[EVERYTHING.index("What other budgets give")].parts
     lines = {series.name: series.points for series in figure.drawings[0].series}
     assert lines["chosen"] == lines["pruned, without training"] == ((pytest.approx(100 * 20804 / 26224), 0.0),)
 
@@ -184,11 +185,11 @@ def test_a_sweep_draws_its_control_and_without_one_says_so(broken):
     [point] = content["points"]
     point["control"]["macs"] |= {"achieved": point["macs"]["source"] // 2}
     (broken / "sweep.json").write_text(json.dumps(content))
-    panel = report([broken]).panels[5]
+    panel = report([broken]).panels[EVERYTHING.index("What other budgets give")]
     assert (control(panel), panel.missing) == ([((50.0, 0.0),)], ())
     del point["control"]
     (broken / "sweep.json").write_text(json.dumps(content))
-    panel = report([broken]).panels[5]
+    panel = report([broken]).panels[EVERYTHING.index("What other budgets give")]
     assert (control(panel), panel.missing[0].what) == ([], f"the uniform control beside {broken}")
 
 
@@ -247,16 +248,51 @@ def test_without_labels_agreement_stands_in(broken):
         for numbers in content.get("points", [content]):
             numbers["top1"] = None
         (broken / name).write_text(json.dumps(content))
-    page = report([broken])
-    for panel in page.panels[4:6]:
-        assert "no labels" in panel.missing[0].why
-    assert page.panels[5].parts[0].drawings[0].title == "agreement against cost"
+    panels = {panel.title: panel for panel in report([broken]).panels}
+    for title in ("Before and after", "What other budgets give"):
+        assert "no labels" in panels[title].missing[0].why
+    assert panels["What other budgets give"].parts[0].drawings[0].title == "agreement against cost"
 
 
 def test_what_was_not_measured_is_not_said_to_be_agreement(broken):
     path = broken / "pruned" / "result.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"top1": None, "agreement": None, "kl": None}))
     assert "neither top-1 nor agreement" in report([broken]).panels[4].missing[0].why
+
+
+def test_what_bench_and_eval_found_is_shown(run_folder):
+    panel = report([run_folder]).panels[EVERYTHING.index("Measured")]
+    accuracy, times = panel.parts
+    assert (accuracy.title, accuracy.rows) == ("accuracy, 100 images of images, test", (("top-1", "75.00%"),))
+    assert times.title == "times on Abacus, 2 threads (realloc: pruned)"
+    assert times.rows[1] == ("eager", "1", "realloc", "2.00", "0.00", "2.00", "500.0", "2.00", "2.00-2.00")
+    assert "realloc is faster than control" in panel.lines[0]
+    assert panel.notes == ("a busy machine",)
+
+
+@pytest.mark.parametrize("runtime", ["eager", "onnxruntime"])
+def test_a_time_that_was_foretold_is_measured_by_the_command_that_the_page_names(broken, runtime):
+    recipe, result = broken / "pruned" / "recipe.yaml", broken / "pruned" / "result.json"
+    foretold = {"runtime": runtime, "batch": 1, "threads": 2, "device": "cpu", "requested_ms": 3.0, "error": 0.01}
+    foretold |= {"achieved_ms": 2.5, "source_ms": 4.0}
+    content = yaml.safe_load(recipe.read_text())
+    content["plan"]["latency"] = foretold
+    content["budget"] |= {"latency_ms": 3.0, "batch": 1, "threads": 2, "runtime": runtime}
+    recipe.write_text(yaml.safe_dump(content))
+    result.write_text(json.dumps(json.loads(result.read_text()) | {"latency": None}))
+    (panel,) = (panel for panel in report([broken]).panels if panel.title == "Before and after")
+    backend = {"eager": "eager", "onnxruntime": "onnx"}[runtime]
+    (command,) = (missing.command for missing in panel.missing if "time" in missing.what)
+    assert command.endswith(f"-o {broken}/pruned --backend {backend} --batch-size 1 --threads 2")
+    bench = json.loads((broken / "pruned" / "bench.json").read_text())
+    named = {"realloc": "model", "control": "source"}
+    timings = [t | {"model": named[t["model"]], "backend": backend} for t in bench["timings"]]
+    bench |= {"timings": timings, "reference": "source"}
+    (broken / "pruned" / "bench.json").write_text(json.dumps(bench))
+    (panel,) = (panel for panel in report([broken]).panels if panel.title == "Before and after")
+    assert not [missing for missing in panel.missing if "time" in missing.what]
+    line = f"{runtime}, batch 1, pruned: predicted 2.5 ms for 2 threads, measured 2 ms, 0.80 of it"
+    assert line in panel.lines
 
 
 def test_notes_are_announced_on_top(broken):
@@ -272,6 +308,8 @@ def test_notes_are_announced_on_top(broken):
     ("name", "content", "complaint"),
     [
         ("heads.json", "{", "heads.json is damaged"),
+        ("pruned/bench.json", "{}", "bench.json is damaged"),
+        ("pruned/eval.json", '{"samples": "x"}', "eval.json is damaged"),
         ("heads.json", '{"blocks": 3}', "heads.json is damaged (blocks"),
         ("profile.json", "[]", "profile.json is damaged"),
         ("sweep.json", "null", "sweep.json is damaged"),

@@ -101,7 +101,10 @@ def make_run_folder(folder: Path) -> Path:
         "rounds": [first | {"kept": {"blocks.0.ffn": 0.5}}, second],
         "notes": ["only two rounds"],
     }
-    contents["variants/realloc/latency.json"] = asdict(old_variant(timed=True).latency)
+    timed = asdict(old_variant(timed=True).latency)
+    contents["pruned/bench.json"] = timed | {"named": {"realloc": "pruned"}, "notes": ["a busy machine"]}
+    contents["pruned/eval.json"] = {"samples": 100, "top1": 0.75, "data": {"name": "images", "split": "test"}}
+    contents["variants/realloc/latency.json"] = timed
     for name, content in contents.items():
         (folder / name).write_text(json.dumps(content))
     shutil.copy(OLD / "pruned" / "recipe.yaml", folder / "80.yaml")
