@@ -51,7 +51,7 @@ def plan(
         option(
             PLAN,
             "--axes",
-            help="What may go: some of qk,v,ffn,hidden,heads,embed,block. Default: what there is of the first four.",
+            help="What may go: some of qk,v,ffn,hidden,heads,embed,block. Default: all but heads and block.",
         ),
     ] = None,
     round_to: Annotated[list[str] | None, per_axis("--round-to", "Multiples, such as ffn=32.")] = None,

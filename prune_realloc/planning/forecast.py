@@ -7,10 +7,15 @@ those of the next, that tokens err together, and that a refit is fitted to the i
 from __future__ import annotations
 
 from prune_realloc.recipe.document import Recipe
+from prune_realloc.recipe.plan import PlannedLatency
 
 SEEN = {True: (0.7, 3.2, 31.0), False: (3.0, 18.0, 400.0)}
 """Whether layers are refitted -> the least, the median and the most of the measured KL over the forecast, on five
 trained networks at 0.8 to 0.3 of their multiply-adds (`benchmarks/forecast.py`)."""
+
+
+_NOISE = 1.1
+"""Two measurements of a time that differ by less are alike."""
 
 
 def unchecked(recipe: Recipe) -> str:
@@ -41,6 +46,17 @@ def outside(predicted: float | None, measured: float | None, recipe: Recipe) -> 
     return [
         f"the forecast does not hold for this cut: {compared(predicted, measured)}, where {least:g} to {most:g} times "
         "were seen; do not compare plans of this network by predicted damage at this budget, sweep measures them"
+    ]
+
+
+def missed(planned: PlannedLatency, measured_ms: float) -> list[str]:
+    """A note where a cut takes longer than it was asked to; none where it is as fast, but for `_NOISE`."""
+    if measured_ms <= _NOISE * planned.requested_ms:
+        return []
+    return [
+        f"the time that was asked for is missed: {planned.requested_ms:.3g} ms asked for, {planned.achieved_ms:.3g} "
+        f"foretold, {measured_ms:.3g} measured ({planned.runtime}, batch {planned.batch}, {planned.threads} threads); "
+        "plan with a table that was measured longer (--measure-seconds), on a machine that is as busy as this one"
     ]
 
 

@@ -162,6 +162,8 @@ def _commands(runs: Runs) -> Iterator[str]:
         yield _line("heads", *flags, "-o", folder)
     for folder in runs.variants:
         yield _line("emit", f"{folder}/recipe.yaml", "-o", str(Path(folder).parent))
+    for folder, trail in runs.trails.items():
+        yield _grow_line(folder, trail)
     for folder, training in runs.trainings.items():
         if training.result is not None:
             yield _train_line(folder, training.result)
@@ -201,13 +203,28 @@ def _shares_line(folder: str, sweep: Sandwiches) -> str:
     return _line("profile", network, *_how("", sweep.how), "--sweep-mhsa", shares, *trained, *sizes, "-o", folder)
 
 
-def _train_line(folder: str, done: Finished) -> str:
+def _grow_line(folder: str, trail: Trail) -> str:
+    said = trail.settings
+    config = {name.removeprefix("config."): value for name, value in said.items() if name.startswith("config.")}
+    where = [str(said.get("variant")), "--data", str(said.get("data")), "--rounds", str(said.get("rounds"))]
+    teacher = _taught(said.get("teacher"), said.get("teacher_options"))
+    return _line("grow", *where, *_flags(said, _TRAINED_FLAGS), *teacher, *_changed(config), "-o", folder)
+
+
+def _changed(config: Mapping[str, Any]) -> list[str]:
+    """The settings of a training that are not the usual ones."""
     usual = {name: field.default for name, field in TrainConfig.model_fields.items()}
-    settings = [
-        f"--set={name}={value}" for name, value in done.config.items() if value is not None and value != usual.get(name)
-    ]
-    teacher = ["--teacher", done.teacher, *_how("teacher-", done.teacher_options or {})] if done.teacher else []
-    where = [done.parent or "NETWORK", *_pairs("--model-arg", done.model_args), "--data", done.data["name"]]
+    return [f"--set={name}={value}" for name, value in config.items() if value is not None and value != usual.get(name)]
+
+
+def _taught(teacher: str | None, options: Mapping[str, Any] | None) -> list[str]:
+    return ["--teacher", teacher, *_how("teacher-", options or {})] if teacher else []
+
+
+def _train_line(folder: str, done: Finished) -> str:
+    teacher, settings = _taught(done.teacher, done.teacher_options), _changed(done.config)
+    how = {"model": done.architecture, "model_args": done.model_args}
+    where = [done.parent or "NETWORK", *_how("", how), "--data", done.data["name"]]
     return _line("train", *where, *_flags(done.data, _TRAINED_FLAGS), *teacher, *settings, "-o", folder)
 
 

@@ -23,7 +23,7 @@ from prune_realloc.results.curve import CURVE_FILE, Point, Sweep
 from prune_realloc.results.evaluate import EVAL_FILE, Evaluation
 from prune_realloc.results.profile import PROFILE_FILE, Profile
 from prune_realloc.results.sandwiches import SANDWICHES_FILE, Sandwiches
-from prune_realloc.results.trail import TRAIL_FILE, Trail, trail_rows
+from prune_realloc.results.trail import ROUND, TRAIL_FILE, Trail, trail_rows
 from prune_realloc.results.variant import LATENCY_FILE, REALLOCATED, Variant
 from prune_realloc.training.outputs import BEST, LAST, LOG_FILE, Finished, Row, read_log, read_result
 
@@ -107,6 +107,11 @@ def read_runs(folders: Sequence[str | Path]) -> Runs:
                 continue
             if thing is not None:
                 found[kind][str(place)] = thing
+    found["trainings"] = {
+        place: training  # those of `grow` are in its trail
+        for place, training in found["trainings"].items()
+        if not any(place.startswith(str(Path(trail) / ROUND)) for trail in found["trails"])
+    }
     named = tuple(str(folder) for folder in folders)
     if not any(found.values()):
         empty = f"run {', '.join(map(repr, named))} holds nothing to report; run `analyze -o {named[0]}` first"

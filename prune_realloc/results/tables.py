@@ -148,7 +148,7 @@ def plan_facts(recipe: Recipe, *, measured: bool = False) -> list[str]:
         )
     lines += [f"{name}: {site.width} of {site.of}" for name, site in plan.sites.items() if site_place(name)[1] is None]
     if plan.damage is not None:
-        bound = "" if plan.bound is None else f"; no plan has less than {plan.bound:.3g}"
+        bound = "" if plan.bound is None else f"; no plan of these axes and rules has less than {plan.bound:.3g}"
         checked = "" if measured else f"; {unchecked(recipe)}"
         lines.append(f"predicted damage: {plan.damage:.3g} nats per image{bound}{checked}")
     if note := allocation_note(recipe):

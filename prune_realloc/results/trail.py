@@ -19,6 +19,8 @@ from prune_realloc.results.figures import as_png
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+ROUND = "round-"
+"""What the folders of the rounds begin with, beside `TRAIL_FILE`."""
 TRAIL_FILE = "trail.json"
 FORMAT_VERSION = 1
 COMPONENTS = ("embed", "qk", "v", "ffn")

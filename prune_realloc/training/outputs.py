@@ -91,6 +91,8 @@ class Trained:
     """Name and parts of the data, and how many images were trained on and evaluated."""
     parent: str
     """What was trained: the folder or checkpoint."""
+    architecture: str | None
+    """That of a checkpoint which does not say it, where it was given."""
     model_args: Mapping[str, Any]
     """Arguments that the network was built with, over its own."""
     teacher: str | None
@@ -139,6 +141,7 @@ class Finished:
     parent: str | None = None
     teacher: str | None = None
     teacher_options: Mapping[str, Any] | None = None
+    architecture: str | None = None
     model_args: Mapping[str, Any] | None = None
 
     @property

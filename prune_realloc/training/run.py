@@ -197,6 +197,7 @@ class Run:
             config=setup.config,
             model=model_identity(setup.kept),
             parent=self.identity["source"],
+            architecture=self.identity["model"],
             model_args=self.identity["model_args"],
             teacher=self.identity["teacher"],
             teacher_options=self.identity["teacher_options"],

@@ -20,6 +20,8 @@ class Identity(TypedDict):
     """All settings but those that change only the run's speed."""
     data: dict[str, JsonValue]
     """Name and parts of the data, and how many images they are."""
+    model: str | None
+    """Architecture of a checkpoint that does not say it, where it was given."""
     model_args: dict[str, JsonValue]
     """Arguments that the network was built with, over its own."""
     teacher: str | None

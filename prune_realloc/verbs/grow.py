@@ -17,7 +17,7 @@ from prune_realloc.models.efficientvit_config import EfficientVitConfig
 from prune_realloc.planning.grown import unmeasured
 from prune_realloc.recipe.reader import load_recipe
 from prune_realloc.recipe.target import Target
-from prune_realloc.results.trail import Round, Trail
+from prune_realloc.results.trail import ROUND, Round, Trail
 from prune_realloc.runtime.device import pick_device
 from prune_realloc.runtime.distributed import place, process_group
 from prune_realloc.training.config import TrainConfig
@@ -84,7 +84,7 @@ def grow(
         report=report,
     )
     for number in range(len(trail.rounds), rounds + 1):
-        own = folder / f"round-{number}"
+        own = folder / f"{ROUND}{number}"
         trained = growth.trained(own / "network" if number else Path(variant), own / "run")
         net = open_efficientvit(own / "run" / LAST)
         cost = {kind: net.config.cost.of(kind) for kind in KINDS}
@@ -92,7 +92,7 @@ def grow(
         done = (*trail.rounds, found)
         if number < rounds:
             require_shown(net, trained, number)
-            limit, following = done[0].cost[growth.kind], folder / f"round-{number + 1}" / "network"
+            limit, following = done[0].cost[growth.kind], folder / f"{ROUND}{number + 1}" / "network"
             kept = growth.write_next(net, growth.analysed(own), limit, following)
             done = (*trail.rounds, replace(found, kept=kept))
         trail = replace(trail, rounds=done, notes=_notes(done))

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from prune_realloc.core.errors import require_at_least
+from prune_realloc.core.errors import InputError, WorkFailed, require_at_least
 from prune_realloc.core.latency import LatencyTable
 from prune_realloc.data.calibration import Calibration
 from prune_realloc.data.own_batches import OwnBatches
@@ -18,15 +18,17 @@ from prune_realloc.data.stream import ImageStream
 from prune_realloc.data.unseen import Unseen, open_unseen
 from prune_realloc.families.host import adopted
 from prune_realloc.families.inputs import input_shape
-from prune_realloc.planning.forecast import outside
+from prune_realloc.planning.forecast import missed, outside
 from prune_realloc.planning.plan import axes_named
 from prune_realloc.pruning.examine import Examined, examine
 from prune_realloc.pruning.objectives import is_classifier
 from prune_realloc.pruning.scorers import GRADIENT_SCORERS, WEIGHT_SCORERS
 from prune_realloc.pruning.sites import cost_of
 from prune_realloc.recipe.document import Recipe, Source
+from prune_realloc.recipe.plan import PlannedLatency
 from prune_realloc.results.bench import Bench, bench
 from prune_realloc.results.evaluate import Evaluation, Predictions, measure
+from prune_realloc.results.latency import RUNTIMES
 from prune_realloc.results.latency_tables import Tables, shapes_of
 from prune_realloc.results.opening import Reading, open_network, with_shipped_images
 from prune_realloc.runtime.device import out_of_memory_named, pick_device
@@ -89,7 +91,10 @@ class Staged:
             known = found if uniform is result else self._measured(uniform.network)[0]
             control = Control(cost=cost_of(uniform.network), evaluation=known)
         pairs = {name: _pair(judge, net, result.network) for name, judge in self.judges.own().items()}
-        timing = _timed(net, result.network, images, next(net.parameters()).device.type) if timed else None
+        timing, late = None, list[str]()
+        if timed:
+            device = next(net.parameters()).device.type
+            timing, late = _timed(net, result.network, images, device, result.plan.latency)
         _keep_preprocessing(result.network, recipe)
         result.network.to("cpu")
         return _applied(
@@ -99,7 +104,7 @@ class Staged:
             self.seen,
             found,
             timing,
-            [*self.notes, *more, *outcome, *(() if timing is None else timing.notes)],
+            [*self.notes, *more, *outcome, *late],
             pairs,
             plain_taken_of(net, images),
             control,
@@ -270,9 +275,24 @@ def _keep_preprocessing(pruned: Any, recipe: Recipe) -> None:
         pruned.pretrained_cfg = dict(pruned.pretrained_cfg) | recipe.data.preprocess
 
 
-def _timed(net: nn.Module, pruned: nn.Module, images: Calibration | None, device: str) -> Bench:
+def _timed(
+    net: nn.Module, pruned: nn.Module, images: Calibration | None, device: str, planned: PlannedLatency | None
+) -> tuple[Bench | None, list[str]]:
+    """Both in turns, where a time was planned for as it was planned for; and what must be said of it."""
     shape = images.shape if isinstance(images, OwnBatches) else input_shape(net)
-    return bench({"source": net, "pruned": pruned}, shape, device=device, seconds=2.0)
+    nets = {"source": net, "pruned": pruned}
+    if planned is None:
+        found = bench(nets, shape, device=device, seconds=2.0)
+        return found, list(found.notes)
+    where: dict[str, Any] = {
+        "backends": (RUNTIMES.get(planned.runtime, planned.runtime),),
+        "batch_sizes": (planned.batch,),
+    }
+    try:
+        found = bench(nets, shape, device=device, threads=planned.threads, seconds=2.0, **where)
+    except (InputError, WorkFailed) as error:  # it was planned elsewhere; what was cut stands
+        return None, [f"the time that was planned for is not measured: {error}"]
+    return found, [*found.notes, *missed(planned, found.timings[-1].median_ms)]
 
 
 def _pair(judge: Judge, net: nn.Module, pruned: nn.Module) -> Pair:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from prune_realloc.planning.forecast import SEEN, compared, outside, unchecked
+from prune_realloc.planning.forecast import SEEN, compared, missed, outside, unchecked
+from prune_realloc.recipe.plan import PlannedLatency
 from prune_realloc.recipe.reader import build_recipe
 
 ROWS = json.loads((Path(__file__).parents[2] / "docs" / "forecast.json").read_text())["rows"]
@@ -24,6 +25,14 @@ def test_the_stated_range_is_that_of_the_measurements(how, refit):
     assert median == pytest.approx(statistics.median(times), rel=0.05)
     assert least <= min(times) <= 1.5 * least
     assert most / 1.5 <= max(times) <= most
+
+
+def test_a_time_that_is_missed_is_noted():
+    how = {"batch": 1, "runtime": "eager", "threads": 1, "device": "Abacus", "error": 0.01}
+    planned = PlannedLatency(requested_ms=4.0, achieved_ms=3.9, source_ms=8.0, **how)
+    assert not missed(planned, 4.3)
+    (note,) = missed(planned, 6.85)
+    assert "4 ms asked for, 3.9 foretold, 6.85 measured (eager, batch 1, 1 threads)" in note
 
 
 def test_only_what_was_seen_nowhere_is_noted():

@@ -13,6 +13,7 @@ from prune_realloc.core.errors import InputError
 from prune_realloc.pages.writers import as_html, as_json, as_markdown
 from prune_realloc.reporting.asked import flags_of, network_argument
 from prune_realloc.reporting.report import report, write_report
+from prune_realloc.reporting.runs import read_runs
 from prune_realloc.results.figures import retention_figure
 
 EVERYTHING = [
@@ -68,7 +69,7 @@ def test_the_cut_lies_on_the_curve_that_it_is_a_point_of(run_folder):
 def test_commands_of_every_verb_make_it_again(run_folder):
     code = report([run_folder]).panels[-1].code
     assert [line.split()[1] for line in code] == [
-        *("analyze", "plan", "apply", "sweep", "profile", "profile", "heads", "emit", "train")
+        *("analyze", "plan", "apply", "sweep", "profile", "profile", "heads", "emit", "grow", "train")
     ]
     assert f"plan {run_folder}/analysis --recipe {run_folder}/pruned/recipe.yaml" in code[1]
     assert "profile nets/demo --batch 1 --threads 2" in code[4]
@@ -293,6 +294,15 @@ def test_a_time_that_was_foretold_is_measured_by_the_command_that_the_page_names
     assert not [missing for missing in panel.missing if "time" in missing.what]
     line = f"{runtime}, batch 1, pruned: predicted 2.5 ms for 2 threads, measured 2 ms, 0.80 of it"
     assert line in panel.lines
+
+
+def test_trainings_inside_a_trail_are_not_compared(broken):
+    inner = shutil.copytree(broken / "finished", broken / "grown" / "round-0" / "run")
+    assert any(str(inner) in name for name in read_runs([broken]).trainings)
+    shutil.copy(broken / "trail.json", broken / "grown")
+    found = read_runs([broken / "grown"])
+    assert (*found.trails,) == (str(broken / "grown"),)
+    assert not found.trainings
 
 
 def test_notes_are_announced_on_top(broken):

@@ -40,6 +40,17 @@ def test_apply_keeps_a_budget_of_time_in_all_that_it_compares(network):
     assert "with uniform widths" in " ".join(done.notes)
 
 
+def test_apply_times_what_was_planned_for(network):
+    net, batches, tables, table = network
+    recipe = build_recipe({"budget": {"latency_ms": 0.7 * table.predict(widths(find_sites(net)))}})
+    done = apply(recipe, model=net, batches=batches, tables=tables)
+    planned = done.recipe.plan.latency
+    places = {(timing.backend, timing.batch_size) for timing in done.timing.timings}
+    assert (places, done.timing.threads) == ({("eager", planned.batch)}, planned.threads)
+    late = "the time that was asked for is missed" in " ".join(done.notes)
+    assert late == (done.timing.timings[-1].median_ms > 1.1 * planned.requested_ms)
+
+
 def test_sweep_goes_through_shares_of_time(network, tmp_path):
     net, batches, tables, _ = network
     recipe = build_recipe({"budget": {"keep_latency": 0.9, "batch": 1}})
