@@ -49,7 +49,7 @@ def open_named(name: str | Path, **more: Any) -> nn.Module:
         return load_model(**more)
     if Path(name).exists():
         return load_model(ckpt=name, **more)
-    if more.get("model") is not None:
+    if more.pop("model", None) is not None:
         raise InputError(f"model: {str(name)!r} is a name already; only a checkpoint is given one")
     return load_model(str(name), **more)
 
