@@ -81,6 +81,8 @@ def emit(
     ruled = [with_rule(one.target or Target(), given, analysis) for one in asked]
     if progress is not None and (why := ruled[0][1]) is not None:
         progress(why)
+    if progress is not None and (note := _other_channels(facts, wanted)) is not None:
+        progress(note)
     found = [
         _variant(one, like, fields)
         for one, like, (fields, _) in zip(asked, SIZES if grid else ("",), ruled, strict=True)
@@ -113,6 +115,17 @@ def _wanted(given: Target, facts: Mapping[str, Any], target: Mapping[str, Any], 
         flags = ", ".join(f"--{field.replace('_', '-')}" for field in missing)
         raise InputError(f"target: the source does not tell {', '.join(missing)}; give {flags}")
     return wanted
+
+
+def _other_channels(facts: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+    """What to say where images have other channels than those that the normalisation is of."""
+    taken = preprocessing_facts(facts)
+    if "mean" not in taken or facts.get("in_chans") in (None, wanted["in_chans"]):
+        return None
+    return (
+        f"images have {wanted['in_chans']} channels, the source's {facts['in_chans']}: mean {taken['mean']} and std "
+        f"{taken.get('std')} are the source's; put those of your data into config.json before training"
+    )
 
 
 def _asked(read: Recipe, facts: Mapping[str, Any], wanted: Mapping[str, Any], like: str) -> Recipe:

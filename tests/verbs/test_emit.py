@@ -278,6 +278,15 @@ def test_command_line(run_cli, analysis, tmp_path):
     assert json.loads(out)[0]["network"]["requested"] == 8_000_000
 
 
+def test_statistics_of_other_channels_are_said(analysis, monkeypatch):
+    known = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
+    monkeypatch.setattr("prune_realloc.verbs.emit.preprocessing_facts", lambda facts: known)
+    for channels in (3, 1):
+        said: list[str] = []
+        emit(Analysis.load(analysis), target=SMALL | {"in_chans": channels}, timed=False, progress=said.append)
+        assert any("are the source's; put those of your data" in line for line in said) == (channels != 3)
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
