@@ -11,7 +11,6 @@ and with the environment that docs/benchmarks.md names under "What page faults c
 
 import argparse
 import copy
-import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +30,7 @@ from prune_realloc.models.efficientvit_config import SIZES, EfficientVitConfig
 from prune_realloc.models.efficientvit_keys import to_flex_keys
 from prune_realloc.results.backends import BACKENDS
 from prune_realloc.results.bench import timings_of
-from prune_realloc.results.page_faults import KEEP
+from prune_realloc.results.page_faults import memory_is_kept
 from prune_realloc.results.turns import Call, interleave, stopwatch_for
 
 BATCHES = (1, 16)
@@ -164,7 +163,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     record = {
         "command": shlex.join(["python", *sys.argv]),
-        "memory_kept": KEEP.items() <= os.environ.items(),
+        "memory_kept": memory_is_kept(),
         "training_batch": TRAINING,
         "models": {name: measure(name, args.device, args.threads, args.seconds) for name in args.models},
     } | origin(args.threads, ("torch", "timm", "onnxruntime"), args.device)

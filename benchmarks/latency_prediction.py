@@ -15,7 +15,6 @@ Where the C library is told to keep freed memory (`benchmarks/page_faults.py`), 
 
 import argparse
 import json
-import os
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
@@ -34,10 +33,10 @@ from prune_realloc.families import family_of
 from prune_realloc.results.backends import BACKENDS
 from prune_realloc.results.latency import RUNTIMES, measure_latency
 from prune_realloc.results.latency_draws import drawn_widths
-from prune_realloc.results.page_faults import KEEP
+from prune_realloc.results.page_faults import memory_is_kept
 from prune_realloc.results.turns import interleave
 
-KEPT = all(os.environ.get(name) == value for name, value in KEEP.items())
+KEPT = memory_is_kept()
 NETWORKS = ("deit_tiny_patch16_224", "deit_small_patch16_224", "swin_tiny_patch4_window7_224", "efficientvit_m2")
 BATCHES = (1, 8)
 PLANS, TOGETHER = 12, 6

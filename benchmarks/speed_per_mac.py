@@ -13,7 +13,6 @@ machine.
 
 import argparse
 import json
-import os
 import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,7 +32,7 @@ from prune_realloc.results.bench import bench
 from prune_realloc.results.ceilings import measured_ceilings
 from prune_realloc.results.export import deployed
 from prune_realloc.results.latency import RUNTIMES, measure_latency
-from prune_realloc.results.page_faults import KEEP
+from prune_realloc.results.page_faults import memory_is_kept
 
 NETWORKS = ("deit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "efficientvit_m2")
 NETWORKS += ("deit_small_patch16_224", "deit_base_patch16_224")
@@ -54,7 +53,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows = json.loads(args.out.read_text())["rows"] if args.out.exists() else []
-    kept = KEEP.items() <= os.environ.items()
+    kept = memory_is_kept()
     have = {(row["network"], row["runtime"], row["batch"], row.get("memory_kept", False)) for row in rows}
     for name in args.networks:
         torch.manual_seed(0)

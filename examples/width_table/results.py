@@ -31,10 +31,10 @@ def main(argv: list[str] | None = None) -> None:
     try:
         for data in ("cifar10", "fashion"):
             for half in (CHOOSE, REPORT):
-                table = f"{data}_2M.jsonl"
-                command = f"    python candidates.py {table} --half {half} --analysis fashion=ANALYSIS"
-                found = report(HERE / table, [f"fashion={args.analysis}"], half)
-                parts += [f"## {data}, half `{half}`", command, found]
+                table, named = f"{data}_2M.jsonl", f"fashion={args.analysis}"
+                command = f"candidates.py examples/width_table/{table} --half {half} --analysis {named}"
+                found = report(HERE / table, [named], half)
+                parts += [f"## {data}, half `{half}`", f"    python examples/width_table/{command}", found]
     except InputError as error:
         parser.error(str(error))
     write_file(HERE / "results.md", ("\n\n".join(parts) + "\n").encode())

@@ -8,6 +8,7 @@ permuted; untrained) and an EfficientViT of four times the budget, uniform, of w
 Each is trained on 20,000 images in six epochs. `--also NAME=FOLDER` adds analyses. For each source: Spearman's
 correlation with the accuracies of one half of the tables, of its stream's curve and of all its curves; the rank of the
 latter among those of 19 swaps of the same curves (1: above all); its accuracy; and the channels that `emit` gives it.
+sources.md has them after each source that is ready.
 """
 
 from __future__ import annotations
@@ -38,6 +39,12 @@ from prune_realloc.data.idx import read_idx
 from prune_realloc.planning.control import uniform_control
 from prune_realloc.training.config import train_config
 
+HEAD = b"""# Whose curves foretell what
+
+What `sources.py` has found so far, with the tables as they stand. *rank*: of all curves among 19 swaps of them.
+*refused*: `emit` makes nothing of a source at chance.
+
+"""
 BUDGET = 2_000_000
 SWAPS = 19
 SETTINGS: dict[str, Any] = {"epochs": 6, "batch_size": 128, "lr": 1e-3, "smoothing": 0.0}
@@ -156,11 +163,11 @@ def told(analysis: Analysis, table: Path, half: str) -> Told:
 
 
 def emitted(analysis: Analysis) -> str:
-    """The channels of the network by the default rule, or why there is none."""
+    """The channels of the network by the default rule, where `emit` makes one."""
     try:
         return str(structured.emitted(analysis, {"macs": BUDGET}, rule="stream").embed)
-    except InputError as error:
-        return f"refused: {error}"
+    except InputError:
+        return "refused"
 
 
 def report(analyses: Mapping[str, Analysis], tables: Path, half: str) -> str:
@@ -195,7 +202,7 @@ def main(argv: list[str] | None = None) -> None:
             for name, source in SOURCES.items():
                 folder = args.out / "sources" / data / name.replace(", ", "-").replace(": ", "-").replace(" ", "-")
                 analyses[f"{data}: {name}"] = analysed(source, data, images, folder)
-        print(report(analyses, args.tables, args.half))
+                write_file(HERE / "sources.md", HEAD + report(analyses, args.tables, args.half).encode() + b"\n")
     except InputError as error:
         parser.error(str(error))
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from prune_realloc.checkpoints.folders import FORMAT_VERSION
 from prune_realloc.checkpoints.rebuild import check_rebuild
-from prune_realloc.core.files import CHECKSUMS, checksums, make_folder, write_files
+from prune_realloc.core.files import CHECKSUMS, checksums, json_file, make_folder, write_files
 from prune_realloc.core.names import PREPROCESSING, PRUNED, RECIPE_FILE, RESULT_FILE, UNITS_FILE, WEIGHTS_FILE
 from prune_realloc.families.inputs import input_shape
 
@@ -69,7 +69,7 @@ def network_files(config: bytes, weights: bytes | None, more: Mapping[str, bytes
     if weights is None:
         return {**(more or {}), "config.json": config}
     named = json.loads(config) | {CHECKSUMS: checksums({WEIGHTS_FILE: weights})}
-    return {**(more or {}), WEIGHTS_FILE: weights, "config.json": _as_json(named)}
+    return {**(more or {}), WEIGHTS_FILE: weights, "config.json": json_file(named)}
 
 
 def describe(
@@ -127,11 +127,7 @@ def config_file(
         "model_args": model_args,
         "pretrained_cfg": {**pretrained_cfg, "input_size": list(input_size), "num_classes": num_classes},
     }
-    return _as_json(content | dict(more or {}))
-
-
-def _as_json(content: Mapping[str, Any]) -> bytes:
-    return (json.dumps(content, indent=1) + "\n").encode()
+    return json_file(content | dict(more or {}))
 
 
 def weights_file(net: nn.Module) -> bytes:

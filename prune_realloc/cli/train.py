@@ -103,8 +103,8 @@ def train(
             return  # timm's script reads labels
         given: dict[str, Any] = {"--teacher": teacher, "--samples": samples}
         given |= {"--class-map": naming.get("class_map"), "--class-order": naming.get("class_order")}
-        built = {"model_args": network["model_args"]} if "model_args" in network else {}
-        say_timm_command(settings, source, data, out, parts | built, given)
+        network.pop("model", None)  # timm's script takes what the trained network says
+        say_timm_command(settings, source, data, out, parts | network, given)
 
 
 def _runs(source: str, settings: TrainConfig, seeds: int | None, out: Path) -> list[tuple[str, Path, int]]:

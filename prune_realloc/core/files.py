@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from prune_realloc.core.errors import InputError
 
@@ -40,6 +42,11 @@ def require_writable(folder: Path) -> None:
     make_folder(folder)
     with _named(folder), tempfile.TemporaryFile(dir=folder) as file:
         file.write(b" ")
+
+
+def json_file(content: Any) -> bytes:
+    """Numbers and texts as the content of a file that people read too."""
+    return (json.dumps(content, indent=1) + "\n").encode()
 
 
 def write_file(path: Path, content: bytes) -> None:

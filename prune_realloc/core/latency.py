@@ -16,7 +16,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from prune_realloc.core.cost import Term, Widths
 from prune_realloc.core.errors import InputError, first_fault
-from prune_realloc.core.files import make_folder, write_file
+from prune_realloc.core.files import json_file, make_folder, write_file
+from prune_realloc.core.names import Runtime
 from prune_realloc.core.prices import Price, fitted_prices, parts_of_a_millisecond, total
 from prune_realloc.core.structure import without_dropped_blocks
 
@@ -39,8 +40,7 @@ class Conditions:
     """What the processor or the graphics card calls itself."""
     device_type: str
     """cpu or cuda."""
-    runtime: str
-    """eager, onnxruntime or compiled."""
+    runtime: Runtime
     threads: _Count
     """For one operator; on a graphics card they launch its kernels only."""
     batch: _Count
@@ -169,7 +169,7 @@ class LatencyTable:
         content = {"format_version": FORMAT_VERSION} | dataclasses.asdict(self)
         content["ms"] = self.components(self.measured[0].widths)  # for who reads the file
         content["error"] = self.error
-        write_file(path, (json.dumps(content, indent=1) + "\n").encode())
+        write_file(path, json_file(content))
 
     @classmethod
     def load(cls, path: str | Path) -> LatencyTable:

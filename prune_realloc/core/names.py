@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from typing import Literal
 
 RECIPE_FILE, RESULT_FILE, UNITS_FILE = "recipe.yaml", "result.json", "units.json"
 """What was asked for, the numbers that came of it, and which units of the source it is, in the folder of a network."""
@@ -22,6 +23,8 @@ PREPROCESSING = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
 """The fields of timm's `pretrained_cfg` that say how images are prepared."""
 MEASURE_SECONDS = 300.0
 """What the measurement of a latency table may take, where nobody says it."""
+Runtime = Literal["eager", "onnxruntime", "compiled"]
+"""What runs a network, where its time is planned."""
 Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
 

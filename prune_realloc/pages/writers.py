@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.resources import files
@@ -10,6 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from prune_realloc.core.files import json_file
 from prune_realloc.pages.charts import colours_of, drawn, swatch
 from prune_realloc.pages.content import Boxes, Figure, Heat, Page, Table
 from prune_realloc.pages.rendering import render
@@ -42,7 +42,7 @@ def as_markdown(page: Page) -> bytes:
 
 def as_json(page: Page) -> bytes:
     """Every number, of figures too."""
-    return (json.dumps(asdict(page), indent=1) + "\n").encode()
+    return json_file(asdict(page))
 
 
 FORMATS: dict[str, Callable[[Page], bytes]] = {"html": as_html, "md": as_markdown, "json": as_json}

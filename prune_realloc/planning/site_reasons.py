@@ -19,8 +19,9 @@ def site_reason(problem: PlanningProblem, name: str, widths: Widths) -> str:
     if rule.fixes_width:
         return f"rule: width {rule.width}" if rule.width is not None else f"rule: keep {rule.keep:g}"
     if problem.recipe.budget is None or axis not in problem.axes:
-        stays = "no rule asks for a cut" if problem.recipe.budget is None else f"{axis} is not among the axes to cut"
-        return f"rule: ceiling {rule.ceiling}" if width < whole else stays
+        if width < whole:
+            return f"rule: ceiling {rule.ceiling}"
+        return "no rule asks for a cut" if problem.recipe.budget is None else f"{axis} is not among the axes to cut"
     if width == whole:
         return _kept(problem, name, widths)
     given = f"{_worth(problem, name, width)}, saves {_saved(problem, name, widths)}"

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from prune_realloc.core.cost import DEFAULT_KIND, KINDS, CostKind
+from prune_realloc.core.names import Runtime
 from prune_realloc.recipe.cost_fields import CostPart, per_kind, size_help
 from prune_realloc.recipe.fields import Conflict, Count, Share, Size
 
-Runtime = Literal["eager", "onnxruntime", "compiled"]
 Device = Literal["cpu", "cuda"]
 _MEASURED = {"latency": ("latency_ms", "keep_latency"), "peak": ("peak_mb", "keep_peak")}
 _AMOUNTS = {kind: (kind, f"keep_{kind}") for kind in KINDS} | _MEASURED

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field, StrictStr
 
 from prune_realloc.core.cost import CostKind
+from prune_realloc.core.names import Runtime
 from prune_realloc.recipe.cost_fields import CostPart, KindName, amount_type, per_kind
 from prune_realloc.recipe.fields import Conflict, Count, Location, Natural, Number, Part
 
@@ -49,7 +50,7 @@ class PlannedLatency(Part):
     """Of the source."""
     batch: Count
     """Images at a time."""
-    runtime: StrictStr
+    runtime: Runtime
     """What runs the network."""
     threads: Count
     """CPU threads."""

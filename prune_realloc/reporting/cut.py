@@ -101,12 +101,8 @@ def _unmeasured(folder: str, cut: Cut, bench: Bench | None) -> Iterator[Missing]
             yield Missing(what=f"latency of {folder}", why="it was cut with --no-bench", command=command)
     elif _measured_ms(cut, bench, time, "pruned") is None:
         why = f"it was predicted for {time.runtime}, batch {time.batch}, {time.threads} threads, and not measured there"
-        command += f" --backend {_backend(time)} --batch-size {time.batch} --threads {time.threads}"
+        command += f" --backend {RUNTIMES[time.runtime]} --batch-size {time.batch} --threads {time.threads}"
         yield Missing(what=f"the measured time of {folder}", why=why, command=command)
-
-
-def _backend(time: PlannedLatency) -> str:
-    return RUNTIMES.get(time.runtime, time.runtime)  # a recipe may name any
 
 
 def _planned_time(cut: Cut) -> PlannedLatency | None:
@@ -116,7 +112,7 @@ def _planned_time(cut: Cut) -> PlannedLatency | None:
 
 def _measured_ms(cut: Cut, bench: Bench | None, time: PlannedLatency, model: str) -> float | None:
     """What `apply` measured where the plan foretold it, else what `bench` did."""
-    place = (_backend(time), time.batch)
+    place = (RUNTIMES[time.runtime], time.batch)
     for each in cut.numbers["latency"] or ():
         if (each["model"], each["backend"], each["batch_size"]) == (model, *place):
             return float(each["median_ms"])

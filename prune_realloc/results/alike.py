@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 from prune_realloc.core.analysis import Analysis
+from prune_realloc.core.files import json_file
 from prune_realloc.core.structure import site_place
 from prune_realloc.core.typed import holding
 
@@ -88,7 +88,7 @@ class Heads:
 
     def file(self) -> bytes:
         """The content of `HEADS_FILE`."""
-        return (json.dumps(asdict(self), indent=1) + "\n").encode()
+        return json_file(asdict(self))
 
 
 COLUMNS = ("site", "heads", "maps", "outputs", "least lost", "most lost", "planned")

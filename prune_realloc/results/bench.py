@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import torch
 from torch import nn
 
 from prune_realloc.core.errors import InputError, require_at_least
+from prune_realloc.core.files import json_file
 from prune_realloc.core.intervals import median_interval
 from prune_realloc.results.backends import BACKENDS, compiler_failure_named
 from prune_realloc.results.page_faults import faults_note
@@ -86,7 +86,7 @@ class Bench:
 
     def file(self) -> bytes:
         """The content of `BENCH_FILE`."""
-        return (json.dumps(asdict(self), indent=1) + "\n").encode()
+        return json_file(asdict(self))
 
     def _row(self, timing: Timing) -> tuple[str, ...]:
         low, high = timing.speedup_interval

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from math import comb
 
+from prune_realloc.core.files import json_file
 from prune_realloc.core.typed import AtLeastOne
 
 CHECK_FILE = "check.json"
@@ -55,7 +55,7 @@ class Check:
 
     def file(self) -> bytes:
         """The content of `CHECK_FILE`."""
-        return (json.dumps(asdict(self) | {"trusted": self.trusted}, indent=1) + "\n").encode()
+        return json_file(asdict(self) | {"trusted": self.trusted})
 
     def lines(self) -> list[str]:
         """The verdict first."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prune_realloc.core.cost import DEFAULT_KIND, KINDS, CostKind
-from prune_realloc.core.files import write_files
+from prune_realloc.core.files import json_file, write_files
 from prune_realloc.recipe.document import Recipe
 from prune_realloc.recipe.writer import dump_recipe
 from prune_realloc.results.columns import COST_COLUMNS
@@ -82,8 +81,7 @@ class Sweep:
             point.file: dump_recipe(point.recipe, f"prune-realloc apply {point.file} -o pruned").encode()
             for point in self.points
         }
-        content = json.dumps(self.content(), indent=1) + "\n"
-        write_files(folder, files | {FIGURE_FILE: curve_figure(self), CURVE_FILE: content.encode()})
+        write_files(folder, files | {FIGURE_FILE: curve_figure(self), CURVE_FILE: json_file(self.content())})
 
 
 def curve_columns() -> tuple[str, ...]:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from prune_realloc.checkpoints.facts import plain_facts
 from prune_realloc.checkpoints.load import load_model
 from prune_realloc.core.errors import InputError, NotFinite
+from prune_realloc.core.files import json_file
 from prune_realloc.core.names import PREPROCESSING, Progress
 from prune_realloc.core.taken import fact_name
 from prune_realloc.data.batches import Batch
@@ -63,8 +63,8 @@ class Evaluation:
     @property
     def title(self) -> str:
         """On which images."""
-        data = self.data or {}
-        return f"{self.samples} images of {data.get('name')}, {data.get('split')}"
+        where = f" of {self.data.get('name')}, {self.data.get('split')}" if self.data else ""
+        return f"{self.samples} images{where}"
 
     def rows(self) -> list[tuple[str, str]]:
         """What was measured, in words and numbers."""
@@ -80,7 +80,7 @@ class Evaluation:
 
     def file(self) -> bytes:
         """The content of `EVAL_FILE`."""
-        return (json.dumps(dataclasses.asdict(self), indent=1) + "\n").encode()
+        return json_file(dataclasses.asdict(self))
 
 
 class Predictions:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from prune_realloc.core.cost import Widths
 from prune_realloc.core.errors import InputError, require_at_least
 from prune_realloc.core.latency import LEAST_MEASURED, Conditions, LatencyTable, Measured
-from prune_realloc.core.names import MEASURE_SECONDS
+from prune_realloc.core.names import MEASURE_SECONDS, Runtime
 from prune_realloc.families import family_of
 from prune_realloc.families.host import adopted, find_host, inner_of
 from prune_realloc.families.inputs import input_shape
@@ -31,7 +31,7 @@ from prune_realloc.results.turns import interleave, stopwatch_for
 from prune_realloc.runtime.device import out_of_memory_named, pick_device
 from prune_realloc.runtime.networks import evaluation_mode, module_kinds
 
-RUNTIMES = {"eager": "eager", "onnxruntime": "onnx", "compiled": "compiled"}
+RUNTIMES: dict[Runtime, str] = {"eager": "eager", "onnxruntime": "onnx", "compiled": "compiled"}
 """Runtime -> its name among `BACKENDS`."""
 _TOGETHER = 7
 """So many networks take turns with the source: what fits into memory, and what torch.compile keeps apart."""
@@ -52,7 +52,7 @@ _FAILURES = 20
 class _Setting:
     """Where and how networks run."""
 
-    runtime: str
+    runtime: Runtime
     images: Tensor
     threads: int
     device: torch.device
@@ -92,7 +92,7 @@ class _Times:
 def measure_latency(
     model: nn.Module,
     *,
-    runtime: str = "eager",
+    runtime: Runtime = "eager",
     batch: int = 1,
     threads: int | None = None,
     device: str = "cpu",

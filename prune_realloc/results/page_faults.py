@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from statistics import median
 
@@ -18,6 +19,11 @@ _MUCH = 0.03
 """Share of the time above which it is said; faults of threads at once are counted one after the other."""
 KEEP = {"MALLOC_MMAP_THRESHOLD_": "1000000000", "MALLOC_TRIM_THRESHOLD_": "1000000000"}
 """Environment in which the C library of Linux keeps what is freed."""
+
+
+def memory_is_kept() -> bool:
+    """Whether this process was started so."""
+    return KEEP.items() <= os.environ.items()
 
 
 def page_faults() -> int:

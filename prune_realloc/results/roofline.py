@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from math import sqrt
 
+from prune_realloc.core.files import json_file
 from prune_realloc.pages.content import Axis, Bars, Chart, Figure, Page, Panel, Series, Table
 from prune_realloc.pages.writers import as_html
 from prune_realloc.results.operators import KINDS
@@ -28,7 +28,7 @@ def profile_files(found: Profile) -> dict[str, bytes]:
     panel = profile_panel(found)
     page = Page(title=f"Where the time of {names} goes", lines=panel.lines, panels=(panel,))
     numbers = asdict(found) | {"sentences": found.sentences()}
-    return {PROFILE_FILE: (json.dumps(numbers, indent=1) + "\n").encode(), "profile.html": as_html(page)}
+    return {PROFILE_FILE: json_file(numbers), "profile.html": as_html(page)}
 
 
 def profile_panel(found: Profile, owner: str = "") -> Panel:

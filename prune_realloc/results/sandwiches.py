@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from prune_realloc.core.files import json_file
 
 SANDWICHES_FILE = "sandwiches.json"
 
@@ -74,4 +75,4 @@ class Sandwiches:
         ]
 
     def file(self) -> bytes:
-        return (json.dumps(asdict(self), indent=1) + "\n").encode()
+        return json_file(asdict(self))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prune_realloc.core.errors import InputError
-from prune_realloc.core.files import write_files
+from prune_realloc.core.files import json_file, write_files
 from prune_realloc.models.efficientvit_config import EfficientVitConfig
 from prune_realloc.results.columns import COST_COLUMNS
 from prune_realloc.results.figures import as_png
@@ -69,7 +69,7 @@ class Trail:
     def write(self, folder: Path) -> None:
         """`trail.json`, and beside it, as soon as there is a round, `trail.md` and `trail.png`."""
         content = {"format_version": FORMAT_VERSION} | dataclasses.asdict(self)
-        files = {TRAIL_FILE: (json.dumps(content, indent=1) + "\n").encode()}
+        files = {TRAIL_FILE: json_file(content)}
         if self.rounds:
             files = {"trail.md": _page(self).encode(), "trail.png": trail_figure(self.rounds)} | files
         write_files(folder, files)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -15,7 +14,7 @@ from torch import nn
 
 from prune_realloc.checkpoints.save import network_files, weights_file
 from prune_realloc.core.errors import InputError
-from prune_realloc.core.files import make_folder, write_file, write_files
+from prune_realloc.core.files import json_file, make_folder, write_file, write_files
 from prune_realloc.core.names import RESULT_FILE, UNITS_FILE
 from prune_realloc.core.typed import holding, read_typed
 from prune_realloc.training.config import TrainConfig
@@ -208,5 +207,4 @@ def write_result(folder: Path, done: Trained) -> None:
     content = {key: value for key, value in vars(done).items() if key not in ("config", "likeness")}
     if done.likeness is not None:
         content["likeness"] = vars(done.likeness)
-    text = json.dumps(content | {"config": done.config.model_dump()}, indent=1)
-    write_file(folder / RESULT_FILE, (text + "\n").encode())
+    write_file(folder / RESULT_FILE, json_file(content | {"config": done.config.model_dump()}))

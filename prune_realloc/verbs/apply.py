@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from torch import nn
 
 from prune_realloc.checkpoints.rebuild import check_rebuild, is_of_timm
 from prune_realloc.checkpoints.save import save_pruned, save_weights
+from prune_realloc.core.files import json_file
 from prune_realloc.core.names import RECIPE_FILE, RESULT_FILE, UNITS_FILE, Progress
 from prune_realloc.data.calibration import Calibration
 from prune_realloc.data.own_batches import Inputs
@@ -101,7 +101,7 @@ def _builds_again(net: nn.Module) -> bool:
 def _write(applied: Applied, out: str | Path) -> None:
     """The pruned network with its recipe and its numbers."""
     text = dump_recipe(applied.recipe, f"prune-realloc apply {RECIPE_FILE} -o pruned")
-    numbers = json.dumps(applied.summary(), indent=1) + "\n"
-    files = {RECIPE_FILE: text.encode(), RESULT_FILE: numbers.encode(), UNITS_FILE: units_file(applied.units)}
+    numbers = json_file(applied.summary())
+    files = {RECIPE_FILE: text.encode(), RESULT_FILE: numbers, UNITS_FILE: units_file(applied.units)}
     save = save_pruned if _builds_again(applied.network) else save_weights
     save(applied.network, out, files)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +78,9 @@ def emit(
     asked = [_asked(read, facts, wanted, like) for like in (SIZES if grid else ("",))]
     analysis = shown if isinstance(shown, Analysis) else None
     ruled = [with_rule(one.target or Target(), given, analysis) for one in asked]
-    if progress is not None and (why := ruled[0][1]) is not None:
-        progress(why)
-    if progress is not None and (note := _other_channels(facts, wanted)) is not None:
-        progress(note)
+    for note in (ruled[0][1], _other_channels(facts, wanted)):
+        if progress is not None and note is not None:
+            progress(note)
     found = [
         _variant(one, like, fields)
         for one, like, (fields, _) in zip(asked, SIZES if grid else ("",), ruled, strict=True)
@@ -215,5 +213,5 @@ def _write(
     if variant.latency is None:
         gone.append(timed)
     else:
-        files = {timed: (json.dumps(asdict(variant.latency), indent=1) + "\n").encode()} | files
+        files = {timed: variant.latency.file()} | files
     write_files(folder, files, gone)

@@ -284,12 +284,17 @@ def _timed(
     if planned is None:
         found = bench(nets, shape, device=device, seconds=2.0)
         return found, list(found.notes)
-    where: dict[str, Any] = {
-        "backends": (RUNTIMES.get(planned.runtime, planned.runtime),),
-        "batch_sizes": (planned.batch,),
-    }
+    backends, batch_sizes = (RUNTIMES[planned.runtime],), (planned.batch,)
     try:
-        found = bench(nets, shape, device=device, threads=planned.threads, seconds=2.0, **where)
+        found = bench(
+            nets,
+            shape,
+            batch_sizes=batch_sizes,
+            backends=backends,
+            threads=planned.threads,
+            device=device,
+            seconds=2.0,
+        )
     except (InputError, WorkFailed) as error:  # it was planned elsewhere; what was cut stands
         return None, [f"the time that was planned for is not measured: {error}"]
     return found, [*found.notes, *missed(planned, found.timings[-1].median_ms)]

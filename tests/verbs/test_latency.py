@@ -51,6 +51,19 @@ def test_apply_times_what_was_planned_for(network):
     assert late == (done.timing.timings[-1].median_ms > 1.1 * planned.requested_ms)
 
 
+def test_a_time_that_cannot_be_measured_here_does_not_undo_the_cut(network, monkeypatch):
+    net, batches, tables, table = network
+
+    def fails(*args, **options):
+        raise InputError("backend 'onnx' needs onnxruntime")
+
+    monkeypatch.setattr("prune_realloc.verbs.staged.bench", fails)
+    recipe = build_recipe({"budget": {"latency_ms": 0.7 * table.predict(widths(find_sites(net)))}})
+    done = apply(recipe, model=net, batches=batches, tables=tables)
+    assert done.timing is None
+    assert "the time that was planned for is not measured: backend 'onnx' needs onnxruntime" in done.notes
+
+
 def test_sweep_goes_through_shares_of_time(network, tmp_path):
     net, batches, tables, _ = network
     recipe = build_recipe({"budget": {"keep_latency": 0.9, "batch": 1}})
