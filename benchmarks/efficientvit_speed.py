@@ -96,7 +96,7 @@ def inference(stock: nn.Module, ours: EfficientVit, images: Tensor, threads: int
     found = summary(times, len(images))
     if images.device.type == "cpu":
         # after the others: threads of two runtimes that wait for work take the processor from each other
-        backend = partial(BACKENDS["onnx"], input_shape=SHAPE, threads=threads, device=images.device)
+        backend = partial(BACKENDS["onnxruntime"], input_shape=SHAPE, threads=threads, device=images.device)
         sessions = {REFERENCE: partial(backend(stock), images), DEPLOY: partial(backend(ours.fuse()), images)}
         worst = max(worst, *(apart(torch.from_numpy(run()[0]), expected) for run in sessions.values()))
         eager = median(times[REFERENCE])

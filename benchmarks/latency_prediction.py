@@ -31,7 +31,7 @@ from prune_realloc import cut_to_widths, find_sites
 from prune_realloc.core.latency import LatencyTable
 from prune_realloc.families import family_of
 from prune_realloc.results.backends import BACKENDS
-from prune_realloc.results.latency import RUNTIMES, measure_latency
+from prune_realloc.results.latency import measure_latency
 from prune_realloc.results.latency_draws import drawn_widths
 from prune_realloc.results.page_faults import memory_is_kept
 from prune_realloc.results.turns import interleave
@@ -100,7 +100,7 @@ def _groups(net: nn.Module, table: LatencyTable, plans: int) -> Iterator[list[di
 def _timed(net: nn.Module, table: LatencyTable, group: list[dict[str, int]]) -> Iterator[dict[str, Any]]:
     where = table.conditions
     images = torch.randn(where.batch, *SHAPE, generator=torch.Generator().manual_seed(SEED))
-    run = partial(BACKENDS[RUNTIMES[where.runtime]], input_shape=SHAPE, threads=1, device=torch.device("cpu"))
+    run = partial(BACKENDS[where.runtime], input_shape=SHAPE, threads=1, device=torch.device("cpu"))
     runs = {"source": run(net)} | {str(n): run(cut_to_widths(net, widths).eval()) for n, widths in enumerate(group)}
     calls = {name: partial(each, images) for name, each in runs.items()}
     with torch.inference_mode():

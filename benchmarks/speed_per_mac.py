@@ -12,7 +12,6 @@ machine.
 """
 
 import argparse
-import json
 import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 
 import timm
 import torch
-from record import origin, put
+from record import origin, put, resumed
 from torch import nn
 
 from prune_realloc import Analysis, InputError, analyze, build_recipe, cut_to_widths, find_sites
@@ -28,10 +27,11 @@ from prune_realloc.core.cost import total_cost
 from prune_realloc.core.latency import LatencyTable
 from prune_realloc.families import family_of
 from prune_realloc.planning.plan import plan
+from prune_realloc.results.backends import BACKENDS
 from prune_realloc.results.bench import bench
 from prune_realloc.results.ceilings import measured_ceilings
 from prune_realloc.results.export import deployed
-from prune_realloc.results.latency import RUNTIMES, measure_latency
+from prune_realloc.results.latency import measure_latency
 from prune_realloc.results.page_faults import memory_is_kept
 
 NETWORKS = ("deit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "efficientvit_m2")
@@ -47,12 +47,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--networks", nargs="+", default=NETWORKS)
-    parser.add_argument("--runtimes", nargs="+", default=list(RUNTIMES), choices=list(RUNTIMES))
+    parser.add_argument("--runtimes", nargs="+", default=list(BACKENDS), choices=list(BACKENDS))
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 32])
     parser.add_argument("--seconds", type=float, default=180.0, help="for a table of times")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    rows = json.loads(args.out.read_text())["rows"] if args.out.exists() else []
+    command = shlex.join(["python", "benchmarks/speed_per_mac.py", "--out", str(args.out)])  # goes on until it has all
+    now = {"command": command, **origin(1, ("torch", "timm", "onnxruntime"))}
+    record = resumed(args.out, {"rows": []}, now)
+    record["gflops"] = round(measured_ceilings(torch.device("cpu")).flops_per_s / 1e9, 1)
+    rows = record["rows"]
     kept = memory_is_kept()
     have = {(row["network"], row["runtime"], row["batch"], row.get("memory_kept", False)) for row in rows}
     for name in args.networks:
@@ -64,7 +68,8 @@ def main() -> None:
                 if (name, runtime, batch, kept) not in have:
                     table = measure_latency(net, runtime=runtime, batch=batch, threads=1, seconds=args.seconds)
                     rows += (row | {"memory_kept": kept} for row in _setting(name, net, analysis, table))
-                    _write(rows, args.out)
+                    put(record, args.out)
+                    print(*(f"{row['way']} {row['share']}: {row['of_ideal']}" for row in rows[-12:]), flush=True)
 
 
 def _setting(name: str, net: nn.Module, analysis: Analysis, table: LatencyTable) -> Iterator[dict[str, Any]]:
@@ -75,7 +80,7 @@ def _setting(name: str, net: nn.Module, analysis: Analysis, table: LatencyTable)
         chosen = dict(_plans(net, analysis, table, share, kept))
         nets = {way: deployed(cut_to_widths(net, widths)).eval() for way, widths in chosen.items()}
         nets = {"source": deployed(net)} | nets
-        timed = bench(nets, SHAPE, batch_sizes=(where.batch,), backends=(RUNTIMES[where.runtime],), threads=1)
+        timed = bench(nets, SHAPE, batch_sizes=(where.batch,), backends=(where.runtime,), threads=1)
         for timing in timed.timings[1:]:
             macs = kept(chosen[timing.model])
             yield {
@@ -134,15 +139,6 @@ def _share_of_macs(net: nn.Module) -> _Kept:
     terms = family_of(net).describe(net).terms
     source = total_cost(terms, {site.name: site.width for site in find_sites(net)}).macs
     return lambda widths: total_cost(terms, widths).macs / source
-
-
-def _write(rows: list[dict[str, Any]], out: Path) -> None:
-    ceilings = measured_ceilings(torch.device("cpu"))
-    command = shlex.join(["python", "benchmarks/speed_per_mac.py", "--out", str(out)])  # goes on until it has all
-    record = {"command": command, **origin(1, ("torch", "timm", "onnxruntime"))}
-    record["gflops"] = round(ceilings.flops_per_s / 1e9, 1)
-    put(record | {"rows": rows}, out)
-    print(*(f"{row['way']} {row['share']}: {row['of_ideal']}" for row in rows[-12:]), flush=True)
 
 
 if __name__ == "__main__":

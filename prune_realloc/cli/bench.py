@@ -20,6 +20,7 @@ from prune_realloc.cli.options import (
     require_writable,
     source_flags,
 )
+from prune_realloc.core.names import count_threads
 from prune_realloc.recipe.document import Source
 
 
@@ -32,7 +33,8 @@ def bench(
         list[int] | None, option(RUN, "--batch-size", help="May be repeated. Default: 1 and 32.")
     ] = None,
     backend: Annotated[
-        list[str] | None, option(RUN, "--backend", help="eager, compiled or onnx; may be repeated. Default: eager.")
+        list[str] | None,
+        option(RUN, "--backend", help="eager, compiled or onnxruntime; may be repeated. Default: eager."),
     ] = None,
     threads: Annotated[int | None, option(RUN, "--threads", help="CPU threads. Default: PyTorch's.")] = None,
     seconds: Annotated[float, option(RUN, "--seconds", help="Per network, backend and batch size.")] = 3.0,
@@ -46,7 +48,7 @@ def bench(
         from prune_realloc.checkpoints.facts import plain_facts
         from prune_realloc.core.files import write_file
         from prune_realloc.families.inputs import input_shape
-        from prune_realloc.results.bench import BENCH_FILE, COLUMNS
+        from prune_realloc.results.bench import BENCH_FILE
         from prune_realloc.results.bench import bench as run
         from prune_realloc.results.evaluate import load_source, require_same_input, source_facts
         from prune_realloc.results.export import deployed
@@ -73,8 +75,8 @@ def bench(
             progress=lambda what: say(f"timing {what}"),
         )
         found = replace(found, named=named)
-    where = f"{found.device_name} ({found.device}), {found.threads} threads, images {found.input_shape}"
-    print_table(found, as_json, where, COLUMNS, found.rows(), found.notes, taken=taken, second=second)
+    where = f"{found.device_name} ({found.device}), {count_threads(found.threads)}, images {found.input_shape}"
+    print_table(found, as_json, where, found.columns(), found.rows(), found.notes, taken=taken, second=second)
     if not as_json:
         show_lines(*found.verdicts())
     if out is not None:

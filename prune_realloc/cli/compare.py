@@ -43,7 +43,7 @@ def compare(
         from prune_realloc.training.compare import compare as run
         from prune_realloc.training.compare import with_latency
         from prune_realloc.training.controls import claim
-        from prune_realloc.training.group import pairing_notes
+        from prune_realloc.training.group import group_notes
         from prune_realloc.training.plot import write_plot
 
         groups = run(runs, control if controls is None else controls)
@@ -58,14 +58,16 @@ def compare(
         return
     several = len({group.control for group in groups if group.control}) > 1
     rows = [_row(group, several, timed) for group in groups]
-    print_table(None, False, f"runs: {len(runs)}", _columns(several, timed), rows, pairing_notes(groups))
+    print_table(None, False, f"runs: {len(runs)}", _columns(several, timed), rows, group_notes(groups))
 
 
 def _check_flags(controls: str | None, others: Mapping[str, object]) -> None:
     """Refuses what belongs to the other table."""
     given = [flag for flag, value in others.items() if value]
     if controls is not None and given:
-        raise InputError(f"--controls has a table of its own; leave out {given[0]}, or run compare again with it")
+        raise InputError(
+            f"--controls has a table of its own; leave out {given[0]}, or give it to a compare without --controls"
+        )
 
 
 def _columns(several: bool, timed: bool) -> list[str]:

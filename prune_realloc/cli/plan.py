@@ -71,6 +71,7 @@ def plan(
     """Widths of every site at a budget, each with its reason: a recipe for `apply`."""
     from prune_realloc.core.analysis import Analysis
     from prune_realloc.core.files import write_file
+    from prune_realloc.planning.all_axes import all_axes_notes
     from prune_realloc.planning.plan import planned
     from prune_realloc.recipe.reader import build_recipe, load_recipe
     from prune_realloc.recipe.writer import dump_recipe
@@ -85,7 +86,6 @@ def plan(
     bounds = {"round_to": round_to, "floor": floor, "ceiling": ceiling}
     rules = _rules(base.get("rules", {}), bounds, freeze or [])
     wanted = build_recipe(found.as_recipe() | base | changes | ({"rules": rules} if rules else {}))
-    notes: tuple[str, ...] = ()
     if latency_table is not None or (wanted.budget is not None and wanted.budget.limits_time):
         with quiet_libraries():  # a plan without times needs no torch
             from prune_realloc.verbs.plan import plan_in_time
@@ -93,6 +93,7 @@ def plan(
             done, notes = plan_in_time(found, wanted, latency_tables(latency_table, measure, measure_seconds))
     else:
         done = planned(found, wanted)
+        notes = all_axes_notes(found, wanted, done, None)
     if out is not None:
         write_file(out, dump_recipe(done, f"prune-realloc apply {out.name} -o pruned").encode())
     show_plan(done, as_json)

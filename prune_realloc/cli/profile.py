@@ -24,6 +24,7 @@ from prune_realloc.cli.networks import named, opened, told
 from prune_realloc.cli.options import MODEL, PLAN, RUN, Device, Json, Seed, option, require_writable
 from prune_realloc.cli.values import parse_numbers
 from prune_realloc.core.errors import InputError
+from prune_realloc.core.names import count_threads
 from prune_realloc.recipe.document import Source
 from prune_realloc.recipe.options import checked_part
 
@@ -108,7 +109,7 @@ def profile(
     if as_json:
         show_json(asdict(found) | {"sentences": found.sentences()})
         return
-    show_lines(f"{found.device_name} ({found.device}), {found.threads} threads, images {found.input_shape}")
+    show_lines(f"{found.device_name} ({found.device}), {count_threads(found.threads)}, images {found.input_shape}")
     show_tables(*_tables(found.passes))
     show_lines("", *found.sentences())
 

@@ -103,6 +103,7 @@ def train(
             return  # timm's script reads labels
         given: dict[str, Any] = {"--teacher": teacher, "--samples": samples}
         given |= {"--class-map": naming.get("class_map"), "--class-order": naming.get("class_order")}
+        given |= {"--eval-split held-out": "" if eval_split == "held-out" else None}
         network.pop("model", None)  # timm's script takes what the trained network says
         say_timm_command(settings, source, data, out, parts | network, given)
 

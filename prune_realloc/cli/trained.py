@@ -60,11 +60,12 @@ def say_timm_command(
     """
     from prune_realloc.checkpoints.beside import config_in
     from prune_realloc.checkpoints.folders import is_foreign
+    from prune_realloc.data.idx import holds_idx
     from prune_realloc.training.outputs import LAST
     from prune_realloc.training.timm_command import timm_command
 
     folder = Path(source.removeprefix("local-dir:"))
-    if "demo" in (source, data) or is_foreign(config_in(folder)):
+    if "demo" in (source, data) or is_foreign(config_in(folder)) or holds_idx(Path(data)):
         return
     network = json.loads((out / LAST / "config.json").read_text())
     text = timm_command(settings, source, data, network, **{"data_dir": None, **parts})

@@ -39,6 +39,14 @@ def guessing(classes: int, images: int) -> tuple[float, float]:
     return chance, sqrt(chance * (1 - chance) / images)
 
 
+def is_near_chance(right: float, classes: int, images: int) -> bool:
+    """Whether a share of right images is within two standard errors of guessing, or below; never of fewer than two."""
+    if classes < 2 or not images:
+        return False
+    chance, error = guessing(classes, images)
+    return right <= chance + 2 * error
+
+
 def interval(values: Sequence[float]) -> float | None:
     """Half the width of Student's 95 % interval of the mean; None for fewer than two values."""
     from scipy.stats import t

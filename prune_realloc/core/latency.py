@@ -17,7 +17,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from prune_realloc.core.cost import Term, Widths
 from prune_realloc.core.errors import InputError, first_fault
 from prune_realloc.core.files import json_file, make_folder, write_file
-from prune_realloc.core.names import Runtime
+from prune_realloc.core.names import Runtime, count_threads
 from prune_realloc.core.prices import Price, fitted_prices, parts_of_a_millisecond, total
 from prune_realloc.core.structure import without_dropped_blocks
 
@@ -57,7 +57,7 @@ class Conditions:
         return found + [f"{name} {theirs.get(name)}" for name in names if mine.get(name) != theirs.get(name)]
 
     def __str__(self) -> str:
-        return f"{self.device}, {self.runtime}, {self.threads} threads, batch {self.batch}"
+        return f"{self.device}, {self.runtime}, {count_threads(self.threads)}, batch {self.batch}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,11 @@ Progress = Callable[[int, int], None]
 """Called with (images done, images in all)."""
 
 
+def count_threads(threads: int) -> str:
+    """In words: `1 thread`, `2 threads`."""
+    return f"{threads} thread" if threads == 1 else f"{threads} threads"
+
+
 def are_placeholders(names: Iterable[str]) -> bool:
     """Whether classes were given no names: transformers then calls them LABEL_0, LABEL_1, ..."""
     return all(_PLACEHOLDER.fullmatch(name) for name in names)

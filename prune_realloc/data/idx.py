@@ -18,6 +18,11 @@ _IDX_PREFIX = {"train": "train", "validation": "t10k", "val": "t10k", "test": "t
 """Which part a word means -> how the names of its files begin."""
 
 
+def holds_idx(folder: Path) -> bool:
+    """Whether images lie in it as files of the MNIST family."""
+    return any(folder.glob("*-idx3-ubyte*"))
+
+
 def read_idx(path: Path) -> np.ndarray:
     """Array of an IDX file (MNIST family), gzipped or not.
 

@@ -12,7 +12,7 @@ from prune_realloc.core.taken import Fact
 from prune_realloc.data.archives import check_archives
 from prune_realloc.data.batches import ImageSource
 from prune_realloc.data.folders import open_folder
-from prune_realloc.data.idx import open_idx
+from prune_realloc.data.idx import holds_idx, open_idx
 from prune_realloc.data.labels import Naming, class_range, known_names, labels_by_name
 from prune_realloc.data.named import open_named
 from prune_realloc.data.spans import spans_of_items
@@ -49,7 +49,7 @@ def open_images(
     check_archives(path)
     if path.is_dir():
         try:
-            if any(path.glob("*-idx3-ubyte*")):
+            if holds_idx(path):
                 return _aligned(open_idx(path, split), naming)
             return open_folder(path, split, naming)
         except OSError as error:

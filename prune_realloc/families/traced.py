@@ -35,7 +35,7 @@ from prune_realloc.tracing.sites import sites
 from prune_realloc.tracing.terms import terms
 from prune_realloc.tracing.walk import Walk
 
-SUPPORTS = "networks that are traced"
+SUPPORTS = "networks that are traced, where a block is what one residual connection skips"
 TIMM_MODULES: tuple[str, ...] = ()
 ALIASES: tuple[str, ...] = ()
 

@@ -22,7 +22,11 @@ from prune_realloc.planning.prices import PricedNetwork
 from prune_realloc.planning.relaxation import relaxation
 
 _SOLVED = 3
-"""Combinations of the streams' widths that are solved exactly, the most promising by their bounds."""
+"""Combinations of the streams' widths that are solved exactly at least, the most promising by their bounds."""
+_MOST_SOLVED = 48
+"""And at most, where what was found is not near to the bound of the next: bounds let a fraction of a block go, so they
+promise too much where whole blocks take most of the cost."""
+_NEAR = 1.01
 _FEW = 256
 """So many combinations of the widths of several streams are all weighed; those of one stream always are."""
 
@@ -49,7 +53,9 @@ def least_damage(problem: PlanningProblem, limit: int) -> tuple[dict[str, int], 
     search = _Search(problem, limit)
     options, bound = search.all() if search.is_small else search.promising()
     best: tuple[bool, float, dict[str, int]] | None = None
-    for streams in sorted(options)[:_SOLVED]:
+    for number, streams in enumerate(sorted(options)[:_MOST_SOLVED]):
+        if number >= _SOLVED and best is not None and best[:2] <= (streams.short, _NEAR * streams.bound):
+            break
         widths = search.solved(streams)
         if widths is None:
             continue
@@ -96,7 +102,7 @@ class _Search:
             if better == best:
                 break
             best = better
-        return best, bound
+        return [streams for streams in self._weighed.values() if streams is not None], bound
 
     def solved(self, streams: _Streams) -> dict[str, int] | None:
         """All widths of least damage with these streams; None if none fit."""

@@ -34,10 +34,7 @@ class StageCosts:
         ]
         self.base = self.shape(self.least).cost(kind)
         if self.base > limit:
-            raise InputError(
-                f"{kind}: the budget of {limit:,} is below the least that the rules allow, {self.base:,} "
-                f"(embed {self.least}); raise it, or lower floors or round_to"
-            )
+            raise sizing.too_small(kind, limit, self.shape(self.least))
         self.own: list[list[int]] = [[0] for _ in stages]
         """Stage -> what it costs above the base with 0, 1, 2 .. steps more channels; the last one's are found as far as
         they are asked for, because they are many."""

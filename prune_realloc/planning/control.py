@@ -84,8 +84,13 @@ def _candidates(shapes: _UniformShapes, kind: str, goal: int) -> Iterator[tuple[
         if shapes.shape(embed, 2 * UNIFORM_FFN).cost(kind) < goal:
             continue
         low, high = UNIFORM_FFN / 2, 2.0 * UNIFORM_FFN
+        fits: dict[tuple[int, ...], bool] = {}
         for _ in range(24):
             middle = (low + high) / 2
-            low, high = (middle, high) if shapes.shape(embed, middle).cost(kind) <= goal else (low, middle)
+            shape = shapes.shape(embed, middle)
+            widths = tuple(shape.inner.values())  # many ratios round to the same
+            if widths not in fits:
+                fits[widths] = shape.cost(kind) <= goal
+            low, high = (middle, high) if fits[widths] else (low, middle)
         for ratio in (low, high):
             yield ratio, shapes.shape(embed, ratio)

@@ -6,6 +6,7 @@ those of the next, that tokens err together, and that a refit is fitted to the i
 
 from __future__ import annotations
 
+from prune_realloc.core.names import count_threads
 from prune_realloc.recipe.document import Recipe
 from prune_realloc.recipe.plan import PlannedLatency
 
@@ -53,9 +54,10 @@ def missed(planned: PlannedLatency, measured_ms: float) -> list[str]:
     """A note where a cut takes longer than it was asked to; none where it is as fast, but for `_NOISE`."""
     if measured_ms <= _NOISE * planned.requested_ms:
         return []
+    where = f"{planned.runtime}, batch {planned.batch}, {count_threads(planned.threads)}"
     return [
         f"the time that was asked for is missed: {planned.requested_ms:.3g} ms asked for, {planned.achieved_ms:.3g} "
-        f"foretold, {measured_ms:.3g} measured ({planned.runtime}, batch {planned.batch}, {planned.threads} threads); "
+        f"foretold, {measured_ms:.3g} measured ({where}); "
         "plan with a table that was measured longer (--measure-seconds), on a machine that is as busy as this one"
     ]
 

@@ -34,7 +34,7 @@ def check_budget(problem: PlanningProblem, limit: int) -> None:
             f"{problem.kind}: the rules leave at most {shown(most)}, below the budget of {shown(limit)}; lower the "
             "budget or loosen keep, width and ceiling"
         )
-    stuck = [axis for axis in AXES if axis != "block" and _is_stuck(problem, axis)]
+    stuck = [axis for axis in AXES if axis != "block" and axis in problem.axes and _is_stuck(problem, axis)]
     what = f"{', '.join(stuck)} may not change; " if stuck else ""
     raised = ["raise the budget"] if least < source else []
     at_least = "at least " if least < problem.cost(narrowest) else ""  # whether widths that are alike are as good

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, lcm
+from math import ceil, lcm, prod
 from typing import Any
 
+from prune_realloc.core.errors import InputError
 from prune_realloc.planning.retention import Retention
 from prune_realloc.planning.shapes import (
     UNIFORM_FFN,
@@ -22,6 +23,10 @@ from prune_realloc.recipe.target import Target
 
 UNBOUNDED = 10**9
 """More units than any network has."""
+_FEW_TOKENS = 7
+"""Along a side of the first stage: with fewer, the last stage has hardly any."""
+_PAPERS_STRIDE = 16
+"""Of the whole stem."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +111,19 @@ class Sizing:
         """The least and the most channels that the rules allow."""
         rule = self.target.rule_of("embed")
         return rule.floor or self.embed_step(stage), rule.ceiling or UNBOUNDED
+
+    def too_small(self, kind: str, limit: int, least: Shape) -> InputError:
+        """What to say of a budget that the least network of the rules exceeds."""
+        strides = self.start.frame["stem_strides"]
+        size = self.start.frame["img_size"]
+        tokens = ceil((min(size) if isinstance(size, tuple) else size) / prod(strides))
+        stem = ""
+        if tokens > _FEW_TOKENS and prod(strides) < _PAPERS_STRIDE:
+            stem = f", or let the stem stride by more than {list(strides)}, it leaves {tokens} x {tokens} tokens"
+        return InputError(
+            f"{kind}: the budget of {limit:,} is below the least that the rules allow, {least.cost(kind):,} "
+            f"(embed {list(least.embed)}); raise it, or lower floors or round_to{stem}"
+        )
 
     def shape(self, multiplier: float) -> Shape:
         """Every width at its nearest multiple, inside its bounds."""

@@ -60,10 +60,7 @@ def _multiplier(sizing: Sizing, kind: str, limit: int) -> float:
     cost = cache(lambda multiplier: sizing.shape(multiplier).cost(kind))
     low, high = 1.0, 2.0
     if cost(low) > limit:
-        raise InputError(
-            f"{kind}: the budget of {limit:,} is below the least that the rules allow, {cost(low):,} "
-            f"(embed {list(sizing.shape(low).embed)}); raise it, or lower floors or round_to"
-        )
+        raise sizing.too_small(kind, limit, sizing.shape(low))
     while cost(high) <= limit:
         low, high = high, 2 * high
         if high > 1e6:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from math import log
 from typing import Any
 
-from prune_realloc.core.intervals import guessing
+from prune_realloc.core.intervals import is_near_chance
 from prune_realloc.data.batches import Batch
 from prune_realloc.pruning.objectives import Losses, Objective
 from prune_realloc.runtime.distributed import place
@@ -35,8 +35,8 @@ def doubts(seen: Predicted, classes: int) -> list[str]:
     """What speaks against a classifier of so many classes, or against the images; nothing for less than two."""
     if classes < 2:
         return []
-    guess, (chance, error) = log(classes), guessing(classes, seen.images)
-    if seen.right is not None and seen.right <= chance + 2 * error:
+    guess = log(classes)
+    if seen.right is not None and is_near_chance(seen.right, classes, seen.images):
         return [
             f"the model is right on {seen.right:.1%} of the images, near chance: it looks untrained, "
             "or the labels are not its own"

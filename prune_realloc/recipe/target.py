@@ -181,6 +181,9 @@ class _TargetBudget(CostPart):
     """Network of the paper that gives depth, heads and kernels; and the budget, where none is set."""
 
 
+_NO_RULE = TargetRule()
+
+
 class Target(_TargetBudget):
     """The EfficientViT that is wanted."""
 
@@ -218,7 +221,7 @@ class Target(_TargetBudget):
 
     def rule_of(self, component: str) -> TargetRule:
         """The recipe's rule for a component; without one only its multiple bounds it."""
-        return self.rules.get(component, TargetRule())  # type: ignore[call-overload]
+        return self.rules.get(component, _NO_RULE)  # type: ignore[call-overload]
 
     def _conflicts(self) -> Iterator[Conflict]:
         first, *more = [kind for kind in KINDS if getattr(self, kind) is not None] or [""]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from math import nan
 from typing import Any
 
+from prune_realloc.core.names import count_threads
 from prune_realloc.core.structure import INNER_AXES, site_place
 from prune_realloc.pages.content import Axis, Bars, Chart, Figure, Missing, Panel, Series, Table
 from prune_realloc.recipe.document import Recipe
@@ -17,7 +19,6 @@ from prune_realloc.reporting.tables import on_page, owners
 from prune_realloc.results.bench import Bench
 from prune_realloc.results.columns import COST_COLUMNS
 from prune_realloc.results.curve import Sweep, curve_columns, curve_rows
-from prune_realloc.results.latency import RUNTIMES
 from prune_realloc.results.tables import outcome_facts, outcome_table, plan_facts, time_ratios
 
 _UNLABELLED = Missing(what="accuracy", why="the images have no labels; agreement with the source stands in", command="")
@@ -100,8 +101,9 @@ def _unmeasured(folder: str, cut: Cut, bench: Bench | None) -> Iterator[Missing]
         if cut.numbers["latency"] is None and bench is None:
             yield Missing(what=f"latency of {folder}", why="it was cut with --no-bench", command=command)
     elif _measured_ms(cut, bench, time, "pruned") is None:
-        why = f"it was predicted for {time.runtime}, batch {time.batch}, {time.threads} threads, and not measured there"
-        command += f" --backend {RUNTIMES[time.runtime]} --batch-size {time.batch} --threads {time.threads}"
+        where = f"{time.runtime}, batch {time.batch}, {count_threads(time.threads)}"
+        why = f"it was predicted for {where}, and not measured there"
+        command += f" --backend {time.runtime} --batch-size {time.batch} --threads {time.threads}"
         yield Missing(what=f"the measured time of {folder}", why=why, command=command)
 
 
@@ -112,14 +114,14 @@ def _planned_time(cut: Cut) -> PlannedLatency | None:
 
 def _measured_ms(cut: Cut, bench: Bench | None, time: PlannedLatency, model: str) -> float | None:
     """What `apply` measured where the plan foretold it, else what `bench` did."""
-    place = (RUNTIMES[time.runtime], time.batch)
-    for each in cut.numbers["latency"] or ():
-        if (each["model"], each["backend"], each["batch_size"]) == (model, *place):
-            return float(each["median_ms"])
-    known = {"source": "source", "pruned": "model"}[model]
-    for timing in bench.timings if bench is not None and bench.threads == time.threads else ():
-        if (timing.model, timing.backend, timing.batch_size) == (known, *place):
-            return timing.median_ms
+    timings = {model: list(cut.numbers["latency"] or ())}
+    if bench is not None and bench.threads == time.threads:
+        timings.setdefault({"source": "source", "pruned": "model"}[model], []).extend(map(asdict, bench.timings))
+    place = (time.runtime, time.batch)
+    for name, found in timings.items():
+        for each in found:
+            if (each["model"], each["backend"], each["batch_size"]) == (name, *place):
+                return float(each["median_ms"])
     return None
 
 
@@ -134,9 +136,8 @@ def _outcome_lines(cut: Cut, bench: Bench | None) -> Iterator[str]:
         for model, foretold in (("source", time.source_ms), ("pruned", time.achieved_ms)):
             if (measured := _measured_ms(cut, bench, time, model)) is not None:
                 yield (
-                    f"{time.runtime}, batch {time.batch}, {model}: predicted {foretold:.3g} ms for {time.threads} "
-                    f"threads, measured "
-                    f"{measured:.3g} ms, {measured / foretold:.2f} of it"
+                    f"{time.runtime}, batch {time.batch}, {model}: predicted {foretold:.3g} ms for "
+                    f"{count_threads(time.threads)}, measured {measured:.3g} ms, {measured / foretold:.2f} of it"
                 )
     share = numbers["macs"]["achieved"] / numbers["macs"]["source"]
     for size, ratio in time_ratios(numbers).items():

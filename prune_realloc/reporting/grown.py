@@ -30,7 +30,7 @@ def _outcome(trail: Trail) -> str:
 
 
 def _rounds(trail: Trail, named: str) -> Figure:
-    charts = [_chart(component, _widths(trail, component)) for component in COMPONENTS]
+    charts = [_chart(component, _widths(trail, component), low=0.0) for component in COMPONENTS]
     right = tuple((float(number), 100 * found.top1) for number, found in enumerate(trail.rounds))
     accuracy = _chart("top-1, %", [Series(name="top-1", points=right)])
     return Figure(
@@ -42,8 +42,8 @@ def _rounds(trail: Trail, named: str) -> Figure:
     )
 
 
-def _chart(title: str, series: list[Series]) -> Chart:
-    return Chart(title=title, x=Axis(label="round", whole=True), y=Axis(label=title), series=tuple(series))
+def _chart(title: str, series: list[Series], low: float | None = None) -> Chart:
+    return Chart(title=title, x=Axis(label="round", whole=True), y=Axis(label=title, low=low), series=tuple(series))
 
 
 def _widths(trail: Trail, component: str) -> list[Series]:

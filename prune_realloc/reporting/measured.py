@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from prune_realloc.core.names import count_threads
 from prune_realloc.pages.content import Panel, Table
 from prune_realloc.reporting.tables import owners
-from prune_realloc.results import bench
 from prune_realloc.results.bench import Bench
 from prune_realloc.results.evaluate import Evaluation
 
@@ -36,7 +36,7 @@ def _accuracy(found: Evaluation, owner: str) -> Table:
 
 
 def _times(found: Bench, owner: str) -> Table:
-    where = f"{found.device_name}, {found.threads} threads"
+    where = f"{found.device_name}, {count_threads(found.threads)}"
     named = "; ".join(f"{model}: {name}" for model, name in found.named.items())
     title = f"{owner}times on {where}{f' ({named})' if named else ''}"
-    return Table(title=title, columns=bench.COLUMNS, rows=tuple(found.rows()))
+    return Table(title=title, columns=found.columns(), rows=tuple(found.rows()))

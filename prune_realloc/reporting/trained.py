@@ -12,7 +12,7 @@ from prune_realloc.pages.content import Axis, Chart, Figure, Missing, Panel, Ser
 from prune_realloc.reporting.runs import Training
 from prune_realloc.training.compare import compare, group_name
 from prune_realloc.training.curves import Rows, curves_figure
-from prune_realloc.training.group import ACCURACY_COLUMNS, Group, accuracy_cells, pairing_notes
+from prune_realloc.training.group import ACCURACY_COLUMNS, Group, accuracy_cells, group_notes
 
 
 def trained_panel(trainings: Mapping[str, Training]) -> Panel:
@@ -27,7 +27,7 @@ def trained_panel(trainings: Mapping[str, Training]) -> Panel:
         missing.append(Missing(what="the comparison", why=str(error), command=command))
     parts: list[Figure | Table] = [curves_figure(_by_network(trainings, comparable if groups else ()))]
     parts += [_comparison(groups)] if groups else []
-    notes = pairing_notes(groups)
+    notes = group_notes(groups)
     if len(groups) > 1 and all(len(group.seeds) == 1 for group in groups):
         notes = (*notes, "one seed each: a try-out, no evidence; train with --seeds 5 for intervals")
     return Panel(

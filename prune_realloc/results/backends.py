@@ -44,7 +44,7 @@ def _compiled(net: nn.Module, input_shape: tuple[int, int, int], threads: int, d
 
 def _onnx(net: nn.Module, input_shape: tuple[int, int, int], threads: int, device: torch.device) -> Run:
     if device.type != "cpu":
-        raise InputError(f"backend 'onnx' is measured on the CPU only, not on {device.type}; use --device cpu")
+        raise InputError(f"backend 'onnxruntime' is measured on the CPU only, not on {device.type}; use --device cpu")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
         export_onnx(net, file, input_shape=input_shape)
@@ -52,7 +52,7 @@ def _onnx(net: nn.Module, input_shape: tuple[int, int, int], threads: int, devic
     return lambda images: session.run(None, {"images": images.numpy()})
 
 
-BACKENDS: dict[str, Backend] = {"eager": _eager, "compiled": _compiled, "onnx": _onnx}
+BACKENDS: dict[str, Backend] = {"eager": _eager, "compiled": _compiled, "onnxruntime": _onnx}
 
 
 @contextmanager

@@ -24,10 +24,12 @@ from prune_realloc.runtime.device import out_of_memory_named, pick_device
 from prune_realloc.runtime.networks import evaluation_mode
 
 BENCH_FILE = "bench.json"
-COLUMNS = ("backend", "batch", "model", "median ms", "iqr ms", "min ms", "images/s", "speed-up", "95 %")
-"""Of `Bench.rows`."""
+_COLUMNS = ("backend", "batch", "model", "median ms", "iqr ms", "min ms", "images/s")
+_COMPARED = ("speed-up", "95 %")
 MAX_COMPILED = 8
 """Networks at once: torch.compile falls back to eager beyond its limit of versions of one forward function."""
+_WIDE = 0.15
+"""Interquartile range of the times, as a share of their median, above which they are said to vary."""
 MARGIN = 0.05
 """Two copies of one network came out up to 4 % apart, for where their weights lie in memory; less is no finding."""
 
@@ -80,6 +82,10 @@ class Bench:
     named: Mapping[str, str] = field(default_factory=dict)
     """Model -> the file, folder or name that it was opened from, where that is known."""
 
+    def columns(self) -> tuple[str, ...]:
+        """Of `rows`."""
+        return _COLUMNS + _COMPARED if self._compares() else _COLUMNS
+
     def rows(self) -> list[tuple[str, ...]]:
         """A row for each network, backend and batch size."""
         return [self._row(timing) for timing in self.timings]
@@ -87,6 +93,9 @@ class Bench:
     def file(self) -> bytes:
         """The content of `BENCH_FILE`."""
         return json_file(asdict(self))
+
+    def _compares(self) -> bool:
+        return any(timing.model != self.reference for timing in self.timings)
 
     def _row(self, timing: Timing) -> tuple[str, ...]:
         low, high = timing.speedup_interval
@@ -99,7 +108,7 @@ class Bench:
             f"{timing.iqr_ms:.2f}",
             f"{timing.min_ms:.2f}",
             f"{timing.images_per_second:.1f}",
-            *ratio,
+            *(ratio if self._compares() else ()),
         )
 
     def verdicts(self) -> tuple[str, ...]:
@@ -136,7 +145,7 @@ def bench(
     Args:
         models: name -> network; all are timed in turns, the first is the reference.
         input_shape: (C, H, W) of one image.
-        backends: any of `BACKENDS`: eager, compiled (`torch.compile`), onnx (ONNX Runtime).
+        backends: any of `BACKENDS`: eager, compiled (`torch.compile`), onnxruntime.
         threads: how many PyTorch and ONNX Runtime use; None: PyTorch's present number.
         device: `auto`, `cpu` or `cuda`.
         warmup: rounds that are not counted.
@@ -165,7 +174,8 @@ def bench(
                 calls = {name: partial(run, images) for name, run in runs.items()}
                 with out_of_memory_named(batch_size), compiler_failure_named(backend), torch.inference_mode():
                     times = timed(calls)
-                    timings += timings_of(times, backend, batch_size)
+                    found = timings_of(times, backend, batch_size)
+                    timings, notes = timings + found, notes + spread_notes(found)
                     if target.type == "cpu":
                         notes += [f"{backend}, batch {batch_size}: {note}" for note in faults_note(calls, times)]
     return Bench(
@@ -176,7 +186,7 @@ def bench(
         device_name=device_name(target),
         threads=used,
         seed=seed,
-        versions=package_versions(*(["onnxruntime"] if "onnx" in backends else [])),
+        versions=package_versions(*({"onnxruntime"} & {*backends})),
         notes=tuple(notes),
     )
 
@@ -204,6 +214,18 @@ def timings_of(times: Mapping[str, Sequence[float]], backend: str, batch_size: i
             )
         )
     return found
+
+
+def spread_notes(timings: Sequence[Timing]) -> list[str]:
+    """What to say of times that vary much: of one network after the other, the widest."""
+    widest = max(timings, key=lambda timing: timing.iqr_ms / timing.median_ms)
+    if widest.iqr_ms <= _WIDE * widest.median_ms:
+        return []
+    return [
+        f"{widest.backend}, batch {widest.batch_size}: times of {widest.model} vary, the middle half of them by "
+        f"{widest.iqr_ms / widest.median_ms:.0%} of their median: the machine has other work or changes its speed; "
+        "ratios of networks that take turns hold better than times, and more seconds make them narrower"
+    ]
 
 
 @contextmanager

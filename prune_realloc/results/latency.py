@@ -31,8 +31,6 @@ from prune_realloc.results.turns import interleave, stopwatch_for
 from prune_realloc.runtime.device import out_of_memory_named, pick_device
 from prune_realloc.runtime.networks import evaluation_mode, module_kinds
 
-RUNTIMES: dict[Runtime, str] = {"eager": "eager", "onnxruntime": "onnx", "compiled": "compiled"}
-"""Runtime -> its name among `BACKENDS`."""
 _TOGETHER = 7
 """So many networks take turns with the source: what fits into memory, and what torch.compile keeps apart."""
 _MOST = 35
@@ -62,7 +60,7 @@ class _Setting:
     def run(self, net: nn.Module) -> Run:
         """The network, ready to run: the first pass is what compiles it."""
         shape = tuple(self.images.shape[1:])
-        run = BACKENDS[RUNTIMES[self.runtime]](deployed(net), shape, self.threads, self.device)  # type: ignore[arg-type]
+        run = BACKENDS[self.runtime](deployed(net), shape, self.threads, self.device)  # type: ignore[arg-type]
         with torch.inference_mode():
             run(self.images)
         return run
@@ -115,8 +113,8 @@ def measure_latency(
         InputError: the bound is too short, an option cannot be used, the network is not supported, or cannot be cut.
         ExportError: the network has no ONNX form.
     """
-    if runtime not in RUNTIMES:
-        raise InputError(f"runtime {runtime!r} is unknown; choose from {', '.join(RUNTIMES)}")
+    if runtime not in BACKENDS:
+        raise InputError(f"runtime {runtime!r} is unknown; choose from {', '.join(BACKENDS)}")
     for name, value, least in (("batch", batch, 1), ("threads", threads, 1), ("seconds", seconds, 0)):
         require_at_least(name, value, least)
     started, target, net = time.perf_counter(), pick_device(device), adopted(model)
@@ -164,7 +162,7 @@ def _measured(net: nn.Module, draws: Iterator[Widths], setting: _Setting, progre
     """Groups of networks in turns with the source, until there are enough or the time is over."""
     times, source = _Times(), None
     while len(times.measured) < _MOST and not (times.measured and setting.is_late()):
-        with compiler_failure_named(RUNTIMES[setting.runtime]):
+        with compiler_failure_named(setting.runtime):
             if source is None or setting.runtime == "compiled":  # what was compiled is gone with the group before
                 source = setting.run(net)
             group: dict[str, tuple[Widths, Run]] = {}

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from math import sqrt
 
 from prune_realloc.core.files import json_file
+from prune_realloc.core.names import count_threads
 from prune_realloc.pages.content import Axis, Bars, Chart, Figure, Page, Panel, Series, Table
 from prune_realloc.pages.writers import as_html
 from prune_realloc.results.operators import KINDS
@@ -34,8 +35,8 @@ def profile_files(found: Profile) -> dict[str, bytes]:
 def profile_panel(found: Profile, owner: str = "") -> Panel:
     """Shares by class and component, and each operator below the measured ceilings; `owner` begins its title."""
     where = (
-        f"{found.device_name} ({found.device}), {found.threads} threads, images {found.input_shape}; eager, float32. A "
-        f"matrix product reaches {found.ceilings.flops_per_s / 1e9:.1f} billion operations a second, a copy "
+        f"{found.device_name} ({found.device}), {count_threads(found.threads)}, images {found.input_shape}; eager, "
+        f"float32. A matrix product reaches {found.ceilings.flops_per_s / 1e9:.1f} billion operations a second, a copy "
         f"{found.ceilings.bytes_per_s / 1e9:.1f} GB/s."
     )
     return Panel(

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from prune_realloc.core.files import json_file
+from prune_realloc.core.names import count_threads
 
 SANDWICHES_FILE = "sandwiches.json"
 
@@ -54,7 +55,7 @@ class Sandwiches:
     @property
     def title(self) -> str:
         trained = "untrained" if self.epochs is None else f"{self.epochs} epochs each, one seed: a try-out"
-        return f"equal multiply-adds, {self.device_name}, {self.threads} threads, {trained}"
+        return f"equal multiply-adds, {self.device_name}, {count_threads(self.threads)}, {trained}"
 
     def columns(self) -> tuple[str, ...]:
         sizes = [f"ms, batch {size}" for size in self.networks[0].ms]

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from rich.table import Table
 
 from prune_realloc.core.cost import DEFAULT_KIND, KINDS
+from prune_realloc.core.names import count_threads
 from prune_realloc.core.structure import INNER_AXES, site_place
 from prune_realloc.planning.curves import FELT
 from prune_realloc.planning.forecast import compared, unchecked
@@ -137,7 +138,7 @@ def plan_facts(recipe: Recipe, *, measured: bool = False) -> list[str]:
     if (time := plan.latency) is not None:
         lines.append(
             f"latency: {time.achieved_ms:.4g} of {time.source_ms:.4g} ms ({time.achieved_ms / time.source_ms:.1%}), "
-            f"{time.requested_ms:.4g} asked for; {time.runtime}, batch {time.batch}, {time.threads} threads, "
+            f"{time.requested_ms:.4g} asked for; {time.runtime}, batch {time.batch}, {count_threads(time.threads)}, "
             f"{time.device}; by a table whose median error is {time.error:.1%}"
         )
     if (peak := plan.peak) is not None:

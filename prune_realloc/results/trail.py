@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,6 +65,8 @@ class Trail:
     rounds: tuple[Round, ...] = ()
     notes: tuple[str, ...] = ()
     """What the reader must know."""
+    taken: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What the trainings went by, as an analysis has it."""
 
     def write(self, folder: Path) -> None:
         """`trail.json`, and beside it, as soon as there is a round, `trail.md` and `trail.png`."""

@@ -123,6 +123,7 @@ def _group(
         difference_half_width=interval(pairs),
         data=first["data_name"],
         folder=first["folder"],
+        guesses=tuple(seed for seed in seeds if by_seed[seed]["guesses"]),
         differs=next((_first_difference(first, run, network=False) for run in base.values()), None),
     )
 
@@ -142,7 +143,12 @@ def _result(folder: Path) -> Result:
         )
     built = read_typed(_Built, description, "train it again in another folder")
     network = {"architecture": built.architecture} | dict(built.model_args)
-    return vars(found) | {"network": network, "data_name": found.data["name"], "folder": str(folder)}
+    return vars(found) | {
+        "network": network,
+        "data_name": found.data["name"],
+        "folder": str(folder),
+        "guesses": found.guesses,
+    }
 
 
 def _macs(folder: Path) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from prune_realloc.core.errors import InputError
-from prune_realloc.training.group import Group, pairing_notes
+from prune_realloc.training.group import Group, group_notes
 
 LARGEST_P = 0.05
 """The same chance of error that an interval of 95 % leaves."""
@@ -99,7 +99,7 @@ def claim(groups: Sequence[Group], name: str) -> Claim:
         raise InputError(f"controls {name!r}: no other group is given; give the runs of its controls too")
     sets = _sets(controls)
     not_above = _not_above(controls, sets)
-    notes = pairing_notes(groups) + _cost_notes(claiming, controls) + _name_notes(groups, controls)
+    notes = group_notes(groups) + _cost_notes(claiming, controls) + _name_notes(groups, controls)
     return Claim(
         claiming=claiming,
         controls=controls,

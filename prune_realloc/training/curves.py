@@ -53,7 +53,13 @@ def curves_figure(runs: Mapping[str, Rows]) -> Figure:
         charts.append(_chart(f"validation, {measure.loss.split(',')[0]}", "val_loss", measure.loss, 1, own))
         charts.append(_chart(f"validation {measure.text}", name, measure.unit, measure.scale, own))
     table = table_of("losses and accuracy by epoch", charts)
-    return Figure(title="Loss and accuracy over the epochs", text=_TEXT, drawings=tuple(charts), table=table)
+    drawn = any(len(rows) > 1 for rows in runs.values())
+    return Figure(
+        title="Loss and accuracy over the epochs",
+        text=_TEXT if drawn else f"One epoch has no curve; the table has its numbers. {_TEXT}",
+        drawings=tuple(charts) if drawn else (),
+        table=table,
+    )
 
 
 def _chart(title: str, column: str, unit: str, scale: float, runs: Mapping[str, Rows]) -> Chart:

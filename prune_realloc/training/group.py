@@ -37,12 +37,20 @@ class Group:
     """Name of the data set of its runs."""
     folder: str
     """Folder of its first run."""
+    guesses: tuple[int, ...] = ()
+    """Of the seeds, those whose network is no better than guessing, as far as runs say how many classes there are."""
     latency_ms: float | None = None
     """Median time for one image, of the deploy form on the CPU; None: not measured."""
 
 
-def pairing_notes(groups: Sequence[Group]) -> tuple[str, ...]:
-    """Why a difference is missing, or is not the networks' alone."""
+def group_notes(groups: Sequence[Group]) -> tuple[str, ...]:
+    """Why a difference is missing, says nothing, or is not the networks' alone."""
+    untaught = tuple(
+        f"{g.name}: no better than guessing with seed {', '.join(map(str, g.guesses))}, so a difference to it tells "
+        "nothing of widths"
+        for g in groups
+        if g.guesses
+    )
     unpaired = tuple(
         f"{g.name} and {g.control} have no seed in common, so there is no difference"
         for g in groups
@@ -53,7 +61,7 @@ def pairing_notes(groups: Sequence[Group]) -> tuple[str, ...]:
         for g in groups
         if g.differs is not None
     )
-    return unpaired + unlike
+    return untaught + unpaired + unlike
 
 
 ACCURACY_COLUMNS = ("", "seeds", "top-1 %", "95 %", "to the control, points", "95 %")

@@ -15,6 +15,7 @@ from torch import nn
 from prune_realloc.checkpoints.save import network_files, weights_file
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.files import json_file, make_folder, write_file, write_files
+from prune_realloc.core.intervals import is_near_chance
 from prune_realloc.core.names import RESULT_FILE, UNITS_FILE
 from prune_realloc.core.typed import holding, read_typed
 from prune_realloc.training.config import TrainConfig
@@ -38,6 +39,12 @@ def columns(measure: str) -> tuple[str, ...]:
 _WORSE = (
     "the network was {} before training than after any epoch: keep the one that you began with, or train longer, on "
     "more images, or with a lower lr"
+)
+
+
+_GUESSES = (
+    "at its best the network was right on {:.1%}, and guessing one of {:,} classes is on {:.1%}: it has learnt nothing "
+    "that shows; train longer, on more images, or with another lr"
 )
 
 
@@ -78,6 +85,8 @@ class Trained:
     """Mean training loss of the last epoch, in the same."""
     params: int
     """Parameters of the network."""
+    classes: int
+    """Classes that it tells apart; 0 without a classifier."""
     unreadable: int
     """Training images of the last epoch that others stood in for."""
     seconds: float
@@ -111,11 +120,16 @@ class Trained:
     """What was taken of the teacher; None without one."""
 
     def note(self) -> str | None:
-        """What to say where no epoch was as good as the network was before."""
+        """What to say where no epoch was as good as the network was before, or it is no better than guessing."""
         if self.likeness is not None:
             return self.likeness.note()
-        worse = self.before_top1 is not None and self.best_top1 is not None and self.best_top1 < self.before_top1
-        return _WORSE.format("right on more images") if worse else None
+        if self.best_top1 is None:
+            return None
+        if self.before_top1 is not None and self.best_top1 < self.before_top1:
+            return _WORSE.format("right on more images")
+        if is_near_chance(self.best_top1, self.classes, self.data["validation_images"]):
+            return _GUESSES.format(self.best_top1, self.classes, 1 / self.classes)
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +156,12 @@ class Finished:
     teacher_options: Mapping[str, Any] | None = None
     architecture: str | None = None
     model_args: Mapping[str, Any] | None = None
+    classes: int = 0
+
+    @property
+    def guesses(self) -> bool:
+        """Whether the last network is no better than guessing; False where the run does not say its classes."""
+        return self.top1 is not None and is_near_chance(self.top1, self.classes, self.data.get("validation_images", 0))
 
     @property
     def seed(self) -> int:

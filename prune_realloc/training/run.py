@@ -16,7 +16,7 @@ from prune_realloc.core.files import write_file
 from prune_realloc.core.names import STATE_FILE
 from prune_realloc.data.stream import check_labels
 from prune_realloc.runtime.distributed import gathered, summed
-from prune_realloc.runtime.networks import model_identity
+from prune_realloc.runtime.networks import count_classes, model_identity
 from prune_realloc.training.curves import write_curves
 from prune_realloc.training.evaluation import validate
 from prune_realloc.training.images import epoch_order
@@ -192,6 +192,7 @@ class Run:
             loss=last["val_loss"],
             train_loss=last["loss"],
             params=sum(p.numel() for p in setup.net.parameters()),
+            classes=count_classes(setup.net),
             unreadable=int(last["unreadable"]),
             seconds=state.seconds,
             config=setup.config,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.models import is_model
 from torch import Tensor, nn
 
 from prune_realloc.checkpoints.create import create_fresh, create_published
@@ -31,7 +32,7 @@ def is_untrained(source: str | Path) -> bool:
     path = Path(source)
     if (path / "config.json").is_file():
         return not any((path / name).exists() for name in WEIGHTS_FILES)
-    return not is_stored(source) and ":" not in str(source)
+    return not is_stored(source) and is_model(str(source).split(".")[0])
 
 
 def open_student(name: str | Path, model_args: Mapping[str, Any], model: str | None = None) -> nn.Module:

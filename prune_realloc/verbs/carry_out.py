@@ -16,6 +16,7 @@ from prune_realloc.data.apart import set_apart
 from prune_realloc.data.calibration import Calibration
 from prune_realloc.families import family_of
 from prune_realloc.families.host import find_host
+from prune_realloc.planning.all_axes import promises_more, with_all_axes
 from prune_realloc.planning.choices import movable_axes
 from prune_realloc.planning.plan import plan
 from prune_realloc.pruning.cut import Keep, cut
@@ -34,6 +35,7 @@ from prune_realloc.runtime.networks import model_identity
 from prune_realloc.verbs.judge import Judge
 
 _UNIFORM = "with uniform widths"
+_ALL_AXES = "with heads and blocks to go too"
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,10 @@ def best_judged(
     for name, other in _other_ways(planned, seen, recipe, asked).items():
         try:
             done = plan(seen.analysis, other, table)
+            if name == _ALL_AXES:
+                if not promises_more(done, planned.plan):
+                    continue
+                check_cut_equals_mask(seen.network, seen.sites, _kept(done, seen))  # of axes that were not checked yet
         except InputError as error:
             missing += f"; there is no plan {name} to compare with ({error})"
         else:
@@ -216,7 +222,10 @@ def best_judged(
 
 
 def _other_ways(planned: Result, seen: Examined, recipe: Recipe, asked: bool) -> dict[str, Recipe]:
-    """By name; a stream's cut reaches every block, so what it was foretold to cost is held against none of it."""
+    """By name; a stream's cut reaches every block, so what it was foretold to cost is held against none of it.
+
+    Heads and blocks save more than widths inside of them where time is limited, and each block has a price of its own.
+    """
     inside = tuple(axis for axis in movable_axes(seen.analysis, recipe) if axis not in OUTER_AXES)
     cut_streams = any(
         site.width < site.of for name, site in planned.plan.sites.items() if site_place(name)[0] == "embed"
@@ -225,4 +234,6 @@ def _other_ways(planned: Result, seen: Examined, recipe: Recipe, asked: bool) ->
     ruled = any(rule.fixes_width or rule.ceiling for rule in recipe.rules_of("embed"))
     if cut_streams and inside and not asked and not ruled:
         found["with the streams whole"] = recipe.model_copy(update={"axes": inside})
+    if not asked and (wider := with_all_axes(seen.analysis, recipe)) is not None:
+        found[_ALL_AXES] = wider
     return found | {_UNIFORM: recipe.model_copy(update={"allocation": "uniform"})}

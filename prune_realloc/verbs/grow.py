@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from prune_realloc.training.state_file import FREE
 from prune_realloc.training.teacher import is_stored
 from prune_realloc.verbs.growth import Growth, GrowthData, open_efficientvit, require_shown, shown_top1
 
+_ALIKE = 0.02
+"""Shares kept that differ by less ask for no other widths."""
 _OF_OTHER_VERBS = (STATE_FILE, META_FILE, "config.json", RECIPE_FILE)
 """Files that tell that a folder was written by another verb."""
 
@@ -95,7 +98,7 @@ def grow(
             limit, following = done[0].cost[growth.kind], folder / f"{ROUND}{number + 1}" / "network"
             kept = growth.write_next(net, growth.analysed(own), limit, following)
             done = (*trail.rounds, replace(found, kept=kept))
-        trail = replace(trail, rounds=done, notes=_notes(done))
+        trail = replace(trail, rounds=done, notes=_notes(done), taken=trained.taken)
         trail.write(folder)
     return trail
 
@@ -156,6 +159,21 @@ def _begun(folder: Path, settings: Mapping[str, Any]) -> Trail:
 
 
 def _notes(rounds: Sequence[Round]) -> tuple[str, ...]:
-    """What was not measured."""
+    """What was not measured, and why widths did not move."""
     names = dict.fromkeys(name for found in rounds if found.kept is not None for name in unmeasured(found.kept))
-    return tuple(f"{name}: no units of its own are measured; it keeps its relation to the channels" for name in names)
+    notes = [f"{name}: no units of its own are measured; it keeps its relation to the channels" for name in names]
+    for number, (before, after) in enumerate(pairwise(rounds), 1):
+        if before.config == after.config and before.kept:
+            notes.append(f"round {number} has the widths of round {number - 1}: {_why_still(before.kept)}")
+    return tuple(notes)
+
+
+def _why_still(kept: Mapping[str, float]) -> str:
+    low, high = min(kept.values()), max(kept.values())
+    if high - low < _ALIKE:
+        return f"pruning keeps one share of all of them, {low:.0%} to {high:.0%}"
+    return (
+        f"pruning keeps {low:.0%} to {high:.0%} of them, and between the multiples and the least widths no other "
+        "network of this cost follows from that; begin with a wider one, or with a smaller round_to in the recipe "
+        "beside it"
+    )

@@ -15,7 +15,7 @@ from prune_realloc.core.analysis import META_FILE, Analysis
 from prune_realloc.core.cost import DEFAULT_KIND
 from prune_realloc.core.errors import InputError
 from prune_realloc.core.files import clear_half_written, make_folder, write_files
-from prune_realloc.core.intervals import guessing
+from prune_realloc.core.intervals import is_near_chance
 from prune_realloc.core.names import EFFICIENTVIT
 from prune_realloc.models.efficientvit import EfficientVit
 from prune_realloc.planning.evidence import read_evidence
@@ -145,8 +145,7 @@ def shown_top1(trained: Trained) -> float:
 def require_shown(net: EfficientVit, trained: Trained, number: int) -> None:
     """Raises InputError where a network is no better than chance, by two standard errors: nothing follows from it."""
     images = trained.data["validation_images"]
-    chance, error = guessing(count_classes(net), images)
-    if (top1 := shown_top1(trained)) <= chance + 2 * error:
+    if is_near_chance(top1 := shown_top1(trained), count_classes(net), images):
         raise InputError(
             f"round {number}: the trained network is right on {top1:.1%} of {images} images, near chance, so "
             "it shows nothing; train longer (--set epochs=...), into another folder"

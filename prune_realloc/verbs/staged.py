@@ -28,7 +28,6 @@ from prune_realloc.recipe.document import Recipe, Source
 from prune_realloc.recipe.plan import PlannedLatency
 from prune_realloc.results.bench import Bench, bench
 from prune_realloc.results.evaluate import Evaluation, Predictions, measure
-from prune_realloc.results.latency import RUNTIMES
 from prune_realloc.results.latency_tables import Tables, shapes_of
 from prune_realloc.results.opening import Reading, open_network, with_shipped_images
 from prune_realloc.runtime.device import out_of_memory_named, pick_device
@@ -284,7 +283,7 @@ def _timed(
     if planned is None:
         found = bench(nets, shape, device=device, seconds=2.0)
         return found, list(found.notes)
-    backends, batch_sizes = (RUNTIMES[planned.runtime],), (planned.batch,)
+    backends, batch_sizes = (planned.runtime,), (planned.batch,)
     try:
         found = bench(
             nets,

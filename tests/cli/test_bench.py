@@ -24,7 +24,7 @@ def test_beside_its_source(run_cli):
     [
         (("none.pth",), "does not exist"),
         (("--batch-size", 0), "batch_size must be at least 1"),
-        (("--backend", "tensorrt"), "choose from eager, compiled, onnx"),
+        (("--backend", "tensorrt"), "choose from eager, compiled, onnxruntime"),
         (("--threads", 0), "threads must be at least 1"),
         (("--seconds", -1), "seconds must be at least 0"),
         (("--device", "tpu"), "choose auto, cpu or cuda"),

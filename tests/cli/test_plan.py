@@ -115,7 +115,7 @@ def test_time_is_planned_by_a_table(run_cli, run_folder, tmp_path):
     assert table.predict(widths) == pytest.approx(planned.latency.achieved_ms, rel=1e-5)
     assert planned.latency.achieved_ms <= planned.latency.requested_ms
     assert planned.params <= planned.requested
-    assert "asked for; eager, batch 1, 1 threads, made up; by a table whose median error is" in out
+    assert "asked for; eager, batch 1, 1 thread, made up; by a table whose median error is" in out
 
 
 def test_memory_is_planned_by_the_formula_of_the_analysis(run_cli, run_folder, tmp_path):

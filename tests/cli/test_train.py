@@ -7,6 +7,7 @@ from support.training import SMALL, described, finished_run, folder_of_images
 
 from prune_realloc.cli.train import _emitted
 from prune_realloc.cli.trained import say_timm_command
+from prune_realloc.data.images import DEMO
 from prune_realloc.training.config import train_config
 
 
@@ -65,6 +66,15 @@ def test_timms_command_has_the_arguments_that_were_given(run_cli, tmp_path):
     for words in (f"--model local-dir:{tmp_path / 'variant'} ", "--num-classes 10 ", "--model-kwargs qk_dim=8 "):
         assert words in err
     assert "--input-size 1 28 28 " in err
+
+
+def test_of_images_that_timm_does_not_read_there_is_no_command(tmp_path, capsys):
+    (tmp_path / "run" / "last").mkdir(parents=True)
+    described(tmp_path / "run" / "last")
+    parts = {"split": "train", "eval_split": "validation"}
+    for data in (tmp_path / "folder", DEMO):
+        say_timm_command(train_config(**SMALL), "efficientvit_m0", str(data), tmp_path / "run", parts, {})
+        assert ("timm's train.py" in capsys.readouterr().err) == (data != DEMO)
 
 
 @pytest.mark.parametrize(("field", "said"), [("architecture", True), ("architectures", False)])

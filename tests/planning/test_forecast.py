@@ -32,7 +32,7 @@ def test_a_time_that_is_missed_is_noted():
     planned = PlannedLatency(requested_ms=4.0, achieved_ms=3.9, source_ms=8.0, **how)
     assert not missed(planned, 4.3)
     (note,) = missed(planned, 6.85)
-    assert "4 ms asked for, 3.9 foretold, 6.85 measured (eager, batch 1, 1 threads)" in note
+    assert "4 ms asked for, 3.9 foretold, 6.85 measured (eager, batch 1, 1 thread)" in note
 
 
 def test_only_what_was_seen_nowhere_is_noted():

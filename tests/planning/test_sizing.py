@@ -30,6 +30,15 @@ def test_a_budget_below_what_the_rules_allow_is_refused():
         reallocate(EVEN, Target(macs=100_000))
 
 
+@pytest.mark.parametrize(("strides", "named"), [((2, 1), True), ((2, 2), False)])
+def test_a_stem_that_leaves_many_tokens_is_named_beside_a_budget_that_is_too_small(strides, named):
+    target = Target(macs=100_000, img_size=28, stem_strides=strides)
+    with pytest.raises(InputError, match="is below the least that the rules allow") as error:
+        reallocate(EVEN, target)
+    said = "or let the stem stride by more than [2, 1], it leaves 14 x 14 tokens" in str(error.value)
+    assert said == named
+
+
 def test_a_budget_above_what_the_rules_allow_is_refused():
     inner = {axis: TargetRule(ceiling_ratio=most) for axis, most in (("qk", 1), ("v", 2), ("ffn", 4))}
     rules = {"embed": TargetRule(ceiling=64)} | inner

@@ -158,10 +158,10 @@ def test_the_measured_time_stands_beside_the_predicted_one(broken):
     numbers["faster"] = []
     (broken / "pruned" / "result.json").write_text(json.dumps(numbers))
     panel = next(panel for panel in report([broken]).panels if panel.title == "Before and after")
-    assert any("pruned: predicted 2 ms for 1 threads, measured 3 ms, 1.50 of it" in line for line in panel.lines)
+    assert any("pruned: predicted 2 ms for 1 thread, measured 3 ms, 1.50 of it" in line for line in panel.lines)
     assert any(line.endswith("of the time, measured 0.62") for line in panel.lines)  # over rounds, not of medians
     for timing in numbers["latency"]:
-        timing["backend"] = "onnx"
+        timing["backend"] = "onnxruntime"
     (broken / "pruned" / "result.json").write_text(json.dumps(numbers))
     panel = next(panel for panel in report([broken]).panels if panel.title == "Before and after")
     assert "--backend eager --batch-size 1 --threads 1" in panel.missing[0].command
@@ -282,12 +282,11 @@ def test_a_time_that_was_foretold_is_measured_by_the_command_that_the_page_names
     recipe.write_text(yaml.safe_dump(content))
     result.write_text(json.dumps(json.loads(result.read_text()) | {"latency": None}))
     (panel,) = (panel for panel in report([broken]).panels if panel.title == "Before and after")
-    backend = {"eager": "eager", "onnxruntime": "onnx"}[runtime]
     (command,) = (missing.command for missing in panel.missing if "time" in missing.what)
-    assert command.endswith(f"-o {broken}/pruned --backend {backend} --batch-size 1 --threads 2")
+    assert command.endswith(f"-o {broken}/pruned --backend {runtime} --batch-size 1 --threads 2")
     bench = json.loads((broken / "pruned" / "bench.json").read_text())
     named = {"realloc": "model", "control": "source"}
-    timings = [t | {"model": named[t["model"]], "backend": backend} for t in bench["timings"]]
+    timings = [t | {"model": named[t["model"]], "backend": runtime} for t in bench["timings"]]
     bench |= {"timings": timings, "reference": "source"}
     (broken / "pruned" / "bench.json").write_text(json.dumps(bench))
     (panel,) = (panel for panel in report([broken]).panels if panel.title == "Before and after")

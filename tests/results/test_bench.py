@@ -3,7 +3,7 @@ import torch
 from support.networks import build
 
 from prune_realloc.core.errors import InputError
-from prune_realloc.results.bench import bench, timings_of, torch_threads
+from prune_realloc.results.bench import bench, spread_notes, timings_of, torch_threads
 
 SHAPE = (3, 32, 32)
 QUICK = {"warmup": 0, "rounds": 2, "seconds": 0.0}
@@ -20,6 +20,21 @@ def test_speedup_is_the_median_of_pairs():
     # pairs 1/3, 2, 3/2: their median is 3/2, the ratio of the medians would be 1
     second = timings_of({"a": [1.0, 2.0, 3.0], "b": [3.0, 1.0, 2.0]}, "eager", 1)[1]
     assert (second.speedup, second.speedup_interval) == (1.5, (1 / 3, 2.0))
+
+
+@pytest.mark.parametrize(("times", "said"), [([1.0, 1.0, 1.0, 1.0, 2.0], False), ([1.0, 1.0, 2.0, 2.0, 2.0], True)])
+def test_times_that_vary_are_named(times, said):
+    notes = spread_notes(timings_of({"a": [1.0] * 5, "b": times}, "eager", 8))
+    assert bool(notes) == said
+    assert all("eager, batch 8: times of b vary, the middle half of them by 50% of their median" in n for n in notes)
+
+
+def test_one_network_alone_is_compared_with_nothing():
+    alone = bench({"model": build(depth=1)}, SHAPE, batch_sizes=(1,), **QUICK)
+    both = bench({"source": build(depth=1), "model": build(depth=1)}, SHAPE, batch_sizes=(1,), **QUICK)
+    assert set(both.columns()) - set(alone.columns()) == {"speed-up", "95 %"}
+    for found in (alone, both):
+        assert {len(row) for row in found.rows()} == {len(found.columns())}
 
 
 def test_structure_and_modes():

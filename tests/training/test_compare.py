@@ -1,5 +1,6 @@
 """Groups of runs, their intervals and differences."""
 
+import json
 import shutil
 
 import numpy as np
@@ -17,6 +18,7 @@ from prune_realloc.checkpoints.load import DEMO
 from prune_realloc.core.names import STATE_FILE
 from prune_realloc.models.efficientvit_config import EfficientVitConfig
 from prune_realloc.training.compare import compare
+from prune_realloc.training.group import group_notes
 
 
 def test_groups_intervals_and_paired_differences_by_hand(tmp_path):
@@ -32,6 +34,21 @@ def test_groups_intervals_and_paired_differences_by_hand(tmp_path):
     assert realloc.difference == pytest.approx((0.01 + 0.02 + 0.01) / 3)
     assert realloc.difference_half_width == pytest.approx(4.3026527297 * np.std([1, 2, 1], ddof=1) / 100 / 3**0.5)
     assert control.macs == EfficientVitConfig(**FLEX).cost.macs
+
+
+def test_a_run_that_guesses_is_named_beside_its_difference(tmp_path):
+    folders = [finished_run(tmp_path / f"{name}-seed0", 0, top1) for name, top1 in (("control", 0.5), ("new", 0.12))]
+    path = folders[1] / "result.json"
+    assert group_notes(compare(folders)) == ()  # it does not say how many classes there are
+    content = json.loads(path.read_text())
+    # ten classes, 100 images: two standard errors above chance are 16 %, of 1,000 images 11.9 %
+    for images, guesses in ((100, (0,)), (1000, ())):
+        content |= {"classes": 10, "data": {"name": "demo", "validation_images": images}}
+        path.write_text(json.dumps(content))
+        control, new = compare(folders)
+        assert (control.guesses, new.guesses) == ((), guesses)
+        notes = group_notes((control, new))
+        assert any("new: no better than guessing with seed 0" in note for note in notes) == bool(guesses)
 
 
 def test_a_vision_transformer_is_compared_too(tmp_path):

@@ -1,4 +1,4 @@
-from prune_realloc.training.curves import write_curves
+from prune_realloc.training.curves import curves_figure, write_curves
 
 
 def test_the_page_of_a_training(tmp_path):
@@ -12,6 +12,15 @@ def test_the_page_of_a_training(tmp_path):
     assert "a &lt; b" in page
     assert "Epochs: 3. Top-1 25.00% after the last, 75.00% after the best (2). Minutes: 1.5." in page
     assert "<td>2</td><td>1.5000</td><td>1.00e-03</td><td>0.5000</td><td>75.00%</td><td>10</td>" in page
+
+
+def test_one_epoch_is_no_curve(tmp_path):
+    row = {"loss": 1.5, "lr": 1e-3, "val_loss": 0.5, "images_per_second": 10.0, "seconds": 30.0, "top1": 0.5}
+    rows = [row | {"epoch": float(epoch)} for epoch in (1, 2)]
+    for count, drawn in ((1, False), (2, True)):
+        figure = curves_figure({"run": rows[:count]})
+        assert bool(figure.drawings) == drawn
+        assert len(figure.table.rows) == count
 
 
 def test_only_the_last_epochs_are_listed(tmp_path):

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -199,11 +200,20 @@ def test_a_teacher_of_other_classes_shows(variant, tmp_path):
 
 def test_a_network_that_was_better_before_is_said(variant, tmp_path):
     fresh = run(variant, tmp_path / "fresh", epochs=1)
-    assert (fresh.before_top1, fresh.note()) == (None, None)
+    assert fresh.before_top1 is None
+    assert "before training" not in (fresh.note() or "")
     spoilt = run("demo", tmp_path / "spoilt", epochs=1, lr=0.05)
     assert spoilt.before_top1 > 0.8 > spoilt.best_top1
     assert "right on more images before training" in spoilt.note()
     assert json.loads((tmp_path / "spoilt" / "result.json").read_text())["before_top1"] == spoilt.before_top1
+
+
+def test_a_network_that_has_learnt_nothing_is_said(variant, tmp_path):
+    done = run(variant, tmp_path / "run", epochs=1, lr=1e-9)
+    assert done.classes == 10
+    assert "it has learnt nothing that shows" in done.note()
+    assert replace(done, best_top1=0.9, top1=0.9).note() is None
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["classes"] == 10
 
 
 def global_state():

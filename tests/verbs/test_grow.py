@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from prune_realloc.checkpoints.load import DEMO, load_model
 from prune_realloc.training.config import train_config
 from prune_realloc.training.outputs import LAST
 from prune_realloc.verbs import growth
-from prune_realloc.verbs.grow import grow
+from prune_realloc.verbs.grow import _notes, grow
 from prune_realloc.verbs.growth import GrowthData
 
 NETWORK = {
@@ -87,6 +88,22 @@ def test_every_round_costs_what_the_first_does(whole):
         assert (net.config, net.config.cost.params) == (found.config, found.cost["params"])
     assert trail.rounds[-1].kept is None
     assert trail.notes == ("v: no units of its own are measured; it keeps its relation to the channels",)
+
+
+def test_widths_that_stay_say_why(whole):
+    first, second, _ = whole[1].rounds
+    assert _notes((first, second)) == whole[1].notes[:1]  # they moved
+    still = replace(first, kept={name: 0.5 for name in first.kept})
+    (_, note) = _notes((still, first))
+    assert note == "round 1 has the widths of round 0: pruning keeps one share of all of them, 50% to 50%"
+    (_, note) = _notes((replace(still, kept=still.kept | {"blocks.0.ffn": 0.9}), first))
+    assert "pruning keeps 50% to 90% of them, and between the multiples" in note
+
+
+def test_what_trainings_went_by_is_kept(whole):
+    folder, trail = whole
+    assert trail.taken["weights"]
+    assert trail.taken == json.loads((folder / "grown/trail.json").read_text())["taken"]
 
 
 def test_weights_are_handed_on(whole):

@@ -55,13 +55,13 @@ def test_a_time_that_cannot_be_measured_here_does_not_undo_the_cut(network, monk
     net, batches, tables, table = network
 
     def fails(*args, **options):
-        raise InputError("backend 'onnx' needs onnxruntime")
+        raise InputError("backend 'onnxruntime' needs onnxruntime")
 
     monkeypatch.setattr("prune_realloc.verbs.staged.bench", fails)
     recipe = build_recipe({"budget": {"latency_ms": 0.7 * table.predict(widths(find_sites(net)))}})
     done = apply(recipe, model=net, batches=batches, tables=tables)
     assert done.timing is None
-    assert "the time that was planned for is not measured: backend 'onnx' needs onnxruntime" in done.notes
+    assert "the time that was planned for is not measured: backend 'onnxruntime' needs onnxruntime" in done.notes
 
 
 def test_sweep_goes_through_shares_of_time(network, tmp_path):
@@ -101,3 +101,19 @@ def test_networks_are_really_run(runtime, monkeypatch):
 def test_what_is_around_a_network_is_not_timed():
     with pytest.raises(InputError, match="only a network without others around it is timed"):
         measure_latency(torch.nn.Sequential(build(), torch.nn.Identity()))
+
+
+@pytest.mark.parametrize("axes", [None, ["qk", "v", "ffn", "embed"]])
+def test_apply_tries_heads_and_blocks_where_they_promise_more(network, monkeypatch, axes):
+    net, batches, tables, table = network
+    net.head.weight.data *= 30  # so that damage matters
+    monkeypatch.setattr("prune_realloc.planning.all_axes._LESS", 0.8)
+    own = widths(find_sites(net))
+    shapes = SimpleNamespace(terms=table.terms, widths=own, model={"modules": table.modules})
+    slow = make_table(shapes, network=0.1, block=0.3, macs=1e-6)
+    slow.save(tables.file)
+    named = {} if axes is None else {"axes": axes}
+    recipe = build_recipe({"budget": {"latency_ms": 0.5 * slow.predict(own)}} | named)
+    done = apply(recipe, model=net, batches=batches, tables=tables, timed=False)
+    assert ("with heads and blocks to go too" in " ".join(done.notes)) == (axes is None)
+    assert slow.predict({name: site.width for name, site in done.recipe.plan.sites.items()}) <= recipe.budget.latency_ms
