@@ -2,6 +2,9 @@
 
     python examples/train_hierarchical.py --out runs/hierarchical
     python benchmarks/latency_accuracy.py --runs runs/hierarchical --out docs/latency_accuracy.json
+    python benchmarks/latency_accuracy.py --runs benchmarks --data CIFAR10 --out docs/latency_accuracy.json hard_vit
+
+CIFAR10: its images as IDX files, as examples/width_table/table.py writes them.
 
 The shipped ViT and the networks of `--runs` (folders, by name), batches of 32 on one core, eager. For each share of the
 source's time one plan by time; then the share of multiply-adds is sought at which a plan by damage takes the same time
@@ -10,13 +13,12 @@ over draws of the images, so that the noise is known. What the file has is not m
 """
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from record import origin, put
+from record import origin, put, resumed
 from torch import Tensor, nn
 from torch_pruning_baseline import evaluate, load_tensors
 
@@ -47,7 +49,9 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", default=[SHIPPED, "swin", "efficientvit_msra", "efficientvit_mit"])
     args = parser.parse_args()
     torch.set_num_threads(1)
-    rows = json.loads(args.out.read_text())["rows"] if args.out.exists() else []
+    command = f"python benchmarks/latency_accuracy.py --runs runs/hierarchical --out {args.out}"
+    record = resumed(args.out, {"rows": []}, {"command": command, **origin(1)})
+    rows = record["rows"]
     have = {(row["network"], row["share"], row["seed"]) for row in rows}
     for name in args.networks:
         source = {} if name == SHIPPED else {"ckpt": str(args.runs / name)}
@@ -64,7 +68,8 @@ def main() -> None:
                 fields = {"data": images} | ({"source": source} if source else {})
                 row = {"network": name, "share": share, "seed": seed}
                 rows.append(row | _compared(net, table, analysis, fields, share, test))
-                _write(rows, args.out)
+                put(record, args.out)
+                print(rows[-1], flush=True)
 
 
 def _compared(
@@ -121,13 +126,6 @@ def _as_fast(analysis: Analysis, table: LatencyTable, wanted: float) -> float:
         middle = round((low + high) / 2, 4)
         low, high = (middle, high) if fast(middle) else (low, middle)
     return low
-
-
-def _write(rows: list[dict[str, Any]], out: Path) -> None:
-    command = f"python benchmarks/latency_accuracy.py --runs runs/hierarchical --out {out}"
-    record = {"command": command, **origin(1), "rows": rows}
-    put(record, out)
-    print(rows[-1], flush=True)
 
 
 if __name__ == "__main__":
