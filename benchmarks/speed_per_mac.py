@@ -8,7 +8,7 @@ planned by time; and the paper's pattern (a quarter of Q/K, V whole, the FFN by 
 All take turns with their source. 1 is what multiply-adds promise. A network that is planned by time has a budget of
 time in place of one of multiply-adds. What the file has is not measured again, so it may be interrupted. Started with
 the environment that docs/benchmarks.md names under "What page faults cost", rows say that memory was kept. For an idle
-machine.
+machine; `gflops` of a row is what its largest matrix products reached before it was measured.
 """
 
 import argparse
@@ -55,9 +55,8 @@ def main() -> None:
     command = shlex.join(["python", "benchmarks/speed_per_mac.py", "--out", str(args.out)])  # goes on until it has all
     now = {"command": command, **origin(1, ("torch", "timm", "onnxruntime"))}
     record = resumed(args.out, {"rows": []}, now)
-    record["gflops"] = round(measured_ceilings(torch.device("cpu")).flops_per_s / 1e9, 1)
     rows = record["rows"]
-    kept = memory_is_kept()
+    kept, core = memory_is_kept(), round(measured_ceilings(torch.device("cpu")).flops_per_s / 1e9, 1)
     have = {(row["network"], row["runtime"], row["batch"], row.get("memory_kept", False)) for row in rows}
     for name in args.networks:
         torch.manual_seed(0)
@@ -67,7 +66,8 @@ def main() -> None:
             for batch in args.batches:
                 if (name, runtime, batch, kept) not in have:
                     table = measure_latency(net, runtime=runtime, batch=batch, threads=1, seconds=args.seconds)
-                    rows += (row | {"memory_kept": kept} for row in _setting(name, net, analysis, table))
+                    more = {"memory_kept": kept, "gflops": core}
+                    rows += (row | more for row in _setting(name, net, analysis, table))
                     put(record, args.out)
                     print(*(f"{row['way']} {row['share']}: {row['of_ideal']}" for row in rows[-12:]), flush=True)
 
