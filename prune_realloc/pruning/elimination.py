@@ -13,6 +13,8 @@ from prune_realloc.pruning.moments import ROUNDING, LinearMoments
 
 RIDGE = 1e-4
 """Added to covariances before they are inverted, as a share of their mean variance."""
+_LEAST = 1e-10
+"""Added in the same way to what errors of a layer cost, so that it has a root where some directions cost nothing."""
 _STEPS = 64
 """Units of a site without groups go in this many rounds; their order in a round is by the costs at its start."""
 
@@ -62,8 +64,8 @@ class Elimination:
         self._places = columns
         """Of each unit that is left: where its columns are now."""
         # with R'R = N / 2 G, the squared length of a column of R W is what an error of that shape costs
-        values, vectors = torch.linalg.eigh(moments.tokens / 2 * moments.gradient)
-        self.weight = values.clamp(min=0).sqrt()[:, None] * (vectors.T @ weight)
+        costly = ridged(moments.tokens / 2 * moments.gradient, torch.zeros_like(weight[:, 0]), _LEAST)
+        self.weight = torch.linalg.cholesky(costly).T @ weight
         self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(ridged(moments.covariance, moments.mean)))
 
     def costs(self) -> Tensor:

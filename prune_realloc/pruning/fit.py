@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -30,7 +32,7 @@ def fit_(
         norm: what reads the layer's output and nothing else does.
     """
     centred = layer.bias is not None or norm is not None
-    weight, intercept = solved(matrix(layer).double(), moments, ridge, centred)
+    weight, intercept = Fits(matrix(layer).double(), moments, centred).at(ridge)
     if ridge is not None:
         set_(layer, weight)
     intercept = intercept + shift
@@ -41,15 +43,33 @@ def fit_(
         norm.running_mean.sub_(intercept)
 
 
-def solved(weight: Tensor, moments: Regression, ridge: float | None, centred: bool) -> tuple[Tensor, Tensor]:
-    """What `fit_` sets, from weights (D, U E) in double precision: such weights, and the intercept (D,).
+class Fits:
+    """The fits of a layer to the same moments, by their ridges: what they share is computed once."""
 
-    Args:
-        centred: False: there is no intercept, so the means are fitted by the weights; it is to be left aside.
-    """
-    count = moments.count
-    x, t = (total / count if centred else torch.zeros_like(total) for total in (moments.x, moments.t))
-    if ridge is not None:
-        xx, tx = moments.xx / count - torch.outer(x, x), moments.tx / count - torch.outer(t, x)
-        weight = weight + torch.linalg.solve(ridged(xx, x, ridge), (tx - weight @ xx).T).T
-    return weight, t - weight @ x
+    def __init__(self, weight: Tensor, moments: Regression, centred: bool) -> None:
+        """
+        Args:
+            weight: the weights at hand, shape (D, U E), in double precision.
+            centred: False: there is no intercept, so the means are fitted by the weights; it is to be left aside.
+        """
+        self._weight, self._moments = weight, moments
+        count = moments.count
+        self._x, self._t = (total / count if centred else torch.zeros_like(total) for total in (moments.x, moments.t))
+
+    @cached_property
+    def _xx(self) -> Tensor:
+        return self._moments.xx / self._moments.count - torch.outer(self._x, self._x)
+
+    @cached_property
+    def _missing(self) -> Tensor:
+        """What the weights at hand leave to be explained by each input, shape (U E, D)."""
+        tx = self._moments.tx / self._moments.count - torch.outer(self._t, self._x)
+        return (tx - self._weight @ self._xx).T
+
+    def at(self, ridge: float | None) -> tuple[Tensor, Tensor]:
+        """What `fit_` sets: weights like those at hand, and the intercept (D,)."""
+        weight = self._weight
+        if ridge is not None:
+            lower = torch.linalg.cholesky(ridged(self._xx, self._x, ridge))
+            weight = weight + torch.cholesky_solve(self._missing, lower).T
+        return weight, self._t - weight @ self._x

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from prune_realloc.pruning.fit import solved
+from prune_realloc.pruning.fit import Fits
 from prune_realloc.pruning.linear import Layer, matrix, scale_of
 from prune_realloc.pruning.moments import ROUNDING, Regression
 
@@ -56,17 +56,15 @@ class Halves:
             return None
         weight, centred = matrix(layer).double(), layer.bias is not None or norm is not None
         scale = weight.new_ones(len(weight)) if norm is None else scale_of(norm)
-        candidates: tuple[float | None, ...] = (None, *RIDGES)
+        fits = [Fits(weight, part, centred) for part in self.parts]
 
-        def tried(ridge: float | None) -> Choice:
-            fits = [solved(weight, part, ridge, centred) for part in self.parts]
-            own, other = (
-                sum(_error(*fit, part, scale) for fit, part in zip(fits, parts, strict=True))
-                for parts in (self.parts, self.parts[::-1])
-            )
-            return Choice(ridge, own, other, sum(_error_of_mean(part, scale, centred) for part in self.parts))
+        def error(ridge: float | None, parts: Sequence[Regression]) -> float:
+            return sum(_error(*fit.at(ridge), part, scale) for fit, part in zip(fits, parts, strict=True))
 
-        return min(map(tried, candidates), key=lambda choice: choice.unseen)
+        unseen = {ridge: error(ridge, self.parts[::-1]) for ridge in (None, *RIDGES)}
+        best = min(unseen, key=lambda ridge: unseen[ridge])
+        without = sum(_error_of_mean(part, scale, centred) for part in self.parts)
+        return Choice(best, error(best, self.parts), unseen[best], without)
 
 
 @dataclass(frozen=True)
