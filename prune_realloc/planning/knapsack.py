@@ -101,8 +101,14 @@ def _undominated(damage: np.ndarray, cost: np.ndarray, source: int) -> tuple[np.
 def _with_one_of(before: np.ndarray, grains: np.ndarray, damage: np.ndarray) -> np.ndarray:
     """Least damage by the grains that are spent, after one more choice."""
     after = np.full(len(before), np.inf)
+    if not len(reached := np.flatnonzero(np.isfinite(before))):
+        return after
+    first, last = int(reached[0]), int(reached[-1])
+    known = before[first : last + 1]
+    total = np.empty_like(known)
     for shift, each in zip(grains.tolist(), damage.tolist(), strict=True):
-        if shift < len(before):
-            rest = after[shift:]
-            np.minimum(rest, before[: len(rest)] + each, out=rest)
+        count = min(len(known), len(before) - first - shift)
+        if count > 0:
+            rest = after[first + shift : first + shift + count]
+            np.minimum(rest, np.add(known[:count], each, out=total[:count]), out=rest)
     return after
