@@ -15,7 +15,7 @@ from prune_realloc.recipe.plan import Plan
 
 _MATTERS = 0.01
 """Nats per image: less is hardly seen in accuracy, whatever would save it."""
-_LESS = 0.5
+_LESS = 0.7
 """A plan promises to keep more where it is foretold to lose at most this share of the other's damage."""
 
 

@@ -25,7 +25,7 @@ def test_what_all_axes_promise_is_said_with_both_numbers(blocks_take_the_time):
     analysis, table = blocks_take_the_time
     done = planned(analysis, TIGHT, table)
     named = plan(analysis, TIGHT.model_copy(update={"axes": ALL}), table)
-    assert named.damage < 0.5 * done.plan.damage
+    assert named.damage < 0.7 * done.plan.damage
     (note,) = all_axes_notes(analysis, TIGHT, done, table)
     assert note.endswith(
         f"with --axes {','.join(ALL)}: {named.damage:.2g} nats per image are lost in place of {done.plan.damage:.2g}"
@@ -54,9 +54,9 @@ def test_streams_that_somebody_reads_stay_with_their_blocks():
 
 @pytest.mark.parametrize(
     ("wider", "done", "more"),
-    [(0.2, 0.5, True), (0.3, 0.5, False), (0.001, 0.009, False), (None, 0.5, False), (0.1, None, False)],
+    [(0.35, 0.5, True), (0.36, 0.5, False), (0.001, 0.009, False), (None, 0.5, False), (0.1, None, False)],
 )
-def test_half_of_a_damage_that_matters_is_a_promise(deit_s, wider, done, more):
+def test_clearly_less_of_a_damage_that_matters_is_a_promise(deit_s, wider, done, more):
     found = plan(deit_s, Recipe(budget={"keep_macs": 0.5}))
     plans = [found.model_copy(update={"damage": damage}) for damage in (wider, done)]
     assert promises_more(*plans) == more
