@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prune_realloc.cli.console import quiet_libraries, say, say_taken, show_json, show_lines, show_tables
+from prune_realloc.cli.console import quiet_libraries, say, say_notes, say_taken, show_json, show_lines, show_tables
 from prune_realloc.cli.options import MODEL, PLAN, RUN, Json, option, require_writable, target_flags
 from prune_realloc.core.cost import KINDS
 from prune_realloc.recipe.cost_fields import size_help
@@ -94,6 +94,7 @@ def show_variants(found: Sequence[Variant], out: Path | None, as_json: bool) -> 
         for variant in found:
             show_tables(*variant_tables(variant), width=120)
             show_lines("", *variant_facts(variant))
+            say_notes(() if variant.latency is None else variant.latency.notes)
     if out is not None:
         for variant in found:
             say(f"wrote {', '.join(str(out / variant.name / name) for name in variant.configs())}")

@@ -26,6 +26,11 @@ def emitted_panel(variants: Mapping[str, Variant]) -> Panel:
         "uniform network, as one would draw it by hand, and the one that the same rules give without any "
         "measurement.",
         lines=tuple(owner[folder] + line for folder, variant in variants.items() for line in variant_facts(variant)),
+        notes=tuple(
+            owner[folder] + note
+            for folder, variant in variants.items()
+            for note in (() if variant.latency is None else variant.latency.notes)
+        ),
         parts=tuple(parts),
     )
 

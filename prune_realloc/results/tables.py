@@ -215,11 +215,6 @@ def variant_tables(variant: Variant) -> list[Table]:
     return [shares, widths]
 
 
-def _timed(variant: Variant) -> tuple[str, ...]:
-    timed = variant.latency
-    return () if timed is None else (*timed.verdicts(), *timed.notes)
-
-
 def variant_facts(variant: Variant) -> list[str]:
     """Cost, latency, and what moved, in words."""
     network = variant.network
@@ -230,7 +225,7 @@ def variant_facts(variant: Variant) -> list[str]:
         f"control {_costs(network, 'control_')}",
         *([f"unmeasured {_costs(network, 'unmeasured_')}"] if unmeasured else []),
     ]
-    lines = ["; ".join(cost), *_timed(variant)]
+    lines = ["; ".join(cost), *(() if variant.latency is None else variant.latency.verdicts())]
     lines += [*_ruled(variant), *_bounded(network)]
     still = sorted({site_place(name)[0] for name, width in network.widths.items() if width.kept is None})
     if still and variant.rule in RULES:
