@@ -226,6 +226,17 @@ def speeds_per_mac(record: Record) -> str:
     return table(("network", "runtime", "batch", "planned", *(f"{share:g}" for share in shares)), rows, texts=4)
 
 
+def equally_fast(record: Record) -> str:
+    """Top-1 of two plans that take the same time; a row for each network, share and draw."""
+    rows = []
+    for row in record["rows"]:
+        top1, spent, kept = row["top1"], row["keep_time"], row["keep_macs"]
+        cells = (f"{top1[way]:.2f} ({spent[way]:.2f}, {kept[way]:.2f})" for way in ("time", "macs"))
+        rows.append((row["network"], str(row["seed"]), f"{row['share']:g}", f"{top1['source']:.2f}", *cells))
+    head = ("network", "draw", "of the time", "source", "planned by time", "by multiply-adds")
+    return table(head, rows, texts=1)
+
+
 def faults_cost(record: Record) -> str:
     """Milliseconds and faults of a pass by batch size, and microseconds of a fault."""
     rows = []
@@ -485,6 +496,7 @@ def render(page: str) -> str:
         fused_speed,
         predicted_times,
         speeds_per_mac,
+        equally_fast,
         faults_cost,
         run_times,
         peaks,

@@ -19,12 +19,13 @@ _LESS = 0.7
 """A plan promises to keep more where it is foretold to lose at most this share of the other's damage."""
 
 
-def with_all_axes(analysis: Analysis, recipe: Recipe) -> Recipe | None:
-    """The recipe with all that the network can be cut by; None: its axes are named, or nothing else can go.
+def with_all_axes(analysis: Analysis, recipe: Recipe, done: Plan) -> Recipe | None:
+    """The recipe with all that the network can be cut by; None: its axes are named, nothing else can go, or the plan
+    that it has without, `done`, hardly loses anything.
 
     Streams that somebody reads (`movable_axes`: of a part of a network, or of features) stay, and their blocks.
     """
-    if "axes" in recipe.model_fields_set or recipe.allocation != "damage":
+    if "axes" in recipe.model_fields_set or recipe.allocation != "damage" or (done.damage or 0) < _MATTERS:
         return None
     default = movable_axes(analysis, recipe)
     present = {site_place(name)[0] for name in analysis.widths}
@@ -36,9 +37,7 @@ def with_all_axes(analysis: Analysis, recipe: Recipe) -> Recipe | None:
 
 def promises_more(wider: Plan, done: Plan) -> bool:
     """Is the first foretold to keep clearly more than the second?"""
-    if wider.damage is None or done.damage is None:  # not comparable
-        return False
-    return done.damage >= _MATTERS and wider.damage <= _LESS * done.damage
+    return wider.damage is not None and done.damage is not None and wider.damage <= _LESS * done.damage
 
 
 def all_axes_notes(analysis: Analysis, recipe: Recipe, done: Recipe, table: LatencyTable | None) -> tuple[str, ...]:
@@ -49,8 +48,7 @@ def all_axes_notes(analysis: Analysis, recipe: Recipe, done: Recipe, table: Late
         done: the same with its plan.
         table: where time is limited.
     """
-    wider = with_all_axes(analysis, recipe)
-    if wider is None or done.plan is None:
+    if done.plan is None or (wider := with_all_axes(analysis, recipe, done.plan)) is None:
         return ()
     try:
         other = plan(analysis, wider, table)

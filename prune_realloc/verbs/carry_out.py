@@ -234,6 +234,6 @@ def _other_ways(planned: Result, seen: Examined, recipe: Recipe, asked: bool) ->
     ruled = any(rule.fixes_width or rule.ceiling for rule in recipe.rules_of("embed"))
     if cut_streams and inside and not asked and not ruled:
         found["with the streams whole"] = recipe.model_copy(update={"axes": inside})
-    if not asked and (wider := with_all_axes(seen.analysis, recipe)) is not None:
+    if not asked and (wider := with_all_axes(seen.analysis, recipe, planned.plan)) is not None:
         found[_ALL_AXES] = wider
     return found | {_UNIFORM: recipe.model_copy(update={"allocation": "uniform"})}
