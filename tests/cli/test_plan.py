@@ -75,7 +75,7 @@ def test_plan_then_apply(run_cli, run_folder, tmp_path):
         (("--keep-macs", 0.5, "--macs", "6M"), "excludes"),
         (("--macs", "many"), "600000000"),
         ((), "budget"),
-        (("--keep-macs", 0.01, "--axes", "qk,v,ffn"), "embed, heads may not change"),
+        (("--keep-macs", 0.01, "--axes", "qk,v,ffn"), "raise the budget, or add some of embed, block, heads to axes"),
         (
             ("--keep-macs", 0.5, *(word for axis in ("qk", "v", "ffn", "embed") for word in ("--freeze", axis))),
             "may not",

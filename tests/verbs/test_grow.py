@@ -87,7 +87,7 @@ def test_every_round_costs_what_the_first_does(whole):
         net = load_model(ckpt=folder / f"grown/round-{number}/run" / LAST)
         assert (net.config, net.config.cost.params) == (found.config, found.cost["params"])
     assert trail.rounds[-1].kept is None
-    assert trail.notes == ("v: no units of its own are measured; it keeps its relation to the channels",)
+    assert trail.notes[0] == "v: no units of its own are measured; it keeps its relation to the channels"
 
 
 def test_widths_that_stay_say_why(whole):
