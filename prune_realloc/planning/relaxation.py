@@ -9,7 +9,8 @@ import numpy as np
 from prune_realloc.planning.parts import Block
 
 PRICES = 64
-"""Halvings of the interval in which the best price is looked for: down to the last digit of a float."""
+"""So many are tried at most; halving an interval so often comes down to the last digit of a float."""
+_SAME = 1 - 1e-12
 
 
 def highest_price(blocks: Sequence[Block]) -> float:
@@ -37,14 +38,29 @@ def relaxation(blocks: Sequence[Block]) -> Callable[[Sequence[Sequence[np.ndarra
         padded = np.zeros(damages.shape)
         for row, cost in zip(padded, (cost for own in costs for cost in own), strict=True):
             row[: len(cost)] = cost
-        found, low, high = 0.0, 0.0, highest
-        for _ in range(PRICES):
-            price = (low + high) / 2
+
+        def cheapest(price: float) -> tuple[float, float]:
+            """Damage and cost of what is cheapest at the price."""
             picks = (damages + price * padded).argmin(axis=1)
             cost = np.add.reduceat(padded[rows, picks], starts)
-            worth = np.add.reduceat(damages[rows, picks], starts) + price * cost
-            found = max(found, float(np.minimum(worth, gone).sum()) - price * limit)
-            low, high = (price, high) if cost[worth <= gone].sum() > limit else (low, price)
-        return found
+            damage = np.add.reduceat(damages[rows, picks], starts)
+            stays = damage + price * cost <= gone
+            return float(np.where(stays, damage, gone).sum()), float(cost[stays].sum())
+
+        dear, cheap = cheapest(0.0), cheapest(highest)
+        best = dear[0]
+        # each network is a line over the price, and the bound runs along the lowest of them: go where two lines cross,
+        # until none is below
+        for _ in range(PRICES):
+            if dear[1] <= max(limit, cheap[1]):
+                break
+            price = (cheap[0] - dear[0]) / (dear[1] - cheap[1])
+            found = cheapest(price)
+            worth = found[0] + price * (found[1] - limit)
+            best = max(best, worth)
+            if worth >= _SAME * (dear[0] + price * (dear[1] - limit)):
+                break
+            dear, cheap = (found, cheap) if found[1] > limit else (dear, found)
+        return best
 
     return bound
