@@ -156,6 +156,8 @@ def _created(name: str, pretrained: bool, args: Mapping[str, Any]) -> nn.Module:
         hint = f"; did you mean {', '.join(close)}?" if close else "; see timm.list_models()"
         if Path(name).exists():
             hint = f"; a file or folder is given as ckpt: ckpt={name!r}"
+        elif "/" in name:
+            hint = ", and there is no such file or folder; look at the path"
         raise InputError(f"model {name!r} is unknown to timm{hint}")
     try:
         with _tensors_only():
